@@ -1,0 +1,46 @@
+# `make` lists the targets; `make check` is the gate, and what CI runs.
+# PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint deny sqlx sqlx-check bench check toolchain clean-dev
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the services up)
+	cargo build --quiet --locked --bins --example demo
+	dev/with-services cargo run --quiet --locked --example demo
+
+test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
+	dev/with-services cargo test --locked
+
+# Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.
+lint deny: export CARGO_TARGET_DIR := target/lint
+lint: deny ## format, clippy, documentation, licences; warnings are errors
+	dev/toolchain rustfmt clippy
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
+	else echo "cargo-deny is not installed: licences and advisories NOT checked (cargo install --locked cargo-deny)"; fi
+
+sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
+	dev/sqlx write
+
+sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
+	dev/sqlx check
+
+bench: toolchain ## measure: BENCH="burst" or BENCH="steady", with further arguments inside the quotes
+	cargo build --quiet --locked --release --bins
+	dev/with-services target/release/overdue bench $(or $(BENCH),burst)
+
+check: lint ## the gate: lint, sqlx-check, test
+	dev/with-services $(MAKE) --no-print-directory sqlx-check test
+
+toolchain:
+	@dev/toolchain
+
+clean-dev: ## stop this checkout's PostgreSQL and RabbitMQ and throw their data away
+	dev/services stop --wipe

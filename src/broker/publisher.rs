@@ -1,0 +1,105 @@
+//! Publishing that counts: every message confirmed, none lost in silence.
+
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use tokio::time::timeout;
+
+use super::{Broker, BrokerError};
+
+/// One message to publish.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Routing key on the shop's exchange.
+    pub key: String,
+    /// Body.
+    pub body: Vec<u8>,
+    /// Properties; the publisher makes every message persistent.
+    pub properties: BasicProperties,
+    /// Whether the message must reach a queue. Our own wakes must; an event goes to whoever has subscribed, if any.
+    pub mandatory: bool,
+}
+
+/// A channel of its own connection, in confirm mode.
+///
+/// A broker that blocks publishers (an alarm) blocks the whole connection, acks included, so nothing else uses it.
+#[derive(Debug)]
+pub struct Publisher {
+    connection: Connection,
+    channel: Channel,
+    exchange: String,
+    timeout: Duration,
+}
+
+/// The delivery mode of persistent messages.
+const PERSISTENT: u8 = 2;
+
+impl Publisher {
+    /// Connects, declares the topology and opens the channel.
+    ///
+    /// # Errors
+    /// As [`Broker::connect`] and [`Broker::declare`].
+    pub async fn connect(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
+        let connection = broker.connect(&format!("{purpose} publisher")).await?;
+        broker.declare(&connection).await?;
+        let channel = broker.channel(&connection).await?;
+        // Without it the client resolves every confirm at once, as "not requested".
+        broker.bounded("confirm.select", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Self { connection, channel, exchange: broker.topology.exchange.clone(), timeout: broker.timeout })
+    }
+
+    /// Publishes the messages in order and waits until the broker has taken responsibility for each.
+    ///
+    /// # Errors
+    /// When one was refused, could not be routed, or was not confirmed in time. What became of the others is unknown
+    /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
+    /// with a new publisher.
+    pub async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
+        match timeout(self.timeout, self.publish_all(messages)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(BrokerError::Timeout {
+                doing: format!("publishing {} messages", messages.len()),
+                after: self.timeout,
+                blocked: self.connection.status().blocked(),
+            }),
+        }
+    }
+
+    async fn publish_all(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
+        let mut confirms = Vec::with_capacity(messages.len());
+        for message in messages {
+            let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+            let properties = message.properties.clone().with_delivery_mode(PERSISTENT);
+            let confirm = self
+                .channel
+                .basic_publish(
+                    self.exchange.as_str().into(),
+                    message.key.as_str().into(),
+                    options,
+                    &message.body,
+                    properties,
+                )
+                .await
+                .map_err(|source| BrokerError::during(format!("publishing to {}", message.key), source))?;
+            confirms.push(confirm);
+        }
+        for (confirm, message) in confirms.into_iter().zip(messages) {
+            let key = || message.key.clone();
+            match confirm.await.map_err(|source| BrokerError::during("waiting for a publisher confirm", source))? {
+                Confirmation::Ack(None) => {}
+                Confirmation::Ack(Some(returned)) => {
+                    return Err(BrokerError::Unroutable { key: returned.routing_key.to_string() });
+                }
+                Confirmation::Nack(_) | Confirmation::NotRequested => return Err(BrokerError::Nacked { key: key() }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the connection; what was confirmed stays.
+    pub async fn close(self) {
+        // A connection that cannot be closed in an orderly way is dropped, which closes it too.
+        let _ = timeout(self.timeout, self.connection.close(200, "done".into())).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! What a person or a script sees on standard output.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Human text, or JSON.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// A result: one line for people, one JSON value for scripts.
+    pub fn done(self, text: &str, value: impl Serialize) {
+        self.show(|| text.to_owned(), value);
+    }
+
+    /// A result whose text is made only when it is wanted.
+    pub fn show(self, text: impl FnOnce() -> String, value: impl Serialize) {
+        let line = if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() };
+        // A reader that has gone away (`| head`) is not an error.
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
+    }
+
+    /// A progress bar on a terminal; nothing elsewhere.
+    pub fn progress(self, what: &'static str) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.with_message(what)
+    }
+}
+
+/// Columns for people, widths fitted to the content.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |n: usize| {
+        rows.iter().map(|row| row[n].chars().count()).chain([head[n].chars().count()]).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let head = line(head.to_vec());
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,81 @@
+//! `overdue sweep`: closes now what no wake has closed, with the service's own code.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::output::table;
+use super::{CliError, Context};
+use crate::close::Closer;
+use crate::sweep::{overdue, sweep};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Show what would be closed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave orders alone whose deadline passed less than this ago [default: the setting sweep_grace]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    grace: Option<Duration>,
+}
+
+/// Orders that a dry run reads at one time.
+const PAGE: usize = 1_000;
+/// Orders that a dry run names; the others are counted.
+const SHOWN: usize = 50;
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let (config, pool) = context.database()?;
+    let grace = args.grace.unwrap_or(config.sweep_grace);
+    let closer = Closer {
+        pool,
+        clock: std::sync::Arc::default(),
+        stats: std::sync::Arc::default(),
+        patience: config.outage_patience,
+    };
+    if args.dry_run {
+        return dry_run(context, &closer, grace).await;
+    }
+    let bar = context.out.progress("sweeping");
+    let swept = sweep(&closer, grace, config.close_batch, |so_far| {
+        bar.set_position((so_far.closed + so_far.left) as u64);
+    });
+    let swept = swept.await?;
+    bar.finish_and_clear();
+    context.out.done(
+        &format!("closed {} overdue orders; {} are left (locked by somebody, or failing)", swept.closed, swept.left),
+        swept,
+    );
+    Ok(())
+}
+
+async fn dry_run(context: &Context, closer: &Closer, grace: Duration) -> Result<(), CliError> {
+    let (mut shown, mut count, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = overdue(closer, grace, after, PAGE).await?;
+        count += page.len();
+        after = page.last().map(|last| (last.payment_deadline, last.order_id));
+        let room = SHOWN - shown.len();
+        let full = page.len() == PAGE;
+        shown.extend(page.into_iter().take(room));
+        if !full {
+            break;
+        }
+    }
+    let orders: Vec<_> = shown
+        .iter()
+        .map(|o| json!({"order_id": o.order_id, "payment_deadline": o.payment_deadline.to_string(), "overdue_ms": o.overdue_for.as_millis() as u64}))
+        .collect();
+    let text = || {
+        let row = |o: &crate::sweep::Overdue| {
+            let ago = humantime::format_duration(Duration::from_millis(o.overdue_for.as_millis() as u64));
+            vec![o.order_id.to_string(), o.payment_deadline.to_string(), ago.to_string()]
+        };
+        let rows: Vec<_> = shown.iter().map(row).collect();
+        let list = if rows.is_empty() { String::new() } else { table(&["order", "deadline", "overdue for"], &rows) + "\n" };
+        let more = if count > shown.len() { format!(" (the first {} are shown)", shown.len()) } else { String::new() };
+        format!("{list}{count} orders would be closed{more}; nothing was changed")
+    };
+    context.out.show(text, json!({"would_close": count, "orders": orders}));
+    Ok(())
+}

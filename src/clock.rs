@@ -1,0 +1,177 @@
+//! Time as the database tells it.
+//!
+//! Deadlines are set and compared on PostgreSQL's clock. [`DbClock`] only *guesses* that clock, so that a pod knows
+//! when to look; the closing statement decides. A guess that is early costs one more short hold, never a wrong close.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+/// A moment on the database's clock: microseconds since 1970-01-01 UTC, PostgreSQL's own resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DbTime(pub i64);
+
+impl DbTime {
+    /// This moment moved by a duration, saturating.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(micros(by)))
+    }
+
+    /// This moment moved back by a duration, saturating.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(by)))
+    }
+
+    /// How long after `earlier` this moment is; zero when it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl From<OffsetDateTime> for DbTime {
+    fn from(at: OffsetDateTime) -> Self {
+        // Years up to 9999 fit an i64 of microseconds with room to spare.
+        Self(i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<DbTime> for OffsetDateTime {
+    fn from(at: DbTime) -> Self {
+        Self::from_unix_timestamp_nanos(i128::from(at.0) * 1000).unwrap_or(Self::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for DbTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match OffsetDateTime::from(*self).format(&Rfc3339) {
+            Ok(text) => f.write_str(&text),
+            Err(_) => write!(f, "{} µs", self.0),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// How far two clocks may drift apart, as a share: 200 ppm, twice what a quartz clock is allowed under NTP.
+const DRIFT_PER_MILLION: i64 = 200;
+
+/// The database's clock, estimated from the answers of statements that return it.
+///
+/// Each answer bounds the offset between the two clocks by its round trip. The bounds of all answers are intersected
+/// and widened by the possible drift, so the estimate gets better with every statement and forgets nothing useful. An
+/// answer that contradicts the bounds means that a clock was set; it replaces them.
+#[derive(Debug)]
+pub struct DbClock {
+    origin: Instant,
+    offset: Mutex<Option<Offset>>,
+}
+
+/// Bounds, in microseconds, of (database clock − local monotonic clock), as they were at local time `at`.
+#[derive(Clone, Copy, Debug)]
+struct Offset {
+    low: i64,
+    high: i64,
+    at: i64,
+}
+
+impl Default for DbClock {
+    fn default() -> Self {
+        Self { origin: Instant::now(), offset: Mutex::new(None) }
+    }
+}
+
+impl DbClock {
+    /// Takes in one answer: the database read its clock as `db` at some moment between `sent` and `received`.
+    pub fn observe(&self, sent: Instant, received: Instant, db: DbTime) {
+        let (sent, received) = (self.local(sent), self.local(received));
+        let fresh = Offset { low: db.0 - received, high: db.0 - sent, at: received };
+        let mut offset = self.lock();
+        *offset = Some(match offset.map(|known| known.widened(received)) {
+            Some(known) if known.low <= fresh.high && fresh.low <= known.high => {
+                Offset { low: known.low.max(fresh.low), high: known.high.min(fresh.high), at: received }
+            }
+            _ => fresh,
+        });
+    }
+
+    /// The database's time now. It is the earliest that the bounds allow, so that "due by this clock" is due there.
+    #[must_use]
+    pub fn now(&self) -> DbTime {
+        self.at(Instant::now())
+    }
+
+    /// The local moment at which [`DbClock::now`] reaches `when`; in the past if it already has.
+    #[must_use]
+    pub fn instant(&self, when: DbTime) -> Instant {
+        let now = Instant::now();
+        now + when.since(self.at(now))
+    }
+
+    fn at(&self, now: Instant) -> DbTime {
+        let local = self.local(now);
+        match *self.lock() {
+            Some(offset) => DbTime(local.saturating_add(offset.widened(local).low)),
+            // Before the first answer: the machine's clock is the best guess there is.
+            None => OffsetDateTime::now_utc().into(),
+        }
+    }
+
+    fn local(&self, at: Instant) -> i64 {
+        micros(at.saturating_duration_since(self.origin))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Offset>> {
+        // A panic while the lock is held cannot leave a half-written value: it is written whole.
+        self.offset.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Offset {
+    fn widened(self, now: i64) -> Self {
+        let drift = (now - self.at).max(0) / 1_000_000 * DRIFT_PER_MILLION;
+        Self { low: self.low - drift, high: self.high + drift, at: self.at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_narrows_the_estimate_and_a_set_clock_replaces_it() {
+        let clock = DbClock::default();
+        let at = |ms: u64| clock.origin + Duration::from_millis(ms);
+        let bounds = || clock.lock().map(|o| (o.low, o.high)).unwrap_or_default();
+
+        clock.observe(at(0), at(10), DbTime(1_000_000));
+        assert_eq!(bounds(), (990_000, 1_000_000));
+        clock.observe(at(10), at(12), DbTime(1_008_000));
+        assert_eq!(bounds(), (996_000, 998_000), "a short round trip narrows it");
+        clock.observe(at(12), at(112), DbTime(1_100_000));
+        assert_eq!(bounds(), (996_000, 998_000), "a long one changes nothing");
+        clock.observe(at(112), at(113), DbTime(9_000_000));
+        assert_eq!(bounds(), (8_887_000, 8_888_000), "the clock was set");
+    }
+
+    #[test]
+    fn what_is_due_by_the_estimate_is_due_in_the_database() {
+        let clock = DbClock::default();
+        // The database read its clock as early as the round trip allows: the estimate must not run ahead of it.
+        clock.observe(clock.origin, clock.origin + Duration::from_millis(4), DbTime(500));
+        assert!(clock.at(clock.origin + Duration::from_millis(4)) <= DbTime(500));
+    }
+
+    #[test]
+    fn prints_as_rfc3339() {
+        assert_eq!(DbTime(1_767_225_600_123_000).to_string(), "2026-01-01T00:00:00.123Z");
+    }
+}

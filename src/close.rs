@@ -1,0 +1,152 @@
+//! Closes a batch of orders and says what became of each.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::{DbClock, DbTime};
+use crate::database::{DatabaseError, Trouble, trouble};
+use crate::stats::Stats;
+
+/// What became of one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This batch closed it.
+    Closed,
+    /// Paid, cancelled, closed before: nothing to do.
+    NotPending,
+    /// PENDING, and its deadline is still ahead.
+    NotDue {
+        /// The deadline now.
+        deadline: DbTime,
+    },
+    /// PENDING and due, but somebody else had it locked.
+    Locked,
+    /// There is no such order (yet).
+    Unknown,
+    /// Closing it failed, alone.
+    Failed {
+        /// The database's words.
+        reason: String,
+    },
+}
+
+/// Closes orders in one database.
+#[derive(Clone, Debug)]
+pub struct Closer {
+    /// The database.
+    pub pool: PgPool,
+    /// Fed with each answer.
+    pub clock: std::sync::Arc<DbClock>,
+    /// Counts and lateness.
+    pub stats: std::sync::Arc<Stats>,
+    /// How long an outage is waited for in place.
+    pub patience: Duration,
+}
+
+/// After this many conflicts in a row the orders are left for a later look.
+const CONFLICTS: u32 = 5;
+
+impl Closer {
+    /// Closes those of the orders that are PENDING and due, and returns a verdict for each of the orders.
+    ///
+    /// A batch that fails for the sake of one order is split until the culprit is alone.
+    ///
+    /// # Errors
+    /// When the database is away for longer than the patience, or not set up. Parts of the batch may be closed then;
+    /// closing is idempotent, so the caller simply tries again later.
+    pub async fn close(&self, mut order_ids: Vec<i64>) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+        order_ids.sort_unstable();
+        order_ids.dedup();
+        let mut verdicts = HashMap::with_capacity(order_ids.len());
+        let mut parts = vec![order_ids];
+        let mut conflicts = 0;
+        let mut away_since = None;
+        while let Some(part) = parts.pop() {
+            match self.close_part(&part).await {
+                Ok(part) => {
+                    verdicts.extend(part);
+                    (conflicts, away_since) = (0, None);
+                }
+                Err(error) => match trouble(&error.source) {
+                    Trouble::Away if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience => {
+                        sleep(Duration::from_millis(100)).await;
+                        parts.push(part);
+                    }
+                    Trouble::Away | Trouble::Setup => return Err(error),
+                    Trouble::Conflict if conflicts < CONFLICTS => {
+                        conflicts += 1;
+                        // Unequal waits, so that two that met do not meet again: the order number will do.
+                        let jitter = part.first().map_or(0, |id| id.unsigned_abs() % 8);
+                        sleep(Duration::from_millis(u64::from(conflicts) * 5 + jitter)).await;
+                        parts.push(part);
+                    }
+                    Trouble::Conflict => {
+                        tracing::warn!(orders = part.len(), %error, "left for a later look");
+                        verdicts.extend(part.into_iter().map(|id| (id, Verdict::Locked)));
+                    }
+                    Trouble::Order => match part.as_slice() {
+                        [id] => {
+                            let reason = error.source.to_string();
+                            tracing::warn!(order_id = id, reason, "closing failed");
+                            verdicts.insert(*id, Verdict::Failed { reason });
+                        }
+                        _ => {
+                            let (one, other) = part.split_at(part.len() / 2);
+                            parts.extend([other.to_vec(), one.to_vec()]);
+                        }
+                    },
+                },
+            }
+        }
+        Ok(verdicts)
+    }
+
+    async fn close_part(&self, order_ids: &[i64]) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+        let sent = Instant::now();
+        let closed = sqlx::query_file!("src/close.sql", order_ids)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(DatabaseError::during("closing orders"))?;
+        let received = Instant::now();
+        if let Some(row) = closed.first() {
+            self.clock.observe(sent, received, row.answered_at.into());
+        }
+        let committed = self.clock.now();
+        self.stats.closed(closed.iter().map(|row| committed.since(row.payment_deadline.into())));
+        let mut verdicts: HashMap<_, _> = closed.iter().map(|row| (row.order_id, Verdict::Closed)).collect();
+        if verdicts.len() < order_ids.len() {
+            let rest = order_ids.iter().copied().filter(|id| !verdicts.contains_key(id)).collect();
+            verdicts.extend(self.explain(rest).await?);
+        }
+        Ok(verdicts)
+    }
+
+    /// Why these orders were not closed. A second statement on purpose: it sees what was committed in between.
+    async fn explain(&self, order_ids: Vec<i64>) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+        let sent = Instant::now();
+        let rows = sqlx::query!(
+            r#"SELECT order_id, status = 'PENDING' AS "pending!", payment_deadline, clock_timestamp() AS "now!"
+               FROM orders WHERE order_id = ANY ($1)"#,
+            &order_ids
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(DatabaseError::during("asking why orders were not closed"))?;
+        if let Some(row) = rows.first() {
+            self.clock.observe(sent, Instant::now(), row.now.into());
+        }
+        let mut verdicts: HashMap<_, _> = order_ids.into_iter().map(|id| (id, Verdict::Unknown)).collect();
+        for row in rows {
+            let verdict = match (row.pending, row.payment_deadline > row.now) {
+                (false, _) => Verdict::NotPending,
+                (true, true) => Verdict::NotDue { deadline: row.payment_deadline.into() },
+                (true, false) => Verdict::Locked,
+            };
+            verdicts.insert(row.order_id, verdict);
+        }
+        Ok(verdicts)
+    }
+}

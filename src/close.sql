@@ -1,0 +1,38 @@
+-- Closes, of the orders in $1, those that are PENDING and due, gives their stock back and records the event: all of it
+-- or nothing. This statement alone decides; now() is the database's clock at its start.
+WITH due AS MATERIALIZED (
+    -- A row that somebody else has locked (a payment on its way, another pod) is left to its next look.
+    -- FOR UPDATE, not NO KEY: it also passes over an order whose items are being written by an open transaction.
+    SELECT order_id, user_id, payment_deadline
+    FROM orders
+    WHERE order_id = ANY ($1) AND status = 'PENDING' AND payment_deadline <= now()
+    ORDER BY order_id
+    FOR UPDATE SKIP LOCKED
+), closed AS (
+    UPDATE orders
+    SET status = 'CLOSED', closed_at = now(), updated_at = now()
+    FROM due
+    WHERE orders.order_id = due.order_id
+), given_back AS MATERIALIZED (
+    SELECT product_id, sum(quantity)::bigint AS quantity
+    FROM due JOIN order_items USING (order_id)
+    GROUP BY product_id
+), locked AS MATERIALIZED (
+    -- In product order, so that two batches with the same products wait for each other and never deadlock.
+    SELECT inventory.product_id, given_back.quantity
+    FROM inventory JOIN given_back USING (product_id)
+    ORDER BY inventory.product_id
+    FOR UPDATE OF inventory
+), restocked AS (
+    UPDATE inventory
+    SET stock = stock + locked.quantity
+    FROM locked
+    WHERE inventory.product_id = locked.product_id
+), event AS (
+    INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+    SELECT 'order.closed', array_agg(order_id), array_agg(payment_deadline), array_agg(user_id)
+    FROM due
+    HAVING count(*) > 0
+)
+SELECT order_id, payment_deadline, clock_timestamp() AS "answered_at!"
+FROM due

@@ -1,0 +1,287 @@
+//! The consumer of the process queue: takes wakes in hand, closes what is due in natural batches, settles the verdicts.
+//!
+//! Order of things, always: commit, then publish what follows from it, then acknowledge. A crash between any two of
+//! them makes a message come again, which is harmless.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::publisher::{Outgoing, Publisher};
+use crate::close::Verdict;
+use crate::database;
+use crate::hand::{Hand, Held, Tag};
+use crate::message::{self, Reading};
+use crate::park::parked;
+use crate::pod::{Pod, RoleError};
+use crate::settle::{Next, settle};
+use crate::stats::Count;
+use crate::topology::KEY_PROCESS;
+use crate::wake::{self, Wake};
+
+/// Deliveries taken in one go before the rest of the loop has its turn.
+const GULP: usize = 256;
+/// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane, where it costs nothing.
+const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
+const MOST_DEFERRALS: u32 = 6;
+
+/// One session: connects, works until `stop` or until something breaks, gives back what is left.
+///
+/// # Errors
+/// Whatever broke; the caller builds a new session.
+pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
+    // Messages are better off in the queue than in a pod that cannot do anything with them.
+    database::probe(&pod.closer.pool, &pod.clock).await?;
+    let publisher = Arc::new(Publisher::connect(&pod.broker, "close").await?);
+    let connection = pod.broker.connect("close").await?;
+    let (channel, consumer) = subscribe(pod, &connection, &pod.broker.names.process(), pod.config.prefetch).await?;
+    let mut collector = Collector {
+        pod: Arc::clone(pod),
+        publisher,
+        channel,
+        hand: Hand::default(),
+        closing: JoinSet::new(),
+        moving: JoinSet::new(),
+        outbound: Vec::new(),
+        parting: Vec::new(),
+    };
+    tracing::info!("taking wakes");
+    let outcome = tokio::select! {
+        outcome = collector.work(consumer, stop) => outcome,
+        () = past(stop, pod.config.drain_timeout) => Ok(()),
+    };
+    let left = collector.give_back().await;
+    let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+    match outcome {
+        Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
+        outcome => outcome,
+    }
+}
+
+/// Resolves some time after `stop`.
+async fn past(stop: &CancellationToken, some_time: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(some_time).await;
+}
+
+/// Opens a channel with a bound on unacknowledged messages, and a consumer on it.
+///
+/// # Errors
+/// As the broker's.
+pub async fn subscribe(
+    pod: &Pod,
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+) -> Result<(Channel, Consumer), BrokerError> {
+    let channel = pod.broker.channel(connection).await?;
+    // Before consuming: without it the broker would send everything it has.
+    pod.broker.bounded("basic.qos", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let consume =
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = pod.broker.bounded(&format!("consuming from {queue}"), consume).await?;
+    Ok((channel, consumer))
+}
+
+struct Collector {
+    pod: Arc<Pod>,
+    publisher: Arc<Publisher>,
+    channel: Channel,
+    hand: Hand,
+    /// Batches on their way to the database.
+    closing: JoinSet<Result<Vec<(Held, Verdict)>, RoleError>>,
+    /// At most one publish on its way; what gathers meanwhile goes together next.
+    moving: JoinSet<Result<Vec<Tag>, RoleError>>,
+    /// Wakes to be scheduled again.
+    outbound: Vec<(Wake, Tag)>,
+    /// Messages to be parked.
+    parting: Vec<(Outgoing, Tag)>,
+}
+
+impl Collector {
+    async fn work(&mut self, consumer: Consumer, stop: &CancellationToken) -> Result<(), RoleError> {
+        let mut consumer = Some(consumer);
+        let mut stopping = false;
+        while consumer.is_some() || self.hand.orders() > 0 {
+            self.start_closing();
+            self.start_moving();
+            let room = self.hand.orders() < self.pod.config.max_held;
+            let free = self.closing.len() < self.pod.config.close_concurrency;
+            let next = self.hand.next_due().map(|due| self.pod.clock.instant(due));
+            tokio::select! {
+                Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?).await?,
+                Some(moved) = self.moving.join_next() => self.acknowledge(flatten(moved)?).await?,
+                delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
+                    Some(delivery) => self.gulp(delivery, &mut consumer)?,
+                    // Ours, after basic.cancel; else the server's, without a word.
+                    None if stopping => consumer = None,
+                    None => return Err(BrokerError::ConsumerEnded { queue: self.pod.broker.names.process() }.into()),
+                },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if free && next.is_some() => {}
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    if let Some(consumer) = &consumer {
+                        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+                        self.pod.broker.bounded("basic.cancel", cancel).await?;
+                    }
+                    tracing::info!(orders = self.hand.orders(), "stopping: finishing what is in hand");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes this delivery and all that have arrived with it.
+    fn gulp(&mut self, first: lapin::Result<Delivery>, consumer: &mut Option<Consumer>) -> Result<(), RoleError> {
+        let mut next = Some(first);
+        for n in 1.. {
+            let Some(delivery) = next else { break };
+            self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
+            // An end of the stream that is met here is met again by the next call.
+            next = if n < GULP { next_delivery(consumer).now_or_never().flatten() } else { None };
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let Delivery { delivery_tag: tag, data, properties, .. } = delivery;
+        let now = self.pod.clock.now();
+        let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
+        match message::read(&data, message::envelope(&properties), reading) {
+            Ok(wakes) => {
+                self.hand.take(tag, wakes.len());
+                for wake in wakes {
+                    self.place(wake, tag);
+                }
+            }
+            Err(malformed) => {
+                self.hand.take(tag, 1);
+                let reason = malformed.to_string();
+                tracing::warn!(reason, "parked a malformed message of the process queue");
+                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
+            }
+        }
+    }
+
+    /// Holds a wake, or sends it on where much time remains.
+    fn place(&mut self, wake: Wake, tag: Tag) {
+        if self.pod.scheduler.holds(&wake, self.pod.clock.now()) {
+            self.hand.wait(Held { wake, tag, deferrals: 0 });
+        } else {
+            self.outbound.push((wake, tag));
+        }
+    }
+
+    /// A batch is whatever is due when there is room for one: no waiting to fill it.
+    fn start_closing(&mut self) {
+        while self.closing.len() < self.pod.config.close_concurrency {
+            let batch = self.hand.due(self.pod.clock.now(), self.pod.config.close_batch);
+            if batch.is_empty() {
+                return;
+            }
+            let closer = self.pod.closer.clone();
+            self.closing.spawn(async move {
+                let verdicts = closer.close(batch.iter().map(|held| held.wake.order_id).collect()).await?;
+                let verdict = |held: &Held| verdicts.get(&held.wake.order_id).cloned().unwrap_or(Verdict::Locked);
+                Ok(batch.iter().map(|held| (*held, verdict(held))).collect())
+            });
+        }
+    }
+
+    fn start_moving(&mut self) {
+        if !self.moving.is_empty() || (self.outbound.is_empty() && self.parting.is_empty()) {
+            return;
+        }
+        let (wakes, mut tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.outbound).into_iter().unzip();
+        let (parked, parked_tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parting).into_iter().unzip();
+        let (pod, publisher) = (Arc::clone(&self.pod), Arc::clone(&self.publisher));
+        self.moving.spawn(async move {
+            let (rescheduled, parking) = (wakes.len(), parked.len());
+            let mut messages = pod.scheduler.messages(wakes, pod.clock.now());
+            messages.extend(parked);
+            publisher.publish(&messages).await?;
+            pod.stats.add(Count::Rescheduled, rescheduled);
+            pod.stats.add(Count::Parked, parking);
+            tags.extend(parked_tags);
+            Ok(tags)
+        });
+    }
+
+    async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
+        let now = self.pod.clock.now();
+        let mut done = Vec::with_capacity(batch.len());
+        for (held, verdict) in batch {
+            if matches!(verdict, Verdict::Failed { .. } | Verdict::Unknown) {
+                self.pod.stats.add(Count::Failed, 1);
+            }
+            match settle(held.wake, &verdict, self.pod.retry, now) {
+                Next::Done => done.push(held.tag),
+                Next::Again(wake) => self.place(wake, held.tag),
+                Next::Soon if held.deferrals < MOST_DEFERRALS => {
+                    let wait = FIRST_DEFERRAL * (1 << held.deferrals);
+                    let wake = Wake { due: now.plus(wait), ..held.wake };
+                    self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
+                }
+                Next::Soon => {
+                    let due = now.plus(self.pod.config.lanes.as_slice()[0].length);
+                    self.outbound.push((Wake { due, ..held.wake }, held.tag));
+                }
+                Next::Park { wake, reason } => {
+                    tracing::error!(order_id = wake.order_id, reason, "parked an order that cannot be closed");
+                    let properties = lapin::BasicProperties::default()
+                        .with_content_type("application/json".into())
+                        .with_type(wake::WAKE_TYPE.into());
+                    let message = parked(wake::encode(&[wake]), &properties, &reason, KEY_PROCESS, now);
+                    self.parting.push((message, held.tag));
+                }
+            }
+        }
+        self.acknowledge(done).await
+    }
+
+    /// Notes that these orders are done and acknowledges the messages of which they were the last.
+    async fn acknowledge(&mut self, orders: Vec<Tag>) -> Result<(), RoleError> {
+        for tag in orders {
+            if self.hand.done(tag) {
+                let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+                ack.await.map_err(|source| BrokerError::during("acknowledging", source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
+    /// a nack says that nobody crashed, which newer brokers do not count against the message.
+    /// Returns the number of orders.
+    async fn give_back(&mut self) -> usize {
+        self.closing.abort_all();
+        self.moving.abort_all();
+        let (messages, orders) = (self.hand.messages(), self.hand.orders());
+        if messages > 0 {
+            let all = BasicNackOptions { multiple: true, requeue: true };
+            let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
+            tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
+        }
+        orders
+    }
+}
+
+async fn next_delivery(consumer: &mut Option<Consumer>) -> Option<lapin::Result<Delivery>> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => None,
+    }
+}
+
+fn flatten<T>(joined: Result<Result<T, RoleError>, tokio::task::JoinError>) -> Result<T, RoleError> {
+    joined.map_err(|error| RoleError::Task(error.to_string()))?
+}

@@ -1,0 +1,265 @@
+//! The configuration: read once, checked whole before any port opens.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use crate::lane::Lanes;
+use crate::settings::{Raw, SettingError};
+
+/// A URL that may hold a password; it prints without it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Url);
+
+impl SecretUrl {
+    /// The URL with its secret, for the client that connects.
+    #[must_use]
+    pub fn reveal(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() {
+            // Fails only for URLs that cannot have a password.
+            let _ = shown.set_password(Some("***"));
+        }
+        // Query parameters may carry secrets too (sslpassword and the like).
+        shown.set_query(None);
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Everything that can be set, typed and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// See [`crate::settings::SETTINGS`] for what each of these means.
+    pub database_url: SecretUrl,
+    /// The broker's nodes, tried in turn.
+    pub amqp_nodes: Vec<SecretUrl>,
+    /// The management API.
+    pub management_url: SecretUrl,
+    /// Before every name.
+    pub prefix: String,
+    /// The lanes, with lead and tolerance.
+    pub lanes: Lanes,
+    /// Orders within this time share a message.
+    pub coalesce: Duration,
+    /// Most orders in a message.
+    pub max_orders_per_wake: usize,
+    /// Attempts before parking.
+    pub max_attempts: u32,
+    /// First backoff.
+    pub retry_base: Duration,
+    /// Furthest deadline that a message may name.
+    pub max_window: Duration,
+    /// Unacknowledged messages of the process queue.
+    pub prefetch: u16,
+    /// Orders in hand.
+    pub max_held: usize,
+    /// Orders per transaction.
+    pub close_batch: usize,
+    /// Transactions at one time.
+    pub close_concurrency: usize,
+    /// Pool size.
+    pub database_connections: u32,
+    /// Idle wait of the relay.
+    pub relay_poll: Duration,
+    /// Outbox rows per round.
+    pub relay_batch: i64,
+    /// Period of the sweep.
+    pub sweep_every: Duration,
+    /// What the sweep leaves to the wakes.
+    pub sweep_grace: Duration,
+    /// Retry in place while the database is away.
+    pub outage_patience: Duration,
+    /// Bound of every broker call.
+    pub confirm_timeout: Duration,
+    /// Bound of a soft stop.
+    pub drain_timeout: Duration,
+    /// Whether `run` declares the topology.
+    pub declare_topology: bool,
+}
+
+impl Config {
+    /// Types and checks every setting.
+    ///
+    /// # Errors
+    /// Names the first setting that cannot be used, where its value came from, and what to write instead.
+    pub fn from_raw(raw: &Raw) -> Result<Self, SettingError> {
+        let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
+        let config = Self {
+            database_url: raw.parse("database_url", |v| url(v, &["postgres", "postgresql"]))?,
+            management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
+            amqp_nodes,
+            prefix: raw.parse("prefix", prefix)?,
+            lanes: lanes(raw)?,
+            coalesce: raw.parse("coalesce", duration)?,
+            max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
+            max_attempts: whole(raw, "max_attempts", 1, 1_000)?,
+            retry_base: positive(raw, "retry_base")?,
+            max_window: positive(raw, "max_window")?,
+            prefetch: whole(raw, "prefetch", 1, 2_000)?,
+            max_held: whole(raw, "max_held", 1, 10_000_000)?,
+            close_batch: whole(raw, "close_batch", 1, 10_000)?,
+            close_concurrency: whole(raw, "close_concurrency", 1, 64)?,
+            database_connections: whole(raw, "database_connections", 2, 200)?,
+            relay_poll: positive(raw, "relay_poll")?,
+            relay_batch: whole(raw, "relay_batch", 1, 10_000)?,
+            sweep_every: positive(raw, "sweep_every")?,
+            sweep_grace: raw.parse("sweep_grace", duration)?,
+            outage_patience: raw.parse("outage_patience", duration)?,
+            confirm_timeout: positive(raw, "confirm_timeout")?,
+            drain_timeout: raw.parse("drain_timeout", duration)?,
+            declare_topology: raw.parse("declare_topology", truth)?,
+        };
+        config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
+        Ok(config)
+    }
+
+    /// The database's URL as the driver understands it.
+    ///
+    /// # Errors
+    /// Says which part of the URL the driver refuses.
+    pub fn database_options(&self) -> Result<PgConnectOptions, String> {
+        PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| error.to_string())
+    }
+}
+
+fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
+    // The value itself is not repeated: it may hold a password.
+    let example = format!("write {}://user:password@host/name", schemes[0]);
+    let url = Url::parse(value).map_err(|error| format!("not a URL ({error}); {example}"))?;
+    if !schemes.contains(&url.scheme()) {
+        return Err(format!("begins with `{}:`; {example}", url.scheme()));
+    }
+    if url.host_str().is_none_or(str::is_empty) && !value.contains("host=") {
+        return Err(format!("has no host; {example}"));
+    }
+    Ok(SecretUrl(url))
+}
+
+fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
+    value.split(',').map(|node| url(node.trim(), &["amqp", "amqps"])).collect()
+}
+
+fn management(value: &str, broker: Option<&SecretUrl>) -> Result<SecretUrl, String> {
+    let Some(SecretUrl(broker)) = broker else { return url(value, &["http", "https"]) };
+    let SecretUrl(mut management) = if value.is_empty() {
+        let (scheme, port) = if broker.scheme() == "amqps" { ("https", 15671) } else { ("http", 15672) };
+        url(&format!("{scheme}://{}:{port}/", broker.host_str().unwrap_or("localhost")), &["http", "https"])?
+    } else {
+        url(value, &["http", "https"])?
+    };
+    if management.username().is_empty() {
+        // Neither fails: both URLs have a host.
+        let _ = management.set_username(broker.username());
+        let _ = management.set_password(broker.password());
+    }
+    Ok(SecretUrl(management))
+}
+
+fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
+    let (lead, tolerance) = (raw.parse("lead", duration)?, raw.parse("lane_tolerance", duration)?);
+    Lanes::new(raw.text("lanes")?, lead, tolerance).map_err(|problem| raw.wrong("lanes", problem))
+}
+
+/// The longest prefix: with the longest of our names it must stay under AMQP's 255 bytes, and readable.
+const LONGEST_PREFIX: usize = 64;
+
+fn prefix(value: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if value.len() <= LONGEST_PREFIX && value.chars().all(fine) && !value.starts_with("amq.") {
+        return Ok(value.to_owned());
+    }
+    Err(format!(
+        "`{value}` cannot be used: at most {LONGEST_PREFIX} of A-Z a-z 0-9 . _ -, not beginning with `amq.`"
+    ))
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    humantime::parse_duration(value)
+        .map_err(|_| format!("`{value}` is not a time: write a number and a unit, such as 250ms, 30s or 15m"))
+}
+
+fn positive(raw: &Raw, name: &'static str) -> Result<Duration, SettingError> {
+    raw.parse(name, |value| match duration(value)? {
+        Duration::ZERO => Err("must be longer than zero".to_owned()),
+        duration => Ok(duration),
+    })
+}
+
+fn whole<T>(raw: &Raw, name: &'static str, least: T, most: T) -> Result<T, SettingError>
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    raw.parse(name, |value| match value.parse() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => Err(format!("`{value}` is not a whole number from {least} to {most}")),
+    })
+}
+
+fn truth(value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| format!("`{value}` is neither `true` nor `false`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(said: &[(&'static str, &str)]) -> Result<Config, String> {
+        let mut all = vec![("database_url", "postgres://u:secret@db/shop"), ("amqp_url", "amqp://u:secret@mq/%2f")];
+        all.extend_from_slice(said);
+        let raw = Raw::with(&all).map_err(|error| error.to_string())?;
+        Config::from_raw(&raw).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
+        for (name, value, expected) in [
+            ("database_url", "shop", "not a URL"),
+            ("database_url", "mysql://u@h/x", "begins with `mysql:`"),
+            ("database_url", "postgres:///shop", "has no host"),
+            ("amqp_url", "amqp://a/%2f,http://b", "begins with `http:`"),
+            ("management_url", "amqp://a", "begins with `amqp:`"),
+            ("prefix", "two words", "cannot be used"),
+            ("prefix", "amq.", "cannot be used"),
+            ("lanes", "1s,fast", "`fast` is not a length"),
+            ("lead", "soon", "`soon` is not a time"),
+            ("coalesce", "-1s", "is not a time"),
+            ("max_orders_per_wake", "0", "from 1 to 1000"),
+            ("prefetch", "2001", "from 1 to 2000"),
+            ("relay_poll", "0s", "longer than zero"),
+            ("declare_topology", "yes", "neither `true` nor `false`"),
+        ] {
+            let error = config(&[(name, value)]).expect_err(name);
+            assert!(error.contains(&format!("`{name}`")) && error.contains(expected), "{name}={value}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config = config(&[]).expect("a configuration");
+        let printed = format!("{config:?} {}", config.database_url);
+        assert!(!printed.contains("secret") && printed.contains("***"), "{printed}");
+    }
+
+    #[test]
+    fn several_nodes_and_the_derived_management_address() {
+        let config = config(&[("amqp_url", "amqp://u:p@a:1/v, amqps://u:p@b/v")]).expect("a configuration");
+        assert_eq!(config.amqp_nodes.len(), 2);
+        assert_eq!(config.management_url.reveal().as_str(), "http://u:p@a:15672/");
+    }
+}

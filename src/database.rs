@@ -1,0 +1,188 @@
+//! The connection to PostgreSQL, and what its errors mean for the order that met them.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool};
+use tokio::time::Instant;
+
+use crate::clock::{DbClock, DbTime};
+use crate::config::Config;
+
+/// What an error of the database means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The database cannot be reached or does not take writes now: wait, nobody's fault.
+    Away,
+    /// Somebody else was in the way (deadlock, lock or statement timeout): try again soon.
+    Conflict,
+    /// Login, database name, schema or permission: somebody must change something.
+    Setup,
+    /// The data of one of the orders: find the culprit.
+    Order,
+}
+
+/// Sorts an error by its SQLSTATE (PostgreSQL documentation, appendix A) or its kind.
+#[must_use]
+pub fn trouble(error: &sqlx::Error) -> Trouble {
+    match error {
+        sqlx::Error::Database(error) => error.code().map_or(Trouble::Away, |code| of_sqlstate(&code)),
+        sqlx::Error::Configuration(_) => Trouble::Setup,
+        // A value that does not fit the type it is read into comes from one order's row.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => Trouble::Order,
+        _ => Trouble::Away,
+    }
+}
+
+fn of_sqlstate(code: &str) -> Trouble {
+    match code {
+        // Serialization failure, deadlock, lock not available (lock_timeout), cancelled (statement_timeout).
+        "40001" | "40P01" | "55P03" | "57014" => Trouble::Conflict,
+        // A replica, or a primary that has just become one.
+        "25006" => Trouble::Away,
+        // Privileges; tables, columns or functions that the migrations make.
+        "42501" | "42P01" | "42703" | "42883" | "3F000" => Trouble::Setup,
+        // No such database.
+        "3D000" => Trouble::Setup,
+        _ => match &code[..2.min(code.len())] {
+            // Connection, out of resources, operator intervention, system error.
+            "08" | "53" | "57" | "58" => Trouble::Away,
+            // Invalid authorization.
+            "28" => Trouble::Setup,
+            _ => Trouble::Order,
+        },
+    }
+}
+
+/// An error of the database with what was being done.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {source}{}", hint(.source))]
+pub struct DatabaseError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// The driver's error.
+    pub source: sqlx::Error,
+}
+
+impl DatabaseError {
+    /// For `map_err`.
+    pub fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self { doing, source }
+    }
+
+    /// Whether waiting can help.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        trouble(&self.source) != Trouble::Setup
+    }
+}
+
+fn hint(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    match code.as_deref() {
+        Some("42P01" | "42703" | "42883" | "3F000") => "; run `overdue migrate`",
+        Some("42501") => "; grant the user SELECT, INSERT, UPDATE and DELETE on Overdue's tables",
+        Some("3D000") => "; create the database, or name another in database_url (DATABASE_URL)",
+        Some(code) if code.starts_with("28") => "; check user and password in database_url (DATABASE_URL)",
+        _ if trouble(error) == Trouble::Away => "; check database_url (DATABASE_URL) and that PostgreSQL runs there",
+        _ => "",
+    }
+}
+
+/// Longest wait for a connection; short, because what waits here has its own patience.
+const ACQUIRE: Duration = Duration::from_secs(2);
+
+/// Session settings of every connection of ours.
+///
+/// No statement of ours takes long; one that does stands behind a lock, and is better tried again than waited for.
+/// One plan for all batch sizes: planning the closing statement anew each time costs more than it could save.
+const SESSION: [(&str, &str); 4] = [
+    ("statement_timeout", "10s"),
+    ("lock_timeout", "2s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+/// How to connect, with our session settings.
+///
+/// # Errors
+/// When the URL cannot be understood; the configuration has checked that already.
+pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
+    let options = config.database_options().map_err(|problem| DatabaseError {
+        doing: "reading database_url",
+        source: sqlx::Error::Configuration(problem.into()),
+    })?;
+    Ok(options
+        .application_name("overdue")
+        .options(SESSION)
+        .disable_statement_logging())
+}
+
+/// A pool of connections; none is opened yet.
+///
+/// # Errors
+/// As [`options`].
+pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
+    Ok(PgPoolOptions::new()
+        .max_connections(config.database_connections)
+        .acquire_timeout(ACQUIRE)
+        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage.
+        .test_before_acquire(false)
+        .connect_lazy_with(options(config)?))
+}
+
+/// Asks the database for its time and its schema.
+///
+/// # Errors
+/// When it cannot be reached, refuses the login, or has not been migrated.
+pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
+    let sent = Instant::now();
+    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!" FROM (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one) AS schema_is_there"#)
+        .fetch_one(pool)
+        .await
+        .map_err(DatabaseError::during("asking the database for its time"))?;
+    clock.observe(sent, Instant::now(), DbTime::from(now));
+    Ok(())
+}
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// When the database cannot be reached, or refuses a migration.
+pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
+    sqlx::migrate!().run(pool).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sqlstate_is_somebodys_trouble() {
+        for (code, expected) in [
+            ("40001", Trouble::Conflict),
+            ("40P01", Trouble::Conflict),
+            ("55P03", Trouble::Conflict),
+            ("57014", Trouble::Conflict),
+            ("57P01", Trouble::Away),
+            ("57P03", Trouble::Away),
+            ("53300", Trouble::Away),
+            ("53100", Trouble::Away),
+            ("08006", Trouble::Away),
+            ("25006", Trouble::Away),
+            ("58030", Trouble::Away),
+            ("28P01", Trouble::Setup),
+            ("3D000", Trouble::Setup),
+            ("42501", Trouble::Setup),
+            ("42P01", Trouble::Setup),
+            ("22003", Trouble::Order),
+            ("23514", Trouble::Order),
+            ("23503", Trouble::Order),
+            ("P0001", Trouble::Order),
+            ("XX001", Trouble::Order),
+        ] {
+            assert_eq!(of_sqlstate(code), expected, "{code}");
+        }
+        assert_eq!(trouble(&sqlx::Error::PoolTimedOut), Trouble::Away);
+    }
+}

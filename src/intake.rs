@@ -1,0 +1,87 @@
+//! Takes order-created messages from services and puts their wakes into the lanes.
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::Consumer;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::publisher::{Outgoing, Publisher};
+use crate::collect::subscribe;
+use crate::message::{self, Reading};
+use crate::park::parked;
+use crate::pod::{Pod, RoleError};
+use crate::stats::Count;
+use crate::topology::KEY_DELAY;
+use crate::wake::Wake;
+
+/// Messages taken together. Foreign bodies may be large, so this also bounds the memory that they take.
+const BATCH: u16 = 200;
+
+/// One session: connects, works until `stop` or until something breaks.
+///
+/// # Errors
+/// Whatever broke; the caller builds a new session. Messages that were not acknowledged come again.
+pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
+    let publisher = Publisher::connect(&pod.broker, "intake").await?;
+    let connection = pod.broker.connect("intake").await?;
+    let (channel, mut consumer) = subscribe(pod, &connection, &pod.broker.names.intake(), BATCH).await?;
+    tracing::info!("taking order-created messages");
+    let ended = || BrokerError::ConsumerEnded { queue: pod.broker.names.intake() };
+    loop {
+        let first = tokio::select! {
+            () = stop.cancelled() => break,
+            delivery = consumer.next() => delivery.ok_or_else(ended)?,
+        };
+        let batch = gather(first, &mut consumer)?;
+        let Some(last) = batch.last().map(|delivery| delivery.delivery_tag) else { continue };
+        publisher.publish(&forward(pod, batch)).await?;
+        // Every delivery of this channel up to `last` was in this batch or an earlier one.
+        let ack = channel.basic_ack(last, BasicAckOptions { multiple: true });
+        pod.broker.bounded("acknowledging", ack).await?;
+    }
+    let all = BasicNackOptions { multiple: true, requeue: true };
+    let _ = pod.broker.bounded("giving messages back", channel.basic_nack(0, all)).await;
+    publisher.close().await;
+    let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+    Ok(())
+}
+
+/// This delivery and what has arrived with it.
+fn gather(first: lapin::Result<Delivery>, consumer: &mut Consumer) -> Result<Vec<Delivery>, RoleError> {
+    let mut batch = Vec::new();
+    let mut next = Some(first);
+    while let Some(delivery) = next {
+        batch.push(delivery.map_err(|source| BrokerError::during("taking order-created messages", source))?);
+        let room = batch.len() < usize::from(BATCH);
+        next = if room { consumer.next().now_or_never().flatten() } else { None };
+    }
+    Ok(batch)
+}
+
+/// The messages that bring these deliveries on: wakes into lanes, what cannot be understood to the parked queue.
+fn forward(pod: &Pod, batch: Vec<Delivery>) -> Vec<Outgoing> {
+    let now = pod.clock.now();
+    let reading = Reading { now, max_window: pod.config.max_window, delay_is_over: false };
+    let mut wakes: Vec<Wake> = Vec::with_capacity(batch.len());
+    let mut malformed = Vec::new();
+    for Delivery { data, properties, .. } in batch {
+        match message::read(&data, message::envelope(&properties), reading) {
+            Ok(read) => wakes.extend(read),
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::warn!(reason, "parked a malformed order-created message");
+                malformed.push(parked(data, &properties, &reason, KEY_DELAY, now));
+            }
+        }
+    }
+    pod.stats.add(Count::Intake, wakes.len());
+    pod.stats.add(Count::Parked, malformed.len());
+    let mut messages = pod.scheduler.messages(wakes, now);
+    messages.append(&mut malformed);
+    messages
+}

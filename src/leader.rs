@@ -1,0 +1,86 @@
+//! Work that one pod at a time does, under an advisory lock of PostgreSQL.
+//!
+//! The lock lives and dies with a database session of its own. A pod that dies loses it when its socket closes; one
+//! that hangs loses it because the session that stops talking is ended by the server. For a moment two pods may both
+//! believe that they lead: everything done under this lock is harmless when done twice.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::database::{self, DatabaseError};
+use crate::pod::Pod;
+
+/// Between two attempts to become leader: the time without a leader after one has died is about this.
+const CAMPAIGN: Duration = Duration::from_millis(500);
+/// Between two signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A session that is silent for this long is ended by the server, and its lock is free.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Which work the lock is for; part of the lock's key, so it never changes.
+#[derive(Clone, Copy, Debug)]
+pub enum Office {
+    /// The relay.
+    Relay = 1,
+    /// The sweep.
+    Sweep = 2,
+}
+
+/// First half of the lock's key, "OVER" in ASCII: tells our locks from those of the shop's own programs.
+const LOCK_CLASS: i32 = 0x4F56_4552;
+
+/// An office that is held; it is left when this is dropped.
+#[derive(Debug)]
+pub struct Leadership {
+    session: PgConnection,
+}
+
+impl Leadership {
+    /// Waits until this pod holds the office; `None` when stopped before.
+    ///
+    /// # Errors
+    /// As the database's.
+    pub async fn win(pod: &Pod, office: Office, stop: &CancellationToken) -> Result<Option<Self>, DatabaseError> {
+        let silence = format!("{}ms", SILENCE.as_millis());
+        let options = database::options(&pod.config)?.options([("idle_session_timeout", silence.as_str())]);
+        let connecting = timeout(SILENCE, PgConnection::connect_with(&options));
+        let mut session = connecting
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+            .map_err(DatabaseError::during("connecting to become leader"))?;
+        while !stop.is_cancelled() {
+            let won = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "won!""#, LOCK_CLASS, office as i32)
+                .fetch_one(&mut session)
+                .await
+                .map_err(DatabaseError::during("trying to become leader"))?;
+            if won {
+                tracing::info!(?office, "leading");
+                return Ok(Some(Self { session }));
+            }
+            tokio::select! {
+                () = sleep(CAMPAIGN) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives signs of life for as long as the office is held; returns only when it is lost.
+    pub async fn hold(&mut self) -> DatabaseError {
+        loop {
+            sleep(HEARTBEAT).await;
+            let alive = timeout(SILENCE, sqlx::query_scalar!("SELECT 1").fetch_one(&mut self.session));
+            if let Err(source) = alive.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+                return DatabaseError { doing: "leading", source };
+            }
+        }
+    }
+
+    /// Leaves the office at once, so that another pod need not wait.
+    pub async fn resign(self) {
+        let _ = timeout(SILENCE, self.session.close()).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! Overdue closes unpaid orders on time.
+//!
+//! The modules below stand in the order in which an order meets them. A wake-up is a hint; the database decides: see
+//! `close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the picture.
+
+// Into the lanes.
+pub mod event;
+pub mod intake;
+pub mod lane;
+pub mod message;
+pub mod outbox;
+pub mod relay;
+pub mod schedule;
+pub mod wake;
+
+// Out of the lanes.
+pub mod close;
+pub mod collect;
+pub mod hand;
+pub mod park;
+pub mod parked;
+pub mod settle;
+pub mod sweep;
+
+// What they stand on.
+pub mod broker;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod leader;
+pub mod pod;
+pub mod settings;
+pub mod shop;
+pub mod stats;
+pub mod topology;
+
+pub mod cli;

@@ -1,0 +1,369 @@
+//! What a message says: every body form of the contract, and our own wakes, to a list of orders to look at.
+//!
+//! A message is a hint from anywhere, so nothing in it is trusted further than "look at this order then". What cannot
+//! be understood is [`Malformed`], with a reason that tells the sender what to change.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::DbTime;
+use crate::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake};
+
+/// The AMQP properties that decide how a body is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Envelope<'a> {
+    /// `content_type`, as sent.
+    pub content_type: Option<&'a str>,
+    /// `content_encoding`, as sent.
+    pub content_encoding: Option<&'a str>,
+    /// `expiration`: the delay in milliseconds where the body has no deadline.
+    pub expiration: Option<&'a str>,
+    /// `type`, as sent.
+    pub kind: Option<&'a str>,
+}
+
+/// The properties of a message that decide how its body is read.
+#[must_use]
+pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
+    fn text(value: &Option<lapin::types::ShortString>) -> Option<&str> {
+        value.as_ref().map(lapin::types::ShortString::as_str)
+    }
+    Envelope {
+        content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
+        expiration: text(properties.expiration()),
+        kind: text(properties.kind()),
+    }
+}
+
+/// How a body is read: the moment, and what the operator allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Now, on the database's clock.
+    pub now: DbTime,
+    /// The longest time ahead that a deadline may lie.
+    pub max_window: Duration,
+    /// Whether a message without deadline and delay means "look now": true where the broker has already taken the
+    /// delay away, which it does when a message expires from a queue.
+    pub delay_is_over: bool,
+}
+
+/// No order-created message needs more; larger bodies are parked unread.
+pub const MAX_BODY: usize = 256 * 1024;
+
+/// Why a message cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Beyond [`MAX_BODY`].
+    #[error("the body has {0} bytes; an order-created message has at most {MAX_BODY}")]
+    TooLarge(usize),
+    /// The sender says that it is something else.
+    #[error("content_type is `{0}`; send application/json, application/cloudevents+json or text/plain")]
+    ContentType(String),
+    /// The sender says that it is compressed.
+    #[error("content_encoding is `{0}`; send the body uncompressed")]
+    ContentEncoding(String),
+    /// Not JSON at all.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// JSON, of another shape.
+    #[error("the body is {0}; send an object with `order_id`, or the bare order number")]
+    Shape(&'static str),
+    /// A field that must be there is not.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A field has the wrong type or value.
+    #[error("`{field}` is {got}; it must be {expected}")]
+    Field {
+        /// Where in the body.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it was, shortened.
+        got: String,
+    },
+    /// Neither a deadline nor a delay.
+    #[error("there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?")]
+    NoDeadline,
+    /// A deadline that no shop means.
+    #[error("`{field}` lies {days} days ahead; at most {max} days are allowed (setting max_window)")]
+    TooFar {
+        /// Where it was said.
+        field: &'static str,
+        /// How far ahead.
+        days: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// A wake with too many orders, or none.
+    #[error("`wake` names {0} orders; 1 to {MAX_ORDERS_PER_WAKE} are allowed")]
+    WakeSize(usize),
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// Says what is wrong with it, for the sender to read.
+pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec<Wake>, Malformed> {
+    if body.len() > MAX_BODY {
+        return Err(Malformed::TooLarge(body.len()));
+    }
+    check_content(envelope)?;
+    if envelope.kind == Some(WAKE_TYPE) {
+        return read_wake(body);
+    }
+    match serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))? {
+        Value::Object(object) if object.contains_key("wake") => read_wake(body),
+        Value::Object(object) if object.contains_key("specversion") => read_cloud_event(&object, envelope, reading),
+        Value::Object(object) => read_order(&object, envelope, reading),
+        number @ Value::Number(_) => {
+            let order_id = order_id(&number)?;
+            Ok(vec![Wake { due: delay(envelope, reading)?, order_id, attempt: 0 }])
+        }
+        other => Err(Malformed::Shape(shape(&other))),
+    }
+}
+
+fn check_content(envelope: Envelope<'_>) -> Result<(), Malformed> {
+    if let Some(encoding) = envelope.content_encoding
+        && !["", "utf-8", "identity"].contains(&encoding.to_ascii_lowercase().as_str())
+    {
+        return Err(Malformed::ContentEncoding(shorten(encoding)));
+    }
+    let Some(content_type) = envelope.content_type else { return Ok(()) };
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let known = essence.is_empty()
+        || essence.ends_with("/json")
+        || essence.ends_with("+json")
+        || essence == "text/plain"
+        || essence == "application/octet-stream";
+    if known { Ok(()) } else { Err(Malformed::ContentType(shorten(content_type))) }
+}
+
+#[derive(serde::Deserialize)]
+struct WakeBody {
+    wake: Vec<(i64, i64, u32)>,
+}
+
+fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
+    let WakeBody { wake } = serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
+    if wake.is_empty() || wake.len() > MAX_ORDERS_PER_WAKE {
+        return Err(Malformed::WakeSize(wake.len()));
+    }
+    wake.into_iter()
+        .map(|(order_id, due, attempt)| {
+            let expected = "a whole number from 1 on";
+            if order_id < 1 {
+                return Err(Malformed::Field { field: "wake", expected, got: order_id.to_string() });
+            }
+            Ok(Wake { due: DbTime(due), order_id, attempt })
+        })
+        .collect()
+}
+
+fn read_cloud_event(
+    event: &Map<String, Value>,
+    envelope: Envelope<'_>,
+    reading: Reading,
+) -> Result<Vec<Wake>, Malformed> {
+    let expected = "`1.0` (CloudEvents, structured JSON)";
+    match event.get("specversion").and_then(Value::as_str) {
+        Some(version) if version.starts_with("1.") => {}
+        _ => return Err(wrong("specversion", expected, &event["specversion"])),
+    }
+    match event.get("data") {
+        Some(Value::Object(data)) => read_order(data, envelope, reading),
+        Some(other) => Err(wrong("data", "an object with `order_id`", other)),
+        None => Err(Malformed::Missing("data")),
+    }
+}
+
+fn read_order(order: &Map<String, Value>, envelope: Envelope<'_>, reading: Reading) -> Result<Vec<Wake>, Malformed> {
+    let order_id = order_id(order.get("order_id").ok_or(Malformed::Missing("order_id"))?)?;
+    let due = match order.get("payment_deadline") {
+        Some(deadline) => self::deadline(deadline, reading)?,
+        None => delay(envelope, reading)?,
+    };
+    Ok(vec![Wake { due, order_id, attempt: 0 }])
+}
+
+fn order_id(value: &Value) -> Result<i64, Malformed> {
+    let expected = "a whole number from 1 to 9223372036854775807";
+    value.as_i64().filter(|id| *id > 0).ok_or_else(|| wrong("order_id", expected, value))
+}
+
+fn deadline(value: &Value, reading: Reading) -> Result<DbTime, Malformed> {
+    const FIELD: &str = "payment_deadline";
+    let expected = "a time with its offset (RFC 3339), such as \"2026-01-01T12:00:00Z\"";
+    let text = value.as_str().ok_or_else(|| wrong(FIELD, expected, value))?;
+    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong(FIELD, expected, value))?;
+    if at.year() < 2000 {
+        return Err(wrong(FIELD, "in the year 2000 or later", value));
+    }
+    let due = DbTime::from(at);
+    within(FIELD, due.since(reading.now), reading).map(|_| due)
+}
+
+fn delay(envelope: Envelope<'_>, reading: Reading) -> Result<DbTime, Malformed> {
+    let Some(expiration) = envelope.expiration else {
+        return if reading.delay_is_over { Ok(reading.now) } else { Err(Malformed::NoDeadline) };
+    };
+    let millis = expiration.parse().map_err(|_| Malformed::Field {
+        field: "expiration",
+        expected: "a whole number of milliseconds",
+        got: format!("`{}`", shorten(expiration)),
+    })?;
+    within("expiration", Duration::from_millis(millis), reading).map(|delay| reading.now.plus(delay))
+}
+
+fn within(field: &'static str, ahead: Duration, reading: Reading) -> Result<Duration, Malformed> {
+    const DAY: u64 = 86_400;
+    if ahead > reading.max_window {
+        let (days, max) = (ahead.as_secs() / DAY, reading.max_window.as_secs() / DAY);
+        return Err(Malformed::TooFar { field, days, max });
+    }
+    Ok(ahead)
+}
+
+fn wrong(field: &'static str, expected: &'static str, value: &Value) -> Malformed {
+    let got = match value {
+        Value::Array(_) | Value::Object(_) => shape(value).to_owned(),
+        scalar => shorten(&scalar.to_string()),
+    };
+    Malformed::Field { field, expected, got }
+}
+
+fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Reasons travel in a header and are read on a screen: a foreign value is quoted only in part.
+fn shorten(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: DbTime = DbTime(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
+    const READING: Reading =
+        Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
+
+    fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
+        let envelope = Envelope { expiration, ..Envelope::default() };
+        read(body.as_bytes(), envelope, READING).map_err(|error| error.to_string())
+    }
+
+    fn wake(order_id: i64, seconds: u64) -> Vec<Wake> {
+        vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0 }]
+    }
+
+    #[test]
+    fn every_body_form_of_the_contract_is_understood() {
+        let deadline = r#"{"order_id": 7, "payment_deadline": "2026-01-01T00:15:00Z", "shop": "x"}"#;
+        assert_eq!(said(deadline, None), Ok(wake(7, 900)));
+        assert_eq!(said(deadline, Some("5000")), Ok(wake(7, 900)), "a deadline says more than a delay");
+        assert_eq!(said(r#"{"order_id": 7}"#, Some("5000")), Ok(wake(7, 5)));
+        assert_eq!(said("7", Some("5000")), Ok(wake(7, 5)));
+        assert_eq!(said(" 7\n", Some("0")), Ok(wake(7, 0)));
+        let event = r#"{"specversion":"1.0","id":"e","source":"/shop","type":"order.created",
+            "data":{"order_id":7,"payment_deadline":"2026-01-01T01:15:00+01:00"}}"#;
+        assert_eq!(said(event, None), Ok(wake(7, 900)));
+        assert_eq!(said(r#"{"wake":[[7,1767225605000000,0]]}"#, None), Ok(wake(7, 5)));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_understood_says_why() {
+        let reason = |body, expiration| said(body, expiration).expect_err(body);
+        for (body, expiration, expected) in [
+            ("", None, "not JSON"),
+            ("{\"order_id\":", None, "not JSON"),
+            ("[7]", None, "the body is a list"),
+            ("\"7\"", None, "the body is a string"),
+            ("null", None, "the body is null"),
+            ("{}", None, "`order_id` is missing"),
+            (r#"{"orderId":7}"#, None, "`order_id` is missing"),
+            (r#"{"order_id":"7"}"#, Some("1"), "`order_id` is \"7\"; it must be a whole number"),
+            (r#"{"order_id":1.5}"#, Some("1"), "`order_id` is 1.5"),
+            (r#"{"order_id":0}"#, Some("1"), "`order_id` is 0"),
+            ("-3", Some("1"), "`order_id` is -3"),
+            ("9223372036854775808", Some("1"), "`order_id` is 9223372036854775808"),
+            (r#"{"order_id":7}"#, None, "neither a `payment_deadline`"),
+            ("7", None, "neither a `payment_deadline`"),
+            ("7", Some("soon"), "`expiration` is `soon`"),
+            ("7", Some("-1"), "`expiration` is `-1`"),
+            ("7", Some("99999999999999"), "`expiration` lies 1157407 days ahead; at most 366"),
+            (r#"{"order_id":7,"payment_deadline":1767225600}"#, None, "`payment_deadline` is 1767225600"),
+            (r#"{"order_id":7,"payment_deadline":"2026-01-01"}"#, None, "`payment_deadline` is \"2026-01-01\""),
+            (r#"{"order_id":7,"payment_deadline":"9999-01-01T00:00:00Z"}"#, None, "days ahead"),
+            (r#"{"order_id":7,"payment_deadline":"1970-01-01T00:00:00Z"}"#, None, "2000 or later"),
+            (r#"{"order_id":7,"payment_deadline":null}"#, None, "`payment_deadline` is null"),
+            (r#"{"specversion":"0.3","data":{}}"#, None, "`specversion` is \"0.3\""),
+            (r#"{"specversion":"1.0"}"#, None, "`data` is missing"),
+            (r#"{"specversion":"1.0","data":"x"}"#, None, "`data` is \"x\""),
+            (r#"{"wake":[]}"#, None, "`wake` names 0 orders"),
+            (r#"{"wake":[[0,1,0]]}"#, None, "`wake` is 0"),
+            (r#"{"wake":[[1,2]]}"#, None, "not JSON"),
+        ] {
+            let got = reason(body, expiration);
+            assert!(got.contains(expected), "{body} said: {got}");
+        }
+    }
+
+    #[test]
+    fn content_types_and_sizes_are_checked_before_the_body() {
+        let with = |envelope: Envelope<'_>, body: &[u8]| read(body, envelope, READING).map_err(|e| e.to_string());
+        let envelope = Envelope { expiration: Some("5000"), ..Envelope::default() };
+        for content_type in ["application/json; charset=utf-8", "text/plain", "application/cloudevents+json"] {
+            assert!(with(Envelope { content_type: Some(content_type), ..envelope }, b"7").is_ok(), "{content_type}");
+        }
+        let java = Envelope { content_type: Some("application/x-java-serialized-object"), ..envelope };
+        assert!(with(java, b"7").expect_err("refused").contains("application/x-java-serialized-object"));
+        let zipped = Envelope { content_encoding: Some("gzip"), ..envelope };
+        assert!(with(zipped, b"7").expect_err("refused").contains("gzip"));
+        assert!(with(envelope, &vec![b' '; MAX_BODY + 1]).expect_err("refused").contains("262145 bytes"));
+    }
+
+    #[test]
+    fn a_message_whose_delay_the_broker_took_away_means_now() {
+        let reading = Reading { delay_is_over: true, ..READING };
+        assert_eq!(read(b"7", Envelope::default(), reading), Ok(wake(7, 0)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., any::<i64>(), any::<u32>()), 1..50)) {
+            let wakes: Vec<_> = wakes.into_iter()
+                .map(|(order_id, due, attempt)| Wake { due: DbTime(due), order_id, attempt }).collect();
+            let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
+            prop_assert_eq!(read(&crate::wake::encode(&wakes), envelope, READING), Ok(wakes));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200), expiration in ".{0,12}") {
+            let envelope = Envelope { expiration: Some(&expiration), ..Envelope::default() };
+            let _ = read(&body, envelope, READING);
+        }
+
+        #[test]
+        fn no_json_makes_it_panic(body in r#"\{("order_id"|"payment_deadline"|"wake"|"data"|"specversion"):(-?[0-9]{1,20}|"[^"\\]{0,30}"|\[\]|null)(,"payment_deadline":"[0-9T:Z.+-]{0,30}")?\}"#) {
+            let _ = said(&body, None);
+        }
+    }
+}

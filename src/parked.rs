@@ -1,0 +1,223 @@
+//! The parked queue for a person: look, send again, throw away.
+
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::broker::publisher::{Outgoing, Publisher};
+use crate::broker::{Broker, BrokerError};
+use crate::message::{self, Reading};
+use crate::park::{EXPIRATION, PARKED_AT, REASON, RETRY_KEY, USER_ID, keepable};
+use crate::topology::{KEY_DELAY, KEY_PROCESS};
+
+/// A parked message as a person sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Parked {
+    /// Names the message: made from its content, so it is the same each time it is looked at.
+    pub id: String,
+    /// Why it was parked.
+    pub reason: String,
+    /// When, RFC 3339; empty when the broker parked it.
+    pub parked_at: String,
+    /// The routing key under which a retry publishes it.
+    pub retry_key: String,
+    /// The orders that its body names, if it can be read.
+    pub order_ids: Vec<i64>,
+    /// Size of the body in bytes.
+    pub bytes: usize,
+    /// The body as text; what is not UTF-8 is shown as �.
+    pub body: String,
+    /// Properties and headers, as text.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Which parked messages are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// These; any, when empty.
+    pub ids: Vec<String>,
+    /// Only messages that name this order.
+    pub order_id: Option<i64>,
+    /// Only messages whose reason contains this.
+    pub reason: Option<String>,
+}
+
+/// What to do with the messages that were meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Leave it where it is.
+    Look,
+    /// Publish it again, and take it out of the parked queue once the broker has confirmed that.
+    Retry,
+    /// Take it out.
+    Discard,
+}
+
+impl Selection {
+    /// Whether a message is meant.
+    #[must_use]
+    pub fn includes(&self, parked: &Parked) -> bool {
+        (self.ids.is_empty() || self.ids.contains(&parked.id))
+            && self.order_id.is_none_or(|id| parked.order_ids.contains(&id))
+            && self.reason.as_ref().is_none_or(|reason| parked.reason.contains(reason.as_str()))
+    }
+}
+
+/// Messages published again before their confirms are awaited.
+const RETRY_BATCH: usize = 200;
+
+/// Goes through the parked messages that are there now, and does `action` with those meant, at most `most` of them.
+///
+/// Returns the messages that were meant. When this is interrupted, every message is still there or has been published
+/// again; one may be both, which is harmless.
+///
+/// # Errors
+/// As the broker's.
+pub async fn go_through(
+    broker: &Broker,
+    selection: &Selection,
+    action: Action,
+    most: usize,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<Parked>, BrokerError> {
+    let connection = broker.connect("parked").await?;
+    broker.declare(&connection).await?;
+    let channel = broker.channel(&connection).await?;
+    let queue = broker.names.parked();
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+    let state = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
+    // What is parked again meanwhile is not looked at: else a retry that fails at once would go round for ever.
+    let there = u64::from(broker.bounded("asking for the parked queue", state).await?.message_count());
+    let publisher = match action {
+        Action::Retry => Some(Publisher::connect(broker, "parked").await?),
+        Action::Look | Action::Discard => None,
+    };
+    let mut meant = Vec::new();
+    let mut again: Vec<(Outgoing, u64)> = Vec::new();
+    let mut last = 0;
+    for n in 0..there {
+        let get = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
+        let Some(message) = broker.bounded("reading a parked message", get).await? else { break };
+        last = message.delivery.delivery_tag;
+        let parked = describe(&message);
+        if selection.includes(&parked) {
+            match action {
+                Action::Look => {}
+                Action::Discard => acknowledge(broker, &channel, last).await?,
+                Action::Retry => again.push((outgoing(message, &parked), last)),
+            }
+            meant.push(parked);
+        }
+        if again.len() == RETRY_BATCH {
+            retry(broker, publisher.as_ref(), &channel, &mut again).await?;
+        }
+        progress(n + 1, there);
+        if meant.len() == most {
+            break;
+        }
+    }
+    retry(broker, publisher.as_ref(), &channel, &mut again).await?;
+    if last > 0 {
+        let all = BasicNackOptions { multiple: true, requeue: true };
+        broker.bounded("giving messages back", channel.basic_nack(last, all)).await?;
+    }
+    if let Some(publisher) = publisher {
+        publisher.close().await;
+    }
+    broker.bounded("closing the connection", connection.close(200, "done".into())).await?;
+    Ok(meant)
+}
+
+/// Published and confirmed first, taken out second.
+async fn retry(
+    broker: &Broker,
+    publisher: Option<&Publisher>,
+    channel: &Channel,
+    again: &mut Vec<(Outgoing, u64)>,
+) -> Result<(), BrokerError> {
+    let Some(publisher) = publisher else { return Ok(()) };
+    let (messages, tags): (Vec<_>, Vec<_>) = std::mem::take(again).into_iter().unzip();
+    publisher.publish(&messages).await?;
+    for tag in tags {
+        acknowledge(broker, channel, tag).await?;
+    }
+    Ok(())
+}
+
+async fn acknowledge(broker: &Broker, channel: &Channel, tag: u64) -> Result<(), BrokerError> {
+    broker.bounded("taking a parked message out", channel.basic_ack(tag, BasicAckOptions::default())).await
+}
+
+fn describe(message: &BasicGetMessage) -> Parked {
+    let (data, properties) = (&message.delivery.data, &message.delivery.properties);
+    let header = |name: &str| text_header(properties, name);
+    let reason = header(REASON).unwrap_or_else(|| match header("x-first-death-reason") {
+        Some(reason) => format!("the broker gave up delivering it ({reason})"),
+        None => "the broker gave up delivering it".to_owned(),
+    });
+    let parked_at = header(PARKED_AT).unwrap_or_default();
+    let digest = Sha256::new().chain_update(data).chain_update(&reason).chain_update(&parked_at).finalize();
+    let id = digest.iter().take(6).fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
+    let now = time::OffsetDateTime::now_utc().into();
+    let reading = Reading { now, max_window: std::time::Duration::MAX, delay_is_over: true };
+    let wakes = message::read(data, message::envelope(properties), reading).unwrap_or_default();
+    Parked {
+        id,
+        reason,
+        parked_at,
+        retry_key: header(RETRY_KEY).unwrap_or_else(|| KEY_PROCESS.to_owned()),
+        order_ids: wakes.iter().map(|wake| wake.order_id).collect(),
+        bytes: data.len(),
+        body: String::from_utf8_lossy(data).into_owned(),
+        properties: shown(properties),
+    }
+}
+
+fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
+    let texts = [
+        ("content_type", properties.content_type()),
+        ("content_encoding", properties.content_encoding()),
+        ("type", properties.kind()),
+        ("message_id", properties.message_id()),
+        ("correlation_id", properties.correlation_id()),
+        ("reply_to", properties.reply_to()),
+        ("app_id", properties.app_id()),
+    ];
+    let set = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.to_string())));
+    let headers = properties.headers().iter().flat_map(|table| table.inner());
+    set.chain(headers.map(|(name, value)| (format!("header {name}"), header_text(value)))).collect()
+}
+
+fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    properties.headers().as_ref()?.inner().get(name).map(header_text)
+}
+
+fn header_text(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        AMQPValue::ShortString(text) => text.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The message as it was before it was parked.
+fn outgoing(message: BasicGetMessage, parked: &Parked) -> Outgoing {
+    let original = &message.delivery.properties;
+    let ours = [REASON, PARKED_AT, RETRY_KEY, EXPIRATION, USER_ID];
+    let brokers = |name: &str| name.starts_with("x-");
+    let headers = original.headers().iter().flat_map(|table| table.inner());
+    let theirs = headers.filter(|(name, _)| !ours.contains(&name.as_str()) && !brokers(name.as_str()));
+    let headers: std::collections::BTreeMap<_, _> = theirs.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut properties = keepable(original).with_headers(headers.into());
+    if let Some(expiration) = text_header(original, EXPIRATION)
+        // Only a number may go back: the broker closes the channel over anything else.
+        && parked.retry_key == KEY_DELAY
+        && expiration.parse::<u32>().is_ok()
+    {
+        properties = properties.with_expiration(expiration.into());
+    }
+    Outgoing { key: parked.retry_key.clone(), body: message.delivery.data.clone(), properties, mandatory: true }
+}

@@ -1,0 +1,271 @@
+//! A pod: the roles it plays, each kept alive until the pod is told to stop.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, BrokerError};
+use crate::clock::DbClock;
+use crate::close::Closer;
+use crate::config::Config;
+use crate::database::{self, DatabaseError};
+use crate::leader::{Leadership, Office};
+use crate::schedule::Scheduler;
+use crate::settle::RetryPolicy;
+use crate::stats::{Count, Stats};
+use crate::{collect, intake, relay, sweep};
+
+/// What all roles of a pod share.
+#[derive(Debug)]
+pub struct Pod {
+    /// Every setting.
+    pub config: Config,
+    /// Where the messages are.
+    pub broker: Broker,
+    /// Closes orders; holds the database pool.
+    pub closer: Closer,
+    /// The database's clock.
+    pub clock: Arc<DbClock>,
+    /// How wakes become messages.
+    pub scheduler: Scheduler,
+    /// When failures are tried again.
+    pub retry: RetryPolicy,
+    /// What was done.
+    pub stats: Arc<Stats>,
+}
+
+/// A part of the work that a pod may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Outbox to broker; in one pod at a time.
+    Relay,
+    /// Order-created messages to lanes.
+    Intake,
+    /// Wakes to closed orders.
+    Close,
+    /// What no wake closed; in one pod at a time.
+    Sweep,
+}
+
+impl Role {
+    /// Every role, in the order in which an order meets them.
+    pub const ALL: [Self; 4] = [Self::Relay, Self::Intake, Self::Close, Self::Sweep];
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|role| role.to_string() == name);
+        known.ok_or_else(|| "the roles are relay, intake, close and sweep".to_owned())
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Relay => "relay",
+            Self::Intake => "intake",
+            Self::Close => "close",
+            Self::Sweep => "sweep",
+        })
+    }
+}
+
+/// Why a role's session ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// Told to stop, and what was in hand was not finished in time; it was given back.
+    #[error("gave back {orders} orders unfinished")]
+    Unfinished {
+        /// How many.
+        orders: usize,
+    },
+    /// A defect of ours: a task panicked.
+    #[error("a task ended: {0}")]
+    Task(String),
+}
+
+impl RoleError {
+    /// Whether a new session may fare better without anybody changing anything.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        match self {
+            Self::Broker(error) => error.heals(),
+            Self::Database(error) => error.heals(),
+            Self::Task(_) | Self::Unfinished { .. } => true,
+        }
+    }
+}
+
+/// How a pod ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// On request; everything in hand was finished.
+    Clean,
+    /// On request, but what was in hand was not finished in time, and was given back.
+    Cut,
+    /// Something that only a person can mend.
+    Failed(Role, RoleError),
+}
+
+impl Pod {
+    /// A pod with this configuration; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the database URL cannot be used.
+    pub fn new(config: Config) -> Result<Arc<Self>, DatabaseError> {
+        let (clock, stats) = (Arc::new(DbClock::default()), Arc::new(Stats::default()));
+        let closer = Closer {
+            pool: database::pool(&config)?,
+            clock: Arc::clone(&clock),
+            stats: Arc::clone(&stats),
+            patience: config.outage_patience,
+        };
+        let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
+        let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
+        Ok(Arc::new(Self { broker: Broker::new(&config), closer, clock, scheduler, retry, stats, config }))
+    }
+
+    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
+    pub async fn run(self: &Arc<Self>, roles: &[Role], soft: &CancellationToken, hard: &CancellationToken) -> Ended {
+        let mut playing = JoinSet::new();
+        for role in roles.iter().copied() {
+            let (pod, soft) = (Arc::clone(self), soft.child_token());
+            playing.spawn(async move { (role, pod.play(role, &soft).await) });
+        }
+        let reporting = tokio::spawn(report(Arc::clone(&self.stats)));
+        let mut ended = Ended::Clean;
+        loop {
+            tokio::select! {
+                role = playing.join_next() => match role {
+                    None => break,
+                    Some(Ok((_, Ok(())))) => {}
+                    Some(Ok((_, Err(RoleError::Unfinished { .. })))) => ended = cut(ended),
+                    Some(Ok((role, Err(error)))) => {
+                        soft.cancel();
+                        ended = Ended::Failed(role, error);
+                    }
+                    // Aborted by ourselves, below.
+                    Some(Err(_)) => {}
+                },
+                () = past_drain(soft, self.config.drain_timeout + GIVING_BACK) => { ended = cut(ended); break }
+                () = hard.cancelled() => { ended = cut(ended); break }
+            }
+        }
+        playing.shutdown().await;
+        reporting.abort();
+        let _ = timeout(GIVING_BACK, self.closer.pool.close()).await;
+        tracing::info!("stopped: {}", self.stats.line());
+        ended
+    }
+
+    /// Keeps a role's session alive: what breaks is dropped whole and built anew, with backoff.
+    ///
+    /// An error that cannot heal ends the role, unless it has worked before: then somebody is changing something on a
+    /// system that runs, and a pod that gives up would not notice when they are done.
+    async fn play(self: &Arc<Self>, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        let mut backoff = Backoff::default();
+        let mut worked = false;
+        while !soft.is_cancelled() {
+            let started = Instant::now();
+            let Err(error) = self.session(role, soft).await else { return Ok(()) };
+            if matches!(error, RoleError::Unfinished { .. }) {
+                return Err(error);
+            }
+            let lasted = started.elapsed() > STABLE;
+            worked |= lasted;
+            if !error.heals() && !worked {
+                return Err(error);
+            }
+            let wait = backoff.next(lasted);
+            tracing::warn!(%role, %error, retry_in_ms = wait.as_millis() as u64, "session broke; building a new one");
+            self.stats.add(Count::Rebuilt, 1);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn session(self: &Arc<Self>, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        match role {
+            Role::Intake => intake::session(self, soft).await,
+            Role::Close => collect::session(self, soft).await,
+            Role::Relay => self.lead(Office::Relay, soft, relay::session(self, soft)).await,
+            Role::Sweep => self.lead(Office::Sweep, soft, sweep::session(self, soft)).await,
+        }
+    }
+
+    async fn lead(
+        &self,
+        office: Office,
+        soft: &CancellationToken,
+        work: impl Future<Output = Result<(), RoleError>>,
+    ) -> Result<(), RoleError> {
+        database::probe(&self.closer.pool, &self.clock).await?;
+        let Some(mut leadership) = Leadership::win(self, office, soft).await? else { return Ok(()) };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            lost = leadership.hold() => return Err(lost.into()),
+        };
+        leadership.resign().await;
+        outcome
+    }
+}
+
+/// After the drain, what a role may take to give back what it has and to close its connections.
+const GIVING_BACK: Duration = Duration::from_secs(3);
+
+/// A session that lived this long worked; the backoff begins anew.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// Waits between sessions: 100 ms, doubled up to 2 s. Short, because orders become due meanwhile.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn next(&mut self, lasted: bool) -> Duration {
+        self.failures = if lasted { 0 } else { (self.failures + 1).min(5) };
+        (Duration::from_millis(100) * (1 << self.failures)).min(Duration::from_secs(2))
+    }
+}
+
+async fn past_drain(soft: &CancellationToken, drain: Duration) {
+    soft.cancelled().await;
+    sleep(drain).await;
+}
+
+fn cut(ended: Ended) -> Ended {
+    match ended {
+        Ended::Clean | Ended::Cut => Ended::Cut,
+        failed @ Ended::Failed(..) => failed,
+    }
+}
+
+/// Logs what was done, every ten seconds in which something was.
+async fn report(stats: Arc<Stats>) {
+    let mut last = stats.line();
+    loop {
+        sleep(Duration::from_secs(10)).await;
+        let line = stats.line();
+        if line != last {
+            tracing::info!("{line}");
+            last = line;
+        }
+    }
+}

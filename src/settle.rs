@@ -1,0 +1,101 @@
+//! What a verdict means for the wake that asked. Pure: decisions are data, carried out by [`crate::collect`].
+
+use std::time::Duration;
+
+use crate::clock::DbTime;
+use crate::close::Verdict;
+use crate::wake::Wake;
+
+/// When failures are tried again, and when no more.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    /// Attempts before parking, the first included.
+    pub max_attempts: u32,
+    /// Wait before the second attempt.
+    pub base: Duration,
+}
+
+/// What happens to a wake next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing more: the message may be acknowledged as far as this order goes.
+    Done,
+    /// Look again at its moment.
+    Again(Wake),
+    /// Look again soon; somebody had the order locked.
+    Soon,
+    /// A person must look.
+    Park {
+        /// The wake, its attempts counted anew for the retry by hand.
+        wake: Wake,
+        /// Why.
+        reason: String,
+    },
+}
+
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+
+impl RetryPolicy {
+    /// The wait after failed attempt number `attempt` (from 1): base, 2 × base, 4 × base, … up to an hour.
+    #[must_use]
+    pub fn backoff(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.base.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+    }
+
+    fn failed(&self, wake: Wake, now: DbTime, reason: String) -> Next {
+        let attempt = wake.attempt.saturating_add(1);
+        if attempt >= self.max_attempts {
+            let reason = format!("{reason} (after {attempt} attempts)");
+            return Next::Park { wake: Wake { due: now, attempt: 0, ..wake }, reason };
+        }
+        Next::Again(Wake { due: now.plus(self.backoff(attempt)), attempt, ..wake })
+    }
+}
+
+/// What happens to `wake` after `verdict`.
+#[must_use]
+pub fn settle(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -> Next {
+    match verdict {
+        Verdict::Closed | Verdict::NotPending => Next::Done,
+        Verdict::NotDue { deadline } => Next::Again(Wake { due: *deadline, attempt: 0, ..wake }),
+        Verdict::Locked => Next::Soon,
+        // It may not be committed yet.
+        Verdict::Unknown => policy.failed(wake, now, format!("order {} does not exist", wake.order_id)),
+        Verdict::Failed { reason } => policy.failed(wake, now, reason.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: DbTime = DbTime(1_000_000_000);
+    const POLICY: RetryPolicy = RetryPolicy { max_attempts: 3, base: Duration::from_secs(1) };
+
+    fn wake(attempt: u32) -> Wake {
+        Wake { due: DbTime(5), order_id: 7, attempt }
+    }
+
+    #[test]
+    fn each_verdict_has_its_consequence() {
+        let after = |verdict, attempt| settle(wake(attempt), &verdict, POLICY, NOW);
+        assert_eq!(after(Verdict::Closed, 0), Next::Done);
+        assert_eq!(after(Verdict::NotPending, 0), Next::Done);
+        assert_eq!(after(Verdict::Locked, 0), Next::Soon);
+        let deadline = NOW.plus(Duration::from_secs(60));
+        assert_eq!(after(Verdict::NotDue { deadline }, 2), Next::Again(Wake { due: deadline, ..wake(0) }));
+        let again = |seconds, attempt| Next::Again(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) });
+        assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
+        assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
+        let parked = Next::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };
+        assert_eq!(after(Verdict::Failed { reason: "x".into() }, 2), parked);
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_an_hour() {
+        let seconds: Vec<_> = (1..=14).map(|attempt| POLICY.backoff(attempt).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
+        assert_eq!(POLICY.backoff(u32::MAX).as_secs(), 3600);
+    }
+}

@@ -1,0 +1,226 @@
+//! What a shop does with orders, by plain SQL guarded by the status: place, show, pay, cancel, extend.
+//!
+//! A real shop writes these statements itself; Overdue relies on none of them being used.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+
+use crate::clock::DbTime;
+use crate::database::DatabaseError;
+
+/// An order as it is in the database.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Order {
+    /// Its number.
+    pub order_id: i64,
+    /// Its buyer.
+    pub user_id: i64,
+    /// `PENDING`, `PAID`, …
+    pub status: String,
+    /// When it was placed.
+    pub created_at: String,
+    /// Until when it can be paid.
+    pub payment_deadline: String,
+    /// When it was closed, if it was.
+    pub closed_at: Option<String>,
+    /// How long after its deadline it was closed, in milliseconds.
+    pub lateness_ms: Option<f64>,
+    /// Products and quantities.
+    pub items: Vec<Item>,
+}
+
+/// A line of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// The product.
+    pub product_id: i64,
+    /// How many.
+    pub quantity: i64,
+}
+
+/// Why a shop's request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ShopError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// No such order.
+    #[error("there is no order {0}")]
+    NoSuchOrder(i64),
+    /// Its status does not allow it.
+    #[error("order {order_id} is {status}; only a PENDING order can be {wanted}")]
+    NotPending {
+        /// The order.
+        order_id: i64,
+        /// Its status.
+        status: String,
+        /// What was asked.
+        wanted: &'static str,
+    },
+    /// No such product.
+    #[error("there is no product {0} in the inventory")]
+    NoSuchProduct(i64),
+    /// Not enough of it.
+    #[error("product {product_id} has {stock} in stock, and {wanted} were ordered")]
+    OutOfStock {
+        /// The product.
+        product_id: i64,
+        /// What is there.
+        stock: i64,
+        /// What was wanted.
+        wanted: i64,
+    },
+}
+
+fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> ShopError {
+    move |source| ShopError::Database(DatabaseError { doing, source })
+}
+
+/// Places an order that can be paid for `window` from now, taking its items from stock. Returns its number.
+///
+/// # Errors
+/// When a product does not exist or has too little stock; nothing is changed then.
+pub async fn place(pool: &PgPool, user_id: i64, window: Duration, mut items: Vec<Item>) -> Result<i64, ShopError> {
+    // In product order, as everybody who locks several products should.
+    items.sort_unstable_by_key(|item| item.product_id);
+    let mut transaction = pool.begin().await.map_err(during("placing an order"))?;
+    for Item { product_id, quantity } in items.iter().copied() {
+        let taken = sqlx::query!(
+            "UPDATE inventory SET stock = stock - $2 WHERE product_id = $1 AND stock >= $2",
+            product_id,
+            quantity
+        );
+        let taken = taken.execute(&mut *transaction).await.map_err(during("taking stock"))?;
+        if taken.rows_affected() == 0 {
+            return Err(refused(&mut transaction, product_id, quantity).await?);
+        }
+    }
+    let order_id = sqlx::query_scalar!(
+        "INSERT INTO orders (user_id, payment_deadline) VALUES ($1, now() + make_interval(secs => $2)) RETURNING order_id",
+        user_id,
+        window.as_secs_f64()
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(during("placing an order"))?;
+    let (products, quantities): (Vec<_>, Vec<_>) = items.iter().map(|item| (item.product_id, item.quantity)).unzip();
+    sqlx::query!(
+        "INSERT INTO order_items (order_id, product_id, quantity) SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])",
+        order_id,
+        &products,
+        &quantities
+    )
+    .execute(&mut *transaction)
+    .await
+    .map_err(during("placing an order"))?;
+    transaction.commit().await.map_err(during("placing an order"))?;
+    Ok(order_id)
+}
+
+async fn refused(connection: &mut PgConnection, product_id: i64, wanted: i64) -> Result<ShopError, ShopError> {
+    let stock = sqlx::query_scalar!("SELECT stock FROM inventory WHERE product_id = $1", product_id);
+    let stock = stock.fetch_optional(connection).await.map_err(during("reading stock"))?;
+    Ok(match stock {
+        Some(stock) => ShopError::OutOfStock { product_id, stock, wanted },
+        None => ShopError::NoSuchProduct(product_id),
+    })
+}
+
+/// Reads an order with its items.
+///
+/// # Errors
+/// When there is no such order.
+pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
+    let order = sqlx::query!(
+        "SELECT user_id, status, created_at, payment_deadline, closed_at FROM orders WHERE order_id = $1",
+        order_id
+    );
+    let order = order.fetch_optional(pool).await.map_err(during("reading an order"))?;
+    let order = order.ok_or(ShopError::NoSuchOrder(order_id))?;
+    let items = sqlx::query_as!(
+        Item,
+        "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id",
+        order_id
+    );
+    let time = |at: OffsetDateTime| DbTime::from(at).to_string();
+    Ok(Order {
+        order_id,
+        user_id: order.user_id,
+        status: order.status,
+        created_at: time(order.created_at),
+        payment_deadline: time(order.payment_deadline),
+        closed_at: order.closed_at.map(time),
+        lateness_ms: order.closed_at.map(|at| (at - order.payment_deadline).as_seconds_f64() * 1e3),
+        items: items.fetch_all(pool).await.map_err(during("reading an order's items"))?,
+    })
+}
+
+/// Marks an order as paid.
+///
+/// # Errors
+/// When there is no such order, or it is not PENDING.
+pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
+    let paid = sqlx::query!(
+        "UPDATE orders SET status = 'PAID', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'",
+        order_id
+    );
+    let paid = paid.execute(pool).await.map_err(during("paying an order"))?;
+    changed(pool, order_id, paid.rows_affected(), "paid").await
+}
+
+/// Cancels an order and gives its stock back, with its event, in one transaction.
+///
+/// # Errors
+/// When there is no such order, or it is not PENDING.
+pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
+    let cancelled = sqlx::query!(
+        r#"WITH cancelled AS (
+               UPDATE orders SET status = 'CANCELLED', updated_at = now()
+               WHERE order_id = $1 AND status = 'PENDING'
+               RETURNING order_id, user_id, payment_deadline
+           ), locked AS MATERIALIZED (
+               SELECT inventory.product_id, order_items.quantity
+               FROM inventory JOIN order_items USING (product_id) JOIN cancelled USING (order_id)
+               ORDER BY inventory.product_id
+               FOR UPDATE OF inventory
+           ), restocked AS (
+               UPDATE inventory SET stock = stock + locked.quantity
+               FROM locked WHERE inventory.product_id = locked.product_id
+           )
+           INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+           SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM cancelled"#,
+        order_id
+    );
+    let cancelled = cancelled.execute(pool).await.map_err(during("cancelling an order"))?;
+    changed(pool, order_id, cancelled.rows_affected(), "cancelled").await
+}
+
+/// Moves an order's deadline by `by`; its wake finds the new one.
+///
+/// # Errors
+/// When there is no such order, or it is not PENDING.
+pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), ShopError> {
+    let extended = sqlx::query!(
+        "UPDATE orders SET payment_deadline = payment_deadline + make_interval(secs => $2), updated_at = now()
+         WHERE order_id = $1 AND status = 'PENDING'",
+        order_id,
+        by.as_secs_f64()
+    );
+    let extended = extended.execute(pool).await.map_err(during("extending an order"))?;
+    changed(pool, order_id, extended.rows_affected(), "extended").await
+}
+
+/// One row changed, or the reason why none was.
+async fn changed(pool: &PgPool, order_id: i64, rows: u64, wanted: &'static str) -> Result<(), ShopError> {
+    if rows == 1 {
+        return Ok(());
+    }
+    let status = sqlx::query_scalar!("SELECT status FROM orders WHERE order_id = $1", order_id);
+    match status.fetch_optional(pool).await.map_err(during("reading an order"))? {
+        Some(status) => Err(ShopError::NotPending { order_id, status, wanted }),
+        None => Err(ShopError::NoSuchOrder(order_id)),
+    }
+}

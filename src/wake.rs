@@ -1,0 +1,36 @@
+//! A wake: "look at this order at this moment". A hint only; the database decides what happens then.
+
+use crate::clock::DbTime;
+
+/// One order to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wake {
+    /// When to look, on the database's clock. First, so that wakes sort by it.
+    pub due: DbTime,
+    /// The order.
+    pub order_id: i64,
+    /// How many times closing this order has failed. Ours, in the body: the broker's counters mean other things in
+    /// other versions.
+    pub attempt: u32,
+}
+
+/// What the messages in lanes and process queue say their `type` is.
+pub const WAKE_TYPE: &str = "overdue.wake";
+
+/// No message may carry more orders than this, so that a forged one cannot make a pod hold without bound.
+pub const MAX_ORDERS_PER_WAKE: usize = 1_000;
+
+/// Writes the body of a message that wakes these orders: `{"wake":[[order_id,due_µs,attempt],…]}`.
+#[must_use]
+pub fn encode(wakes: &[Wake]) -> Vec<u8> {
+    use std::io::Write;
+    let mut body = Vec::with_capacity(10 + wakes.len() * 40);
+    body.extend_from_slice(b"{\"wake\":[");
+    for (n, Wake { due, order_id, attempt }) in wakes.iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        // Writing to a Vec cannot fail.
+        let _ = write!(body, "{comma}[{order_id},{},{attempt}]", due.0);
+    }
+    body.extend_from_slice(b"]}");
+    body
+}
