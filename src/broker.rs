@@ -19,7 +19,9 @@ use crate::topology::{Names, Topology, declare};
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// No node answered.
-    #[error("cannot connect to the broker at {node}: {source}; check amqp_url (AMQP_URL) and that RabbitMQ runs there")]
+    #[error(
+        "cannot connect to the broker at {node}: {source}; check amqp_url (AMQP_URL) and that RabbitMQ runs there"
+    )]
     Connect {
         /// The node, without its password.
         node: String,
@@ -27,7 +29,9 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// User or password.
-    #[error("the broker at {node} refused the login ({source}); check user and password in amqp_url (AMQP_URL)")]
+    #[error(
+        "the broker at {node} refused the login ({source}); check user and password in amqp_url (AMQP_URL)"
+    )]
     LoginRefused {
         /// The node, without its password.
         node: String,
@@ -35,7 +39,9 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// The vhost is not there, or the user may not enter it.
-    #[error("the broker at {node} refused the vhost ({source}); create it, give the user permissions on it, or name another in amqp_url")]
+    #[error(
+        "the broker at {node} refused the vhost ({source}); create it, give the user permissions on it, or name another in amqp_url"
+    )]
     VhostRefused {
         /// The node, without its password.
         node: String,
@@ -43,7 +49,9 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// A missing permission.
-    #[error("{doing}: permission denied ({source}); see rabbitmq/README.md for the permissions each user needs, or set declare_topology to false where somebody else declares")]
+    #[error(
+        "{doing}: permission denied ({source}); see rabbitmq/README.md for the permissions each user needs, or set declare_topology to false where somebody else declares"
+    )]
     Denied {
         /// What was being done.
         doing: String,
@@ -51,7 +59,9 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// It exists with other arguments.
-    #[error("{doing}: it exists with other arguments ({source}); `overdue topology verify` shows every difference and the remedy")]
+    #[error(
+        "{doing}: it exists with other arguments ({source}); `overdue topology verify` shows every difference and the remedy"
+    )]
     Mismatch {
         /// What was being done.
         doing: String,
@@ -121,7 +131,10 @@ impl BrokerError {
     #[must_use]
     pub fn heals(&self) -> bool {
         match self {
-            Self::LoginRefused { .. } | Self::VhostRefused { .. } | Self::Denied { .. } | Self::Mismatch { .. } => false,
+            Self::LoginRefused { .. }
+            | Self::VhostRefused { .. }
+            | Self::Denied { .. }
+            | Self::Mismatch { .. } => false,
             Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Nacked { .. }
@@ -189,7 +202,11 @@ impl Broker {
             }
         }
         // The configuration has at least one node, so the loop has run.
-        Err(last.unwrap_or(BrokerError::Timeout { doing: "connecting".into(), after: self.timeout, blocked: false }))
+        Err(last.unwrap_or(BrokerError::Timeout {
+            doing: "connecting".into(),
+            after: self.timeout,
+            blocked: false,
+        }))
     }
 
     async fn connect_to(&self, node: &SecretUrl, purpose: &str) -> Result<Connection, BrokerError> {
@@ -246,7 +263,9 @@ impl Broker {
     ) -> Result<T, BrokerError> {
         match timeout(self.timeout, call).await {
             Ok(answer) => answer.map_err(|source| BrokerError::during(doing, source)),
-            Err(_) => Err(BrokerError::Timeout { doing: doing.to_owned(), after: self.timeout, blocked: false }),
+            Err(_) => {
+                Err(BrokerError::Timeout { doing: doing.to_owned(), after: self.timeout, blocked: false })
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line: parses it, reads the settings, runs one command, and turns its outcome into an exit code.
 
+mod bench;
 mod order;
 mod output;
 mod parked;
@@ -60,6 +61,9 @@ enum Command {
     /// List, show, retry or discard parked messages
     #[command(subcommand)]
     Parked(parked::Command),
+    /// Measure speed and punctuality on the configured broker and database, in a schema and prefix of its own
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Why a command failed.
@@ -79,6 +83,8 @@ enum CliError {
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
     Management(#[from] ManagementError),
+    #[error(transparent)]
+    Bench(#[from] crate::bench::BenchError),
     #[error("{0}")]
     NothingMeant(String),
     #[error("the topology differs in {0} places")]
@@ -100,6 +106,7 @@ impl CliError {
             | Self::Database(_)
             | Self::Migrate(_)
             | Self::Management(_)
+            | Self::Bench(_)
             | Self::Cut
             | Self::Role(..)
             | Self::System(_) => 1,
@@ -119,7 +126,8 @@ struct Context {
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = command().get_matches();
-    let outcome = Cli::from_arg_matches(&matches).map_err(|error| error.exit()).and_then(|cli| run(cli, &matches));
+    let outcome =
+        Cli::from_arg_matches(&matches).map_err(|error| error.exit()).and_then(|cli| run(cli, &matches));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -160,6 +168,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
             Command::Publish(args) => publish::run(&context, args).await,
             Command::Sweep(args) => sweep::run(&context, &args).await,
             Command::Parked(command) => parked::run(&context, command).await,
+            Command::Bench(command) => bench::run(&context, command).await,
         }
     })
 }
@@ -190,6 +199,9 @@ impl Context {
 async fn migrate(context: &Context) -> Result<(), CliError> {
     let (config, pool) = context.database()?;
     database::migrate(&pool).await?;
-    context.out.done(&format!("the schema in {} is up to date", config.database_url), serde_json::json!({"migrated": true}));
+    context.out.done(
+        &format!("the schema in {} is up to date", config.database_url),
+        serde_json::json!({"migrated": true}),
+    );
     Ok(())
 }

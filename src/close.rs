@@ -71,7 +71,9 @@ impl Closer {
                     (conflicts, away_since) = (0, None);
                 }
                 Err(error) => match trouble(&error.source) {
-                    Trouble::Away if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience => {
+                    Trouble::Away
+                        if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience =>
+                    {
                         sleep(Duration::from_millis(100)).await;
                         parts.push(part);
                     }

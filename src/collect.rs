@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use tokio::task::JoinSet;
@@ -43,7 +45,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     database::probe(&pod.closer.pool, &pod.clock).await?;
     let publisher = Arc::new(Publisher::connect(&pod.broker, "close").await?);
     let connection = pod.broker.connect("close").await?;
-    let (channel, consumer) = subscribe(pod, &connection, &pod.broker.names.process(), pod.config.prefetch).await?;
+    let (channel, consumer) =
+        subscribe(pod, &connection, &pod.broker.names.process(), pod.config.prefetch).await?;
     let mut collector = Collector {
         pod: Arc::clone(pod),
         publisher,
@@ -141,7 +144,11 @@ impl Collector {
     }
 
     /// Takes this delivery and all that have arrived with it.
-    fn gulp(&mut self, first: lapin::Result<Delivery>, consumer: &mut Option<Consumer>) -> Result<(), RoleError> {
+    fn gulp(
+        &mut self,
+        first: lapin::Result<Delivery>,
+        consumer: &mut Option<Consumer>,
+    ) -> Result<(), RoleError> {
         let mut next = Some(first);
         for n in 1.. {
             let Some(delivery) = next else { break };
@@ -191,7 +198,8 @@ impl Collector {
             let closer = self.pod.closer.clone();
             self.closing.spawn(async move {
                 let verdicts = closer.close(batch.iter().map(|held| held.wake.order_id).collect()).await?;
-                let verdict = |held: &Held| verdicts.get(&held.wake.order_id).cloned().unwrap_or(Verdict::Locked);
+                let verdict =
+                    |held: &Held| verdicts.get(&held.wake.order_id).cloned().unwrap_or(Verdict::Locked);
                 Ok(batch.iter().map(|held| (*held, verdict(held))).collect())
             });
         }
@@ -236,7 +244,11 @@ impl Collector {
                     self.outbound.push((Wake { due, ..held.wake }, held.tag));
                 }
                 Next::Park { wake, reason } => {
-                    tracing::error!(order_id = wake.order_id, reason, "parked an order that cannot be closed");
+                    tracing::error!(
+                        order_id = wake.order_id,
+                        reason,
+                        "parked an order that cannot be closed"
+                    );
                     let properties = lapin::BasicProperties::default()
                         .with_content_type("application/json".into())
                         .with_type(wake::WAKE_TYPE.into());

@@ -155,7 +155,9 @@ fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
 }
 
 fn management(value: &str, broker: Option<&SecretUrl>) -> Result<SecretUrl, String> {
-    let Some(SecretUrl(broker)) = broker else { return url(value, &["http", "https"]) };
+    let Some(SecretUrl(broker)) = broker else {
+        return url(value, &["http", "https"]);
+    };
     let SecretUrl(mut management) = if value.is_empty() {
         let (scheme, port) = if broker.scheme() == "amqps" { ("https", 15671) } else { ("http", 15672) };
         url(&format!("{scheme}://{}:{port}/", broker.host_str().unwrap_or("localhost")), &["http", "https"])?
@@ -219,7 +221,8 @@ mod tests {
     use super::*;
 
     fn config(said: &[(&'static str, &str)]) -> Result<Config, String> {
-        let mut all = vec![("database_url", "postgres://u:secret@db/shop"), ("amqp_url", "amqp://u:secret@mq/%2f")];
+        let mut all =
+            vec![("database_url", "postgres://u:secret@db/shop"), ("amqp_url", "amqp://u:secret@mq/%2f")];
         all.extend_from_slice(said);
         let raw = Raw::with(&all).map_err(|error| error.to_string())?;
         Config::from_raw(&raw).map_err(|error| error.to_string())
@@ -244,7 +247,10 @@ mod tests {
             ("declare_topology", "yes", "neither `true` nor `false`"),
         ] {
             let error = config(&[(name, value)]).expect_err(name);
-            assert!(error.contains(&format!("`{name}`")) && error.contains(expected), "{name}={value}: {error}");
+            assert!(
+                error.contains(&format!("`{name}`")) && error.contains(expected),
+                "{name}={value}: {error}"
+            );
             assert!(!error.contains("secret"), "{error}");
         }
     }

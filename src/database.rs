@@ -84,7 +84,9 @@ fn hint(error: &sqlx::Error) -> &'static str {
         Some("42501") => "; grant the user SELECT, INSERT, UPDATE and DELETE on Overdue's tables",
         Some("3D000") => "; create the database, or name another in database_url (DATABASE_URL)",
         Some(code) if code.starts_with("28") => "; check user and password in database_url (DATABASE_URL)",
-        _ if trouble(error) == Trouble::Away => "; check database_url (DATABASE_URL) and that PostgreSQL runs there",
+        _ if trouble(error) == Trouble::Away => {
+            "; check database_url (DATABASE_URL) and that PostgreSQL runs there"
+        }
         _ => "",
     }
 }
@@ -112,10 +114,7 @@ pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
         doing: "reading database_url",
         source: sqlx::Error::Configuration(problem.into()),
     })?;
-    Ok(options
-        .application_name("overdue")
-        .options(SESSION)
-        .disable_statement_logging())
+    Ok(options.application_name("overdue").options(SESSION).disable_statement_logging())
 }
 
 /// A pool of connections; none is opened yet.

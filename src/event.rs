@@ -91,13 +91,16 @@ mod tests {
         let event = Event { kind: "order.closed", at, order_id: 7, user_id: 3, payment_deadline };
         let message = event.message();
         let body: serde_json::Value = serde_json::from_slice(&message.body).expect("JSON");
-        assert_eq!(body, serde_json::json!({
-            "specversion": "1.0", "id": "order.closed:7:1767225600250000", "source": "/overdue",
-            "type": "order.closed", "subject": "7", "time": "2026-01-01T00:00:00.25Z",
-            "datacontenttype": "application/json",
-            "data": {"order_id": 7, "user_id": 3, "payment_deadline": "2026-01-01T00:00:00Z",
-                     "closed_at": "2026-01-01T00:00:00.25Z"},
-        }));
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "specversion": "1.0", "id": "order.closed:7:1767225600250000", "source": "/overdue",
+                "type": "order.closed", "subject": "7", "time": "2026-01-01T00:00:00.25Z",
+                "datacontenttype": "application/json",
+                "data": {"order_id": 7, "user_id": 3, "payment_deadline": "2026-01-01T00:00:00Z",
+                         "closed_at": "2026-01-01T00:00:00.25Z"},
+            })
+        );
         let message_id = message.properties.message_id().as_ref().map(|id| id.to_string());
         assert_eq!(message_id.as_deref(), body["id"].as_str());
     }

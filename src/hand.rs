@@ -60,7 +60,9 @@ impl Hand {
     /// Notes that one order of a message is done; true when it was the last, so that the message is to be acknowledged.
     #[must_use]
     pub fn done(&mut self, tag: Tag) -> bool {
-        let Some(open) = self.open.get_mut(&tag) else { return false };
+        let Some(open) = self.open.get_mut(&tag) else {
+            return false;
+        };
         *open -= 1;
         self.orders -= 1;
         let last = *open == 0;

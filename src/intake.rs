@@ -38,7 +38,9 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
             delivery = consumer.next() => delivery.ok_or_else(ended)?,
         };
         let batch = gather(first, &mut consumer)?;
-        let Some(last) = batch.last().map(|delivery| delivery.delivery_tag) else { continue };
+        let Some(last) = batch.last().map(|delivery| delivery.delivery_tag) else {
+            continue;
+        };
         publisher.publish(&forward(pod, batch)).await?;
         // Every delivery of this channel up to `last` was in this batch or an earlier one.
         let ack = channel.basic_ack(last, BasicAckOptions { multiple: true });

@@ -66,7 +66,9 @@ pub enum LaneError {
     #[error("`{0}` and `{1}` are the same length: keep one")]
     Twice(String, String),
     /// Beyond the broker's range.
-    #[error("`{0}` is longer than the broker can count (49 days): longer windows take several hops by themselves")]
+    #[error(
+        "`{0}` is longer than the broker can count (49 days): longer windows take several hops by themselves"
+    )]
     TooLong(String),
     /// Lead and shortest lane do not fit.
     #[error("the shortest lane, `{0}`, must be longer than lead and lane_tolerance together ({1:?})")]
@@ -112,14 +114,15 @@ impl Lanes {
     #[must_use]
     pub fn hop(&self, due: DbTime, now: DbTime) -> Hop {
         let remaining = due.since(now);
-        let fitting = self.lanes.iter().position(|lane| {
-            remaining <= lane.length && remaining + self.tolerance >= lane.length
-        });
+        let fitting = self
+            .lanes
+            .iter()
+            .position(|lane| remaining <= lane.length && remaining + self.tolerance >= lane.length);
         if let Some(lane) = fitting {
             return Hop::Last { lane, wait: remaining.saturating_sub(self.lead) };
         }
         match self.lanes.iter().rposition(|lane| lane.length < remaining) {
-            Some(lane) => Hop::Stage { lane, wait: self.lanes[lane].length - self.lead },
+            Some(lane) => Hop::Stage { lane, wait: self.lanes[lane].length.saturating_sub(self.lead) },
             None => Hop::Hold,
         }
     }

@@ -43,7 +43,11 @@ impl Leadership {
     ///
     /// # Errors
     /// As the database's.
-    pub async fn win(pod: &Pod, office: Office, stop: &CancellationToken) -> Result<Option<Self>, DatabaseError> {
+    pub async fn win(
+        pod: &Pod,
+        office: Office,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, DatabaseError> {
         let silence = format!("{}ms", SILENCE.as_millis());
         let options = database::options(&pod.config)?.options([("idle_session_timeout", silence.as_str())]);
         let connecting = timeout(SILENCE, PgConnection::connect_with(&options));
@@ -52,10 +56,14 @@ impl Leadership {
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
             .map_err(DatabaseError::during("connecting to become leader"))?;
         while !stop.is_cancelled() {
-            let won = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "won!""#, LOCK_CLASS, office as i32)
-                .fetch_one(&mut session)
-                .await
-                .map_err(DatabaseError::during("trying to become leader"))?;
+            let won = sqlx::query_scalar!(
+                r#"SELECT pg_try_advisory_lock($1, $2) AS "won!""#,
+                LOCK_CLASS,
+                office as i32
+            )
+            .fetch_one(&mut session)
+            .await
+            .map_err(DatabaseError::during("trying to become leader"))?;
             if won {
                 tracing::info!(?office, "leading");
                 return Ok(Some(Self { session }));

@@ -34,4 +34,5 @@ pub mod shop;
 pub mod stats;
 pub mod topology;
 
+pub mod bench;
 pub mod cli;

@@ -86,7 +86,9 @@ pub enum Malformed {
         got: String,
     },
     /// Neither a deadline nor a delay.
-    #[error("there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?")]
+    #[error(
+        "there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?"
+    )]
     NoDeadline,
     /// A deadline that no shop means.
     #[error("`{field}` lies {days} days ahead; at most {max} days are allowed (setting max_window)")]
@@ -117,7 +119,9 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
     }
     match serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))? {
         Value::Object(object) if object.contains_key("wake") => read_wake(body),
-        Value::Object(object) if object.contains_key("specversion") => read_cloud_event(&object, envelope, reading),
+        Value::Object(object) if object.contains_key("specversion") => {
+            read_cloud_event(&object, envelope, reading)
+        }
         Value::Object(object) => read_order(&object, envelope, reading),
         number @ Value::Number(_) => {
             let order_id = order_id(&number)?;
@@ -133,7 +137,9 @@ fn check_content(envelope: Envelope<'_>) -> Result<(), Malformed> {
     {
         return Err(Malformed::ContentEncoding(shorten(encoding)));
     }
-    let Some(content_type) = envelope.content_type else { return Ok(()) };
+    let Some(content_type) = envelope.content_type else {
+        return Ok(());
+    };
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let known = essence.is_empty()
         || essence.ends_with("/json")
@@ -149,7 +155,8 @@ struct WakeBody {
 }
 
 fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
-    let WakeBody { wake } = serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
+    let WakeBody { wake } =
+        serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
     if wake.is_empty() || wake.len() > MAX_ORDERS_PER_WAKE {
         return Err(Malformed::WakeSize(wake.len()));
     }
@@ -181,7 +188,11 @@ fn read_cloud_event(
     }
 }
 
-fn read_order(order: &Map<String, Value>, envelope: Envelope<'_>, reading: Reading) -> Result<Vec<Wake>, Malformed> {
+fn read_order(
+    order: &Map<String, Value>,
+    envelope: Envelope<'_>,
+    reading: Reading,
+) -> Result<Vec<Wake>, Malformed> {
     let order_id = order_id(order.get("order_id").ok_or(Malformed::Missing("order_id"))?)?;
     let due = match order.get("payment_deadline") {
         Some(deadline) => self::deadline(deadline, reading)?,
@@ -310,7 +321,11 @@ mod tests {
             ("7", Some("-1"), "`expiration` is `-1`"),
             ("7", Some("99999999999999"), "`expiration` lies 1157407 days ahead; at most 366"),
             (r#"{"order_id":7,"payment_deadline":1767225600}"#, None, "`payment_deadline` is 1767225600"),
-            (r#"{"order_id":7,"payment_deadline":"2026-01-01"}"#, None, "`payment_deadline` is \"2026-01-01\""),
+            (
+                r#"{"order_id":7,"payment_deadline":"2026-01-01"}"#,
+                None,
+                "`payment_deadline` is \"2026-01-01\"",
+            ),
             (r#"{"order_id":7,"payment_deadline":"9999-01-01T00:00:00Z"}"#, None, "days ahead"),
             (r#"{"order_id":7,"payment_deadline":"1970-01-01T00:00:00Z"}"#, None, "2000 or later"),
             (r#"{"order_id":7,"payment_deadline":null}"#, None, "`payment_deadline` is null"),
@@ -328,10 +343,15 @@ mod tests {
 
     #[test]
     fn content_types_and_sizes_are_checked_before_the_body() {
-        let with = |envelope: Envelope<'_>, body: &[u8]| read(body, envelope, READING).map_err(|e| e.to_string());
+        let with =
+            |envelope: Envelope<'_>, body: &[u8]| read(body, envelope, READING).map_err(|e| e.to_string());
         let envelope = Envelope { expiration: Some("5000"), ..Envelope::default() };
-        for content_type in ["application/json; charset=utf-8", "text/plain", "application/cloudevents+json"] {
-            assert!(with(Envelope { content_type: Some(content_type), ..envelope }, b"7").is_ok(), "{content_type}");
+        for content_type in ["application/json; charset=utf-8", "text/plain", "application/cloudevents+json"]
+        {
+            assert!(
+                with(Envelope { content_type: Some(content_type), ..envelope }, b"7").is_ok(),
+                "{content_type}"
+            );
         }
         let java = Envelope { content_type: Some("application/x-java-serialized-object"), ..envelope };
         assert!(with(java, b"7").expect_err("refused").contains("application/x-java-serialized-object"));

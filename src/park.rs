@@ -23,7 +23,13 @@ const MOST_HEADER_BYTES: usize = 64 * 1024;
 
 /// The message that goes to the parked queue.
 #[must_use]
-pub fn parked(body: Vec<u8>, original: &BasicProperties, reason: &str, retry_key: &str, now: DbTime) -> Outgoing {
+pub fn parked(
+    body: Vec<u8>,
+    original: &BasicProperties,
+    reason: &str,
+    retry_key: &str,
+    now: DbTime,
+) -> Outgoing {
     let mut headers = foreign_headers(original);
     let mut header = |name: &str, value: &str| {
         headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
@@ -49,13 +55,17 @@ fn foreign_headers(original: &BasicProperties) -> FieldTable {
         let known = ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"];
         known.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
     };
-    let Some(headers) = original.headers() else { return FieldTable::default() };
+    let Some(headers) = original.headers() else {
+        return FieldTable::default();
+    };
     // Their debug form is longer than their wire form, which is what counts.
     if format!("{headers:?}").len() > MOST_HEADER_BYTES {
         return FieldTable::default();
     }
     let kept = headers.inner().iter().filter(|(name, _)| !brokers(name.as_str()));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect::<std::collections::BTreeMap<_, _>>().into()
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into()
 }
 
 /// The original's properties except headers, expiration, user id and delivery mode.
@@ -108,14 +118,25 @@ mod tests {
         assert_eq!(parked.properties.message_id().as_ref().map(ShortString::as_str), Some("m1"));
         let headers = parked.properties.headers().clone().unwrap_or_default();
         let names: Vec<_> = headers.inner().keys().map(ShortString::as_str).collect();
-        assert_eq!(names, ["overdue-expiration", "overdue-parked-at", "overdue-reason", "overdue-retry-key", "overdue-user-id", "tenant"]);
+        assert_eq!(
+            names,
+            [
+                "overdue-expiration",
+                "overdue-parked-at",
+                "overdue-reason",
+                "overdue-retry-key",
+                "overdue-user-id",
+                "tenant"
+            ]
+        );
     }
 
     #[test]
     fn headers_too_large_for_a_frame_do_not_keep_a_message_from_being_parked() {
         let mut headers = FieldTable::default();
         headers.insert("huge".into(), AMQPValue::LongString("x".repeat(MOST_HEADER_BYTES).into()));
-        let parked = parked(Vec::new(), &BasicProperties::default().with_headers(headers), "r", "k", DbTime(0));
+        let parked =
+            parked(Vec::new(), &BasicProperties::default().with_headers(headers), "r", "k", DbTime(0));
         assert!(!parked.properties.headers().clone().unwrap_or_default().contains_key("huge"));
     }
 }

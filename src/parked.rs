@@ -100,7 +100,9 @@ pub async fn go_through(
     let mut last = 0;
     for n in 0..there {
         let get = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let Some(message) = broker.bounded("reading a parked message", get).await? else { break };
+        let Some(message) = broker.bounded("reading a parked message", get).await? else {
+            break;
+        };
         last = message.delivery.delivery_tag;
         let parked = describe(&message);
         if selection.includes(&parked) {
@@ -138,7 +140,9 @@ async fn retry(
     channel: &Channel,
     again: &mut Vec<(Outgoing, u64)>,
 ) -> Result<(), BrokerError> {
-    let Some(publisher) = publisher else { return Ok(()) };
+    let Some(publisher) = publisher else {
+        return Ok(());
+    };
     let (messages, tags): (Vec<_>, Vec<_>) = std::mem::take(again).into_iter().unzip();
     publisher.publish(&messages).await?;
     for tag in tags {
@@ -186,7 +190,8 @@ fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
         ("reply_to", properties.reply_to()),
         ("app_id", properties.app_id()),
     ];
-    let set = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.to_string())));
+    let set =
+        texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.to_string())));
     let headers = properties.headers().iter().flat_map(|table| table.inner());
     set.chain(headers.map(|(name, value)| (format!("header {name}"), header_text(value)))).collect()
 }
@@ -210,7 +215,8 @@ fn outgoing(message: BasicGetMessage, parked: &Parked) -> Outgoing {
     let brokers = |name: &str| name.starts_with("x-");
     let headers = original.headers().iter().flat_map(|table| table.inner());
     let theirs = headers.filter(|(name, _)| !ours.contains(&name.as_str()) && !brokers(name.as_str()));
-    let headers: std::collections::BTreeMap<_, _> = theirs.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let headers: std::collections::BTreeMap<_, _> =
+        theirs.map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut properties = keepable(original).with_headers(headers.into());
     if let Some(expiration) = text_header(original, EXPIRATION)
         // Only a number may go back: the broker closes the channel over anything else.
@@ -219,5 +225,10 @@ fn outgoing(message: BasicGetMessage, parked: &Parked) -> Outgoing {
     {
         properties = properties.with_expiration(expiration.into());
     }
-    Outgoing { key: parked.retry_key.clone(), body: message.delivery.data.clone(), properties, mandatory: true }
+    Outgoing {
+        key: parked.retry_key.clone(),
+        body: message.delivery.data.clone(),
+        properties,
+        mandatory: true,
+    }
 }

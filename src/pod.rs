@@ -139,7 +139,12 @@ impl Pod {
     }
 
     /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
-    pub async fn run(self: &Arc<Self>, roles: &[Role], soft: &CancellationToken, hard: &CancellationToken) -> Ended {
+    pub async fn run(
+        self: &Arc<Self>,
+        roles: &[Role],
+        soft: &CancellationToken,
+        hard: &CancellationToken,
+    ) -> Ended {
         let mut playing = JoinSet::new();
         for role in roles.iter().copied() {
             let (pod, soft) = (Arc::clone(self), soft.child_token());
@@ -180,7 +185,9 @@ impl Pod {
         let mut worked = false;
         while !soft.is_cancelled() {
             let started = Instant::now();
-            let Err(error) = self.session(role, soft).await else { return Ok(()) };
+            let Err(error) = self.session(role, soft).await else {
+                return Ok(());
+            };
             if matches!(error, RoleError::Unfinished { .. }) {
                 return Err(error);
             }
@@ -190,7 +197,7 @@ impl Pod {
                 return Err(error);
             }
             let wait = backoff.next(lasted);
-            tracing::warn!(%role, %error, retry_in_ms = wait.as_millis() as u64, "session broke; building a new one");
+            tracing::warn!(%role, %error, retry_in = ?wait, "session broke; building a new one");
             self.stats.add(Count::Rebuilt, 1);
             tokio::select! {
                 () = sleep(wait) => {}
@@ -216,7 +223,9 @@ impl Pod {
         work: impl Future<Output = Result<(), RoleError>>,
     ) -> Result<(), RoleError> {
         database::probe(&self.closer.pool, &self.clock).await?;
-        let Some(mut leadership) = Leadership::win(self, office, soft).await? else { return Ok(()) };
+        let Some(mut leadership) = Leadership::win(self, office, soft).await? else {
+            return Ok(());
+        };
         let outcome = tokio::select! {
             outcome = work => outcome,
             lost = leadership.hold() => return Err(lost.into()),

@@ -53,9 +53,11 @@ fn messages(pod: &Pod, rows: &[Row]) -> Vec<Outgoing> {
     for row in rows {
         match &row.kind {
             Kind::Wake => wakes.extend(row.orders.iter().map(|(order_id, due, _)| wake(*order_id, *due))),
-            Kind::Event(kind) => events.extend(row.orders.iter().map(|&(order_id, payment_deadline, user_id)| {
-                Event { kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
-            })),
+            Kind::Event(kind) => {
+                events.extend(row.orders.iter().map(|&(order_id, payment_deadline, user_id)| {
+                    Event { kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
+                }));
+            }
         }
     }
     let mut messages = pod.scheduler.messages(wakes, pod.clock.now());

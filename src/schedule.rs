@@ -107,7 +107,8 @@ mod tests {
     const NOW: DbTime = DbTime(1_767_225_600_000_000);
 
     fn scheduler(most: usize) -> Scheduler {
-        let lanes = Lanes::new("1s,5s,10s", Duration::from_millis(250), Duration::from_millis(200)).expect("lanes");
+        let lanes =
+            Lanes::new("1s,5s,10s", Duration::from_millis(250), Duration::from_millis(200)).expect("lanes");
         Scheduler::new(lanes, Duration::from_millis(100), most)
     }
 

@@ -191,6 +191,13 @@ impl Raw {
         self
     }
 
+    /// The same, with another value for a setting, whatever was said.
+    #[must_use]
+    pub fn replace(mut self, name: &'static str, value: &str) -> Self {
+        self.0.insert(name, (value.to_owned(), Origin::Default));
+        self
+    }
+
     /// The text of a setting.
     ///
     /// # Errors
@@ -232,7 +239,9 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, (String, Origin)>, SettingE
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Boolean(truth) => truth.to_string(),
-                _ => return Err(error(format!("`{key}` must be a string, a whole number, true or false"))),
+                _ => {
+                    return Err(error(format!("`{key}` must be a string, a whole number, true or false")));
+                }
             };
             Ok((key, (value, Origin::File(shown.clone()))))
         })

@@ -85,7 +85,9 @@ mod tests {
         assert_eq!(after(Verdict::Locked, 0), Next::Soon);
         let deadline = NOW.plus(Duration::from_secs(60));
         assert_eq!(after(Verdict::NotDue { deadline }, 2), Next::Again(Wake { due: deadline, ..wake(0) }));
-        let again = |seconds, attempt| Next::Again(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) });
+        let again = |seconds, attempt| {
+            Next::Again(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) })
+        };
         assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
         let parked = Next::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };

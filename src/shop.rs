@@ -83,7 +83,12 @@ fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> ShopError {
 ///
 /// # Errors
 /// When a product does not exist or has too little stock; nothing is changed then.
-pub async fn place(pool: &PgPool, user_id: i64, window: Duration, mut items: Vec<Item>) -> Result<i64, ShopError> {
+pub async fn place(
+    pool: &PgPool,
+    user_id: i64,
+    window: Duration,
+    mut items: Vec<Item>,
+) -> Result<i64, ShopError> {
     // In product order, as everybody who locks several products should.
     items.sort_unstable_by_key(|item| item.product_id);
     let mut transaction = pool.begin().await.map_err(during("placing an order"))?;
@@ -106,7 +111,8 @@ pub async fn place(pool: &PgPool, user_id: i64, window: Duration, mut items: Vec
     .fetch_one(&mut *transaction)
     .await
     .map_err(during("placing an order"))?;
-    let (products, quantities): (Vec<_>, Vec<_>) = items.iter().map(|item| (item.product_id, item.quantity)).unzip();
+    let (products, quantities): (Vec<_>, Vec<_>) =
+        items.iter().map(|item| (item.product_id, item.quantity)).unzip();
     sqlx::query!(
         "INSERT INTO order_items (order_id, product_id, quantity) SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])",
         order_id,
@@ -120,7 +126,11 @@ pub async fn place(pool: &PgPool, user_id: i64, window: Duration, mut items: Vec
     Ok(order_id)
 }
 
-async fn refused(connection: &mut PgConnection, product_id: i64, wanted: i64) -> Result<ShopError, ShopError> {
+async fn refused(
+    connection: &mut PgConnection,
+    product_id: i64,
+    wanted: i64,
+) -> Result<ShopError, ShopError> {
     let stock = sqlx::query_scalar!("SELECT stock FROM inventory WHERE product_id = $1", product_id);
     let stock = stock.fetch_optional(connection).await.map_err(during("reading stock"))?;
     Ok(match stock {

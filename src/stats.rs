@@ -84,7 +84,13 @@ impl Stats {
             counts.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name}={count}")).collect();
         let histogram = self.lateness.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !histogram.is_empty() {
-            let ms = |quantile| format!("{:.1}", std::time::Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64() * 1e3);
+            let ms = |quantile| {
+                format!(
+                    "{:.1}",
+                    std::time::Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64()
+                        * 1e3
+                )
+            };
             parts.push(format!("lateness_ms p50={} p99={} max={}", ms(0.5), ms(0.99), ms(1.0)));
         }
         if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(" ") }

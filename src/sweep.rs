@@ -43,7 +43,11 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     while !stop.is_cancelled() {
         let swept = sweep(&pod.closer, pod.config.sweep_grace, pod.config.close_batch, |_| {}).await?;
         if swept != Swept::default() {
-            tracing::warn!(closed = swept.closed, left = swept.left, "overdue orders that no wake had closed");
+            tracing::warn!(
+                closed = swept.closed,
+                left = swept.left,
+                "overdue orders that no wake had closed"
+            );
         }
         tokio::select! {
             () = sleep(pod.config.sweep_every) => {}
@@ -67,7 +71,9 @@ pub async fn sweep(
     let mut after = None;
     loop {
         let page = overdue(closer, grace, after, batch).await?;
-        let Some(last) = page.last() else { return Ok(swept) };
+        let Some(last) = page.last() else {
+            return Ok(swept);
+        };
         // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
         after = Some((last.payment_deadline, last.order_id));
         let verdicts = closer.close(page.iter().map(|order| order.order_id).collect()).await?;

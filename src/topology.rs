@@ -153,7 +153,9 @@ mod tests {
         let topology = Topology::new(&Names::new("berlin."), &lanes);
         for (at, queue) in topology.queues.iter().enumerate() {
             let target = queue.arguments.iter().find(|(name, _)| *name == "x-dead-letter-routing-key");
-            let Some((_, Argument::Text(key))) = target else { continue };
+            let Some((_, Argument::Text(key))) = target else {
+                continue;
+            };
             let declared = topology.queues[..at].iter().any(|earlier| earlier.key == *key);
             assert!(declared, "{} dead-letters to {key}, which is not declared before it", queue.name);
         }

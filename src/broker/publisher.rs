@@ -86,12 +86,17 @@ impl Publisher {
         }
         for (confirm, message) in confirms.into_iter().zip(messages) {
             let key = || message.key.clone();
-            match confirm.await.map_err(|source| BrokerError::during("waiting for a publisher confirm", source))? {
+            match confirm
+                .await
+                .map_err(|source| BrokerError::during("waiting for a publisher confirm", source))?
+            {
                 Confirmation::Ack(None) => {}
                 Confirmation::Ack(Some(returned)) => {
                     return Err(BrokerError::Unroutable { key: returned.routing_key.to_string() });
                 }
-                Confirmation::Nack(_) | Confirmation::NotRequested => return Err(BrokerError::Nacked { key: key() }),
+                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                    return Err(BrokerError::Nacked { key: key() });
+                }
             }
         }
         Ok(())

@@ -67,7 +67,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Place { user, window, mut items } => {
             items.sort_unstable_by_key(|item| item.product_id);
             if let Some([item, _]) = items.array_windows().find(|[a, b]| a.product_id == b.product_id) {
-                return Err(CliError::Usage(format!("--item names product {} twice: add the quantities", item.product_id)));
+                return Err(CliError::Usage(format!(
+                    "--item names product {} twice: add the quantities",
+                    item.product_id
+                )));
             }
             shop::place(&pool, user, window, items).await?
         }
@@ -92,7 +95,9 @@ fn text(order: &Order) -> String {
     if let (Some(at), Some(late)) = (&order.closed_at, order.lateness_ms) {
         rows.push(("closed", format!("{at}, {late:.1} ms after the deadline")));
     }
-    rows.extend(order.items.iter().map(|item| ("item", format!("{} of product {}", item.quantity, item.product_id))));
+    rows.extend(
+        order.items.iter().map(|item| ("item", format!("{} of product {}", item.quantity, item.product_id))),
+    );
     let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     table(&["", ""], &rows).trim_start().to_owned()
 }

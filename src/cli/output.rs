@@ -34,7 +34,8 @@ impl Output {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {elapsed}")
+        {
             bar.set_style(style);
         }
         bar.with_message(what)
@@ -44,7 +45,11 @@ impl Output {
 /// Columns for people, widths fitted to the content.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |n: usize| {
-        rows.iter().map(|row| row[n].chars().count()).chain([head[n].chars().count()]).max().unwrap_or_default()
+        rows.iter()
+            .map(|row| row[n].chars().count())
+            .chain([head[n].chars().count()])
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {

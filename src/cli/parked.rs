@@ -68,7 +68,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let selection = Selection { ids: vec![id.clone()], ..Selection::default() };
             let found = act(context, &broker, &selection, Action::Look, 1).await?;
             let Some(parked) = found.first() else {
-                return Err(CliError::NothingMeant(format!("no parked message has the id {id}; `overdue parked list` shows them")));
+                return Err(CliError::NothingMeant(format!(
+                    "no parked message has the id {id}; `overdue parked list` shows them"
+                )));
             };
             context.out.show(|| detail(parked), parked);
         }
@@ -89,10 +91,14 @@ async fn change(
     let asked = !which.all;
     let found = act(context, broker, &which.filter.selection(which.ids), action, usize::MAX).await?;
     if asked && found.is_empty() {
-        return Err(CliError::NothingMeant("no parked message matches; `overdue parked list` shows them".into()));
+        return Err(CliError::NothingMeant(
+            "no parked message matches; `overdue parked list` shows them".into(),
+        ));
     }
     let ids: Vec<_> = found.iter().map(|parked| &parked.id).collect();
-    context.out.done(&format!("{} messages {done}", found.len()), json!({"messages": found.len(), "ids": ids}));
+    context
+        .out
+        .done(&format!("{} messages {done}", found.len()), json!({"messages": found.len(), "ids": ids}));
     Ok(())
 }
 
@@ -123,7 +129,8 @@ fn list(found: &[Parked], limit: usize) -> String {
         vec![parked.id.clone(), parked.parked_at.clone(), orders, parked.reason.clone()]
     };
     let rows: Vec<_> = found.iter().map(row).collect();
-    let more = if found.len() == limit { format!("\n(at most {limit} are shown: --limit)") } else { String::new() };
+    let more =
+        if found.len() == limit { format!("\n(at most {limit} are shown: --limit)") } else { String::new() };
     table(&["id", "parked at", "orders", "reason"], &rows) + &more
 }
 

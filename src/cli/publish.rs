@@ -42,7 +42,8 @@ enum Form {
 }
 
 fn deadline(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not a time with its offset, such as 2026-01-01T12:00:00Z".to_owned())
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "not a time with its offset, such as 2026-01-01T12:00:00Z".to_owned())
 }
 
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
@@ -55,15 +56,19 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     publisher.publish(std::slice::from_ref(&message)).await?;
     publisher.close().await;
     let text = format!("published to {} with key {KEY_DELAY}, confirmed: {body}", broker.topology.exchange);
-    context.out.done(&text, json!({"exchange": broker.topology.exchange, "key": KEY_DELAY, "body": body, "confirmed": true}));
+    context.out.done(
+        &text,
+        json!({"exchange": broker.topology.exchange, "key": KEY_DELAY, "body": body, "confirmed": true}),
+    );
     Ok(())
 }
 
 fn message(args: &Args) -> Result<Outgoing, CliError> {
     let now = OffsetDateTime::now_utc();
     let at = args.deadline.unwrap_or(now + args.delay.unwrap_or_default());
-    let delay = u32::try_from((at - now).whole_milliseconds().max(0))
-        .map_err(|_| CliError::Usage("--in or --deadline: further than the 49 days that an expiration can say".into()));
+    let delay = u32::try_from((at - now).whole_milliseconds().max(0)).map_err(|_| {
+        CliError::Usage("--in or --deadline: further than the 49 days that an expiration can say".into())
+    });
     let at = at.format(&Rfc3339).map_err(|error| CliError::Usage(format!("--deadline: {error}")))?;
     let order = json!({"order_id": args.order_id, "payment_deadline": at});
     let json = BasicProperties::default().with_content_type("application/json".into());
@@ -79,5 +84,10 @@ fn message(args: &Args) -> Result<Outgoing, CliError> {
             (event, BasicProperties::default().with_content_type("application/cloudevents+json".into()))
         }
     };
-    Ok(Outgoing { key: KEY_DELAY.to_owned(), body: body.to_string().into_bytes(), properties, mandatory: true })
+    Ok(Outgoing {
+        key: KEY_DELAY.to_owned(),
+        body: body.to_string().into_bytes(),
+        properties,
+        mandatory: true,
+    })
 }

@@ -37,14 +37,20 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 fn start_log(context: &Context) -> Result<(), CliError> {
-    let filter = context.raw.parse("log", |text| EnvFilter::try_new(text).map_err(|error| error.to_string()))?;
+    let filter =
+        context.raw.parse("log", |text| EnvFilter::try_new(text).map_err(|error| error.to_string()))?;
     let format = context.raw.text("log_format")?;
     // The log goes to standard error: standard output is for results.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         "text" => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         "json" => log.json().flatten_event(true).init(),
-        other => return Err(context.raw.wrong("log_format", format!("`{other}` is neither `text` nor `json`")).into()),
+        other => {
+            return Err(context
+                .raw
+                .wrong("log_format", format!("`{other}` is neither `text` nor `json`"))
+                .into());
+        }
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let swept = swept.await?;
     bar.finish_and_clear();
     context.out.done(
-        &format!("closed {} overdue orders; {} are left (locked by somebody, or failing)", swept.closed, swept.left),
+        &format!(
+            "closed {} overdue orders; {} are left (locked by somebody, or failing)",
+            swept.closed, swept.left
+        ),
         swept,
     );
     Ok(())
@@ -64,16 +67,24 @@ async fn dry_run(context: &Context, closer: &Closer, grace: Duration) -> Result<
     }
     let orders: Vec<_> = shown
         .iter()
-        .map(|o| json!({"order_id": o.order_id, "payment_deadline": o.payment_deadline.to_string(), "overdue_ms": o.overdue_for.as_millis() as u64}))
+        .map(|o| json!({"order_id": o.order_id, "payment_deadline": o.payment_deadline.to_string(), "overdue_ms": o.overdue_for.as_secs_f64() * 1e3}))
         .collect();
     let text = || {
         let row = |o: &crate::sweep::Overdue| {
-            let ago = humantime::format_duration(Duration::from_millis(o.overdue_for.as_millis() as u64));
+            let ago = humantime::format_duration(Duration::from_secs(o.overdue_for.as_secs()));
             vec![o.order_id.to_string(), o.payment_deadline.to_string(), ago.to_string()]
         };
         let rows: Vec<_> = shown.iter().map(row).collect();
-        let list = if rows.is_empty() { String::new() } else { table(&["order", "deadline", "overdue for"], &rows) + "\n" };
-        let more = if count > shown.len() { format!(" (the first {} are shown)", shown.len()) } else { String::new() };
+        let list = if rows.is_empty() {
+            String::new()
+        } else {
+            table(&["order", "deadline", "overdue for"], &rows) + "\n"
+        };
+        let more = if count > shown.len() {
+            format!(" (the first {} are shown)", shown.len())
+        } else {
+            String::new()
+        };
         format!("{list}{count} orders would be closed{more}; nothing was changed")
     };
     context.out.show(text, json!({"would_close": count, "orders": orders}));

@@ -9,12 +9,8 @@ use super::{KEY_DELAY, Names, Topology};
 /// The users have no password, so nobody can log in as them until somebody gives them one.
 #[must_use]
 pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
-    let user = |name: &str, tags: &str| {
-        json!({"name": name, "password_hash": "", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": tags})
-    };
-    let permission = |user: &str, configure: &str, write: &str, read: &str| {
-        json!({"user": user, "vhost": vhost, "configure": configure, "write": write, "read": read})
-    };
+    let user = |name: &str, tags: &str| json!({"name": name, "password_hash": "", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": tags});
+    let permission = |user: &str, configure: &str, write: &str, read: &str| json!({"user": user, "vhost": vhost, "configure": configure, "write": write, "read": read});
     let exchange = literal(&topology.exchange);
     let all = format!("{}.*", literal(&names.stem()));
     let (only_exchange, everything, nothing) = (format!("^{exchange}$"), format!("^{all}$"), "^$");

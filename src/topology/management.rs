@@ -11,7 +11,9 @@ use crate::config::{Config, SecretUrl};
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
     /// No answer at all.
-    #[error("cannot reach the management API at {url}: {source}; enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)")]
+    #[error(
+        "cannot reach the management API at {url}: {source}; enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
+    )]
     Unreachable {
         /// Where, without password.
         url: String,
@@ -19,7 +21,9 @@ pub enum ManagementError {
         source: Box<ureq::Error>,
     },
     /// User, password or tags.
-    #[error("the management API at {0} refused the login: the user needs the tag `monitoring` (or `management`) and access to the vhost; check management_url (OVERDUE_MANAGEMENT_URL)")]
+    #[error(
+        "the management API at {0} refused the login: the user needs the tag `monitoring` (or `management`) and access to the vhost; check management_url (OVERDUE_MANAGEMENT_URL)"
+    )]
     Refused(String),
     /// The vhost is not there.
     #[error("the broker has no vhost `{0}`; create it, or name another in amqp_url")]
@@ -59,7 +63,8 @@ impl Management {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["api", what, &self.vhost]);
         }
-        let unreachable = |source| ManagementError::Unreachable { url: shown.clone(), source: Box::new(source) };
+        let unreachable =
+            |source| ManagementError::Unreachable { url: shown.clone(), source: Box::new(source) };
         let authorization = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
         let answer = self.agent.get(url.as_str()).header("authorization", authorization).call();
         let mut answer = answer.map_err(unreachable)?;
@@ -86,5 +91,8 @@ fn vhost(node: &SecretUrl) -> String {
 fn decoded(text: &str) -> String {
     // A form value decodes the same, but for the plus sign.
     let pair = format!("x={}", text.replace('+', "%2B"));
-    url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }

@@ -43,11 +43,10 @@ struct LiveBinding {
 }
 
 const DECLARE: &str = "run `overdue topology declare`";
-const RECREATE: &str =
-    "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
-const EXTRA_QUEUE: &str =
-    "a lane that is no longer configured still delivers; when it is empty, delete it, or add its window to `lanes`";
-const EXTRA_BINDING: &str = "remove the binding in the management UI: it brings messages here that do not belong";
+const RECREATE: &str = "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
+const EXTRA_QUEUE: &str = "a lane that is no longer configured still delivers; when it is empty, delete it, or add its window to `lanes`";
+const EXTRA_BINDING: &str =
+    "remove the binding in the management UI: it brings messages here that do not belong";
 const POLICY: &str = "exempt this queue from the policy: it overrides what Overdue relies on";
 
 /// Policies that would make messages vanish, expire or turn elsewhere.
@@ -86,14 +85,18 @@ pub fn verify(
         let ours = bindings.iter().filter(|b| b.source == topology.exchange && b.destination == queue.name);
         let keys: Vec<_> = ours.map(|binding| binding.routing_key.as_str()).collect();
         if !keys.contains(&queue.key.as_str()) {
-            found.add(&queue.name, format!("not bound to {} with key {}", topology.exchange, queue.key), DECLARE);
+            found.add(
+                &queue.name,
+                format!("not bound to {} with key {}", topology.exchange, queue.key),
+                DECLARE,
+            );
         }
         for key in keys.iter().filter(|key| **key != queue.key) {
             found.add(&queue.name, format!("also bound with key {key}"), EXTRA_BINDING);
         }
     }
     let stem = names.stem();
-    let ours = |name: &str| name.starts_with(&stem) && name.ends_with(".queue");
+    let ours = |name: &str| name.starts_with(&stem) && name.rsplit('.').next() == Some("queue");
     for live in queues.iter().filter(|live| ours(&live.name)) {
         if !topology.queues.iter().any(|queue| queue.name == live.name) {
             found.add(&live.name, "the queue is not one of the configured ones".to_owned(), EXTRA_QUEUE);
@@ -115,7 +118,11 @@ impl Findings {
             None => self.add(name, "the exchange is missing".to_owned(), DECLARE),
             Some(live) if live.r#type != "topic" || !live.durable => {
                 let durable = if live.durable { "durable" } else { "transient" };
-                self.add(name, format!("is a {durable} {} exchange, not a durable topic exchange", live.r#type), RECREATE);
+                self.add(
+                    name,
+                    format!("is a {durable} {} exchange, not a durable topic exchange", live.r#type),
+                    RECREATE,
+                );
             }
             Some(_) => {}
         }
@@ -132,13 +139,25 @@ impl Findings {
             };
             match live.arguments.get(*name) {
                 Some(got) if *got == wanted => {}
-                Some(got) => self.add(&live.name, format!("argument {name} is {got}, not {wanted}"), RECREATE),
-                None => self.add(&live.name, format!("argument {name} is missing; it must be {wanted}"), RECREATE),
+                Some(got) => {
+                    self.add(&live.name, format!("argument {name} is {got}, not {wanted}"), RECREATE);
+                }
+                None => {
+                    self.add(
+                        &live.name,
+                        format!("argument {name} is missing; it must be {wanted}"),
+                        RECREATE,
+                    );
+                }
             }
         }
         for (name, got) in &live.arguments {
             if !wanted.iter().any(|(wanted, _)| wanted == name) {
-                self.add(&live.name, format!("has the argument {name} = {got}, which it must not have"), RECREATE);
+                self.add(
+                    &live.name,
+                    format!("has the argument {name} = {got}, which it must not have"),
+                    RECREATE,
+                );
             }
         }
         let policy = live.policy.as_deref().unwrap_or("(operator policy)");

@@ -1,0 +1,190 @@
+//! The summary: what happened, and whether each promise was kept.
+
+use std::fmt::Write as _;
+
+use indicatif::HumanCount;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::findings::{Findings, Parked, Story};
+use crate::pods::FOLDER;
+use crate::script::{Form, PRODUCTS, Timing};
+use crate::shop::{End, Life};
+
+/// Prints the summary. Says whether every promise was kept.
+pub fn print(findings: &Findings) -> bool {
+    let mut text = String::from("\nWhat happened\n");
+    for (what, count, remark) in happened(findings) {
+        let count = if what.is_empty() { String::new() } else { human(count) };
+        let line = format!("  {what:<26} {count:>6}   {remark}");
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text += "\nWhat was promised\n";
+    let promises = promises(findings);
+    for Promise { kept, what, found } in &promises {
+        let _ = writeln!(text, "  {}  {what:<48} {found}", if *kept { "kept  " } else { "BROKEN" });
+    }
+    text += "\nWhat is parked for a person, for instance\n";
+    for Parked { reason } in findings.performance.parked.iter().step_by(4).take(3) {
+        let _ = writeln!(text, "  {}", shortened(reason));
+    }
+    text += "\nHow the pods did\n";
+    text += &pods(findings);
+    if let Some(story) = &findings.extended {
+        text += &told(story);
+    }
+    println!("{text}");
+    let broken: Vec<_> =
+        promises.iter().filter(|promise| !promise.kept).map(|promise| promise.what).collect();
+    if !broken.is_empty() {
+        eprintln!("demo: BROKEN: {}; the pods' logs are in {FOLDER}", broken.join("; "));
+    }
+    broken.is_empty()
+}
+
+fn happened(findings: &Findings) -> Vec<(&'static str, u64, String)> {
+    let (orders, lives) = (&findings.orders, &findings.performance.lives);
+    let count = |wanted: &dyn Fn(&Life) -> bool| lives.iter().filter(|life| wanted(life)).count() as u64;
+    let announced = count(&|life| life.announced.is_some());
+    let forms = Form::ALL.map(|form| {
+        let name = match form {
+            Form::Deadline => "with deadline",
+            Form::Delay => "with delay",
+            Form::Number => "bare number",
+            Form::CloudEvent => "CloudEvent",
+        };
+        format!("{} {name}", count(&|life| life.announced.is_some_and(|(said, _)| said == form)))
+    });
+    let timed = |timing| count(&|life| life.announced.is_some_and(|(_, when)| when == timing));
+    let too_late = count(&|life| matches!(life.end, End::TooLate));
+    let number = i64::unsigned_abs;
+    vec![
+        (
+            "orders placed",
+            number(orders.placed),
+            format!("{} of them by SQL alone", human(number(orders.placed) - announced)),
+        ),
+        ("  announced by AMQP, too", announced, forms.join(", ")),
+        ("", 0, format!("{} before the order was committed, {} twice", timed(Timing::BeforeCommit), timed(Timing::Twice))),
+        ("paid", number(orders.paid), format!("{too_late} more buyers came too late, and were told")),
+        ("cancelled", number(orders.cancelled), String::new()),
+        ("closed", number(orders.closed), String::new()),
+        (
+            "malformed messages",
+            findings.performance.malformed,
+            "broken JSON, no id, a Java object, gzip, …".into(),
+        ),
+        ("forged messages", count(&is_forged), "\"this order is due now\", and it was not".into()),
+    ]
+}
+
+/// One promise, and whether it was kept.
+struct Promise {
+    kept: bool,
+    what: &'static str,
+    found: String,
+}
+
+fn promises(findings: &Findings) -> Vec<Promise> {
+    let Findings { performance, orders, .. } = findings;
+    let none = |what, found: &[i64]| {
+        let some: Vec<_> = found.iter().take(5).map(ToString::to_string).collect();
+        let which = if found.is_empty() { String::new() } else { format!(": {}, …", some.join(", ")) };
+        Promise { kept: found.is_empty(), what, found: format!("{}{which}", found.len()) }
+    };
+    let zero = |what, found: i64| Promise { kept: found == 0, what, found: found.to_string() };
+    let forged: Vec<_> = performance.lives.iter().filter(|life| is_forged(life)).collect();
+    let withstood = forged.iter().filter(|life| matches!(life.end, End::Forged { withstood: true })).count();
+    let (events, ids) = (performance.heard.events, performance.heard.ids.len() as u64);
+    let (parked, malformed) = (performance.parked.len() as u64, performance.malformed);
+    let mut balanced = none("products with stock lost or doubled", &findings.unbalanced);
+    let _ = write!(balanced.found, " of {PRODUCTS}");
+    vec![
+        none("paid orders closed", &findings.paid_and_closed),
+        none("orders that are not what their buyer was told", &findings.lied_about),
+        zero("overdue orders left open", orders.overdue),
+        zero("orders closed before their deadline", orders.early),
+        Promise {
+            kept: withstood == forged.len(),
+            what: "forged messages without effect",
+            found: format!("{withstood} of {}", forged.len()),
+        },
+        balanced,
+        Promise {
+            kept: ids == orders.closed.unsigned_abs() && findings.misreported.is_empty(),
+            what: "one event for each closed order",
+            found: format!(
+                "{} distinct for {} closed, {} repeated",
+                human(ids),
+                human(orders.closed.unsigned_abs()),
+                events - ids
+            ),
+        },
+        Promise {
+            kept: parked == malformed,
+            what: "malformed messages parked, nothing else",
+            found: format!("{parked} of {malformed}"),
+        },
+        Promise {
+            kept: findings.endings.iter().all(|ending| ending.clean),
+            what: "pods sound to the end",
+            found: findings.endings.iter().map(|ending| ending.state.as_str()).collect::<Vec<_>>().join(", "),
+        },
+    ]
+}
+
+fn pods(findings: &Findings) -> String {
+    let mut text = String::new();
+    for (n, ending) in (1..).zip(&findings.endings) {
+        let _ = writeln!(text, "  pod {n} closed {:>12}", human(ending.closed));
+    }
+    let swept: u64 = findings.endings.iter().map(|ending| ending.swept).sum();
+    let _ =
+        writeln!(text, "  closed by the sweep {swept:>5}   more than 0 means that a wake was lost or late");
+    if let Some([p50, p99, max]) = findings.orders.lateness_ms.as_deref() {
+        let _ = writeln!(
+            text,
+            "  closed_at - payment_deadline, in ms:   p50 {p50:.1}   p99 {p99:.1}   max {max:.1}"
+        );
+    }
+    text
+}
+
+fn told(story: &Story) -> String {
+    let Story { order_id, created_at, promised, payment_deadline, closed_at } = story;
+    let closed = match closed_at {
+        Some(closed_at) => {
+            let late = (*closed_at - *payment_deadline).as_seconds_f64() * 1e3;
+            format!("and was closed at {}, {late:.1} ms after that.", clock(*closed_at))
+        }
+        None => "and was not closed.".to_owned(),
+    };
+    format!(
+        "\nOne order got more time while it waited\n  Order {order_id}, placed at {} UTC, was to be paid by {};\n  \
+         then it got until {}, {closed}\n",
+        clock(*created_at),
+        clock(*promised),
+        clock(*payment_deadline),
+    )
+}
+
+fn is_forged(life: &Life) -> bool {
+    matches!(life.end, End::Forged { .. })
+}
+
+fn human(count: u64) -> String {
+    HumanCount(count).to_string()
+}
+
+fn clock(at: OffsetDateTime) -> String {
+    at.format(format_description!("[hour]:[minute]:[second].[subsecond digits:3]")).unwrap_or_default()
+}
+
+/// To one line of a terminal.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 112;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

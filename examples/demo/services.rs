@@ -1,0 +1,122 @@
+//! Outside services: they know the exchange, one routing key and the body forms, and may publish there and nowhere else.
+
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::{sleep, timeout};
+
+use crate::script::Form;
+use crate::{During, Failure, Result};
+
+const PERSISTENT: u8 = 2;
+const LONG_AGO: &str = "2024-02-29T12:00:00Z";
+
+/// Publishes order-created messages, right and wrong ones.
+#[derive(Clone, Debug)]
+pub struct Services {
+    channel: Channel,
+}
+
+impl Services {
+    /// Opens a channel in confirm mode: without it, a lost message would go unnoticed.
+    pub async fn new(connection: &Connection) -> Result<Self> {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { channel })
+    }
+
+    /// Says that an order exists, and until when it can be paid.
+    pub async fn announce(
+        &self,
+        form: Form,
+        order_id: i64,
+        deadline: OffsetDateTime,
+        left: Duration,
+    ) -> Result<()> {
+        let deadline = deadline.format(&Rfc3339)?;
+        // The forms without a deadline say the delay in milliseconds.
+        self.publish(message(form, order_id, &deadline, left.as_millis())).await
+    }
+
+    /// Claims that an order is due, whatever its deadline.
+    pub async fn forge(&self, form: Form, order_id: i64) -> Result<()> {
+        self.publish(message(form, order_id, LONG_AGO, 0)).await
+    }
+
+    /// Sends what cannot be understood, spread over the shop's busy time. Returns how many messages that were.
+    pub async fn send_malformed(&self) -> Result<u64> {
+        let messages = malformed();
+        let count = messages.len() as u64;
+        for message in messages {
+            sleep(Duration::from_millis(1_200)).await;
+            self.publish(message).await?;
+        }
+        Ok(count)
+    }
+
+    async fn publish(&self, (body, properties): Message) -> Result<()> {
+        // Mandatory: a message that reaches no queue comes back, and counts as not sent.
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let properties = properties.with_delivery_mode(PERSISTENT);
+        let (exchange, key) = ("order.exchange".into(), "order.delay".into());
+        let sent = async {
+            match self.channel.basic_publish(exchange, key, options, &body, properties).await?.await? {
+                Confirmation::Ack(None) => Ok(()),
+                other => Err(Failure::from(format!("the broker did not take it: {other:?}"))),
+            }
+        };
+        timeout(Duration::from_secs(10), sent)
+            .await
+            .during("publishing to order.delay")?
+            .during("publishing to order.delay")
+    }
+}
+
+/// Body and properties.
+type Message = (Vec<u8>, BasicProperties);
+
+fn message(form: Form, order_id: i64, deadline: &str, delay_ms: u128) -> Message {
+    let delay = || json_message().with_expiration(delay_ms.to_string().into());
+    let order = json!({"order_id": order_id, "payment_deadline": deadline});
+    let (body, properties): (Value, _) = match form {
+        Form::Deadline => (order, json_message()),
+        Form::Delay => (json!({"order_id": order_id}), delay()),
+        Form::Number => (json!(order_id), delay().with_content_type("text/plain".into())),
+        Form::CloudEvent => {
+            let event = json!({
+                "specversion": "1.0", "type": "shop.order.created", "source": "/demo/shop",
+                "id": format!("created-{order_id}"), "datacontenttype": "application/json", "data": order,
+            });
+            (event, json_message().with_content_type("application/cloudevents+json".into()))
+        }
+    };
+    (body.to_string().into_bytes(), properties)
+}
+
+/// One of each kind of mistake that services make.
+fn malformed() -> Vec<Message> {
+    let minute = || json_message().with_expiration("60000".into());
+    let messages: [(&str, BasicProperties); 12] = [
+        (r#"{"order_id": 17, "payment_dead"#, json_message()),
+        ("", minute()),
+        ("order 17 please", minute()),
+        ("[17, 18]", minute()),
+        (r#"{"orderId": 17}"#, minute()),
+        (r#"{"order_id": -17}"#, minute()),
+        (r#"{"order_id": "seventeen"}"#, minute()),
+        (r#"{"order_id": 17}"#, json_message()),
+        (r#"{"order_id": 17, "payment_deadline": "in a quarter of an hour"}"#, json_message()),
+        (r#"{"order_id": 17, "payment_deadline": "2924-02-29T12:00:00Z"}"#, json_message()),
+        ("\u{ac}\u{ed}\u{0}\u{5}", minute().with_content_type("application/x-java-serialized-object".into())),
+        ("17", minute().with_content_encoding("gzip".into())),
+    ];
+    messages.into_iter().map(|(body, properties)| (body.as_bytes().to_vec(), properties)).collect()
+}
+
+fn json_message() -> BasicProperties {
+    BasicProperties::default().with_content_type("application/json".into())
+}

@@ -1,0 +1,69 @@
+//! A pod under measurement: a process of its own, so that its memory and its time can be told from the bench's.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use crate::settings::{Raw, SETTINGS};
+
+/// A running pod.
+pub struct PodProcess {
+    child: Child,
+}
+
+/// What a pod took.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Footprint {
+    /// The most memory it ever had resident, in MiB.
+    pub peak_memory_mib: f64,
+    /// Processor time, in seconds.
+    pub cpu_seconds: f64,
+}
+
+impl PodProcess {
+    /// Starts `overdue run` with these settings; its log goes to the file, or nowhere.
+    pub fn start(raw: &Raw, log: Option<&Path>) -> std::io::Result<Self> {
+        let stderr = match log {
+            Some(path) => std::fs::OpenOptions::new().create(true).append(true).open(path)?.into(),
+            None => Stdio::null(),
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
+        for setting in SETTINGS {
+            if let Ok(value) = raw.text(setting.name) {
+                // By the environment: a command line can be read by everybody on the machine.
+                command.env(setting.env, value);
+            }
+        }
+        Ok(Self { child: command.spawn()? })
+    }
+
+    /// Memory and time so far, as Linux tells them; zero elsewhere.
+    pub fn footprint(&self) -> Footprint {
+        let read = |file: &str| {
+            self.child
+                .id()
+                .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok())
+                .unwrap_or_default()
+        };
+        let peak = read("status").lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()
+        });
+        // After the name in parentheses: utime and stime are fields 14 and 15, in hundredths of a second on Linux.
+        let stat = read("stat");
+        let ticks = stat.rsplit_once(')').map_or(0.0, |(_, fields)| {
+            fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
+        });
+        Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds: ticks / 100.0 }
+    }
+
+    /// Stops it softly.
+    pub async fn stop(mut self) -> std::io::Result<()> {
+        if let Some(pid) = self.child.id() {
+            Command::new("kill").arg(pid.to_string()).status().await?;
+        }
+        self.child.wait().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Invariant 3: for every product, stock plus what open orders hold never changes, whatever closes, pays, cancels,
+//! repeats and deadlocks at the same time.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use overdue::stats::Count;
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::harness::{World, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PRODUCTS: i64 = 8;
+const EACH: i64 = 100_000;
+
+/// Orders with one to four products each, due from 1 to 4 s from now.
+async fn place_mixed(world: &World, count: i32) {
+    let statement = "
+        WITH placed AS (
+            INSERT INTO orders (user_id, payment_deadline)
+            SELECT n, now() + make_interval(secs => 1 + 3.0 * n / $1) FROM generate_series(1, $1) AS n
+            RETURNING order_id
+        ), items AS (
+            SELECT order_id, product, 1 + (order_id * product) % 3 AS quantity
+            FROM placed, generate_series(1, $2) AS product
+            WHERE (order_id + product * product) % 3 = 0
+        ), taken AS (
+            UPDATE inventory SET stock = stock - sold.quantity
+            FROM (SELECT product, sum(quantity)::bigint AS quantity FROM items GROUP BY product) AS sold
+            WHERE product_id = product
+        )
+        SELECT count(*) FROM items";
+    // The items go in afterwards, in the same transaction: a foreign key does not see rows of its own statement.
+    let mut transaction = world.pool.begin().await.expect("a transaction");
+    let items: i64 = sqlx::query_scalar(statement)
+        .bind(count)
+        .bind(PRODUCTS)
+        .fetch_one(&mut *transaction)
+        .await
+        .expect("placed");
+    let inserted = sqlx::query(
+        "INSERT INTO order_items SELECT order_id, product, 1 + (order_id * product) % 3
+         FROM orders, generate_series(1, $1) AS product WHERE (order_id + product * product) % 3 = 0",
+    );
+    let inserted = inserted.bind(PRODUCTS).execute(&mut *transaction).await.expect("items").rows_affected();
+    assert_eq!(Ok(items), i64::try_from(inserted));
+    transaction.commit().await.expect("committed");
+}
+
+/// A shop that books deliveries from the last product to the first, against everybody else's order of locking.
+async fn book_backwards(pool: PgPool) {
+    let pending = || {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM orders WHERE status = 'PENDING'").fetch_one(&pool)
+    };
+    while pending().await.expect("a count") > 0 {
+        let mut transaction = pool.begin().await.expect("a transaction");
+        for product in (1..=PRODUCTS).rev() {
+            let booked =
+                sqlx::query("UPDATE inventory SET stock = stock + 0 WHERE product_id = $1").bind(product);
+            // Whom the database ends in a deadlock begins anew.
+            if booked.execute(&mut *transaction).await.is_err() {
+                break;
+            }
+        }
+        transaction.rollback().await.expect("rolled back");
+    }
+}
+
+#[tokio::test]
+async fn stock_is_conserved_while_pods_buyers_and_the_shop_get_in_each_others_way() {
+    World::with(async |world| {
+        world.stock(PRODUCTS, EACH).await;
+        let settings =
+            [("sweep_every", "1s"), ("sweep_grace", "1s"), ("close_concurrency", "4"), ("close_batch", "50")];
+        let pods = [world.pod(&settings), world.pod(&settings)];
+        world.declared().await;
+        place_mixed(world, 2_000).await;
+        let backwards = [(); 2].map(|()| tokio::spawn(book_backwards(world.pool.clone())));
+        let duplicates: Vec<_> = (1..=500).map(|order| json!([order, 0, 0])).collect();
+        let duplicates = json!({"wake": duplicates}).to_string();
+        let buyers = async |remainder: i64| {
+            let mut cancelled = 0;
+            for order in (1..=2_000).filter(|order| order % 7 == remainder) {
+                if remainder % 2 == 0 {
+                    world.pay(order).await;
+                } else if overdue::shop::cancel(&world.pool, order).await.is_ok() {
+                    cancelled += 1;
+                }
+            }
+            cancelled
+        };
+        let repeated = async {
+            for _ in 0..20 {
+                world.publish("order.process", duplicates.as_bytes(), BasicProperties::default()).await;
+            }
+        };
+        let (a, b, c, d, ()) = tokio::join!(buyers(0), buyers(1), buyers(2), buyers(3), repeated);
+        world.all_settled().await;
+        for shop in backwards {
+            shop.await.expect("the shop");
+        }
+        world.assert_stock_conserved(EACH).await;
+        let statuses = world.statuses().await;
+        assert_eq!(statuses.get("CANCELLED").copied().unwrap_or_default(), a + b + c + d);
+        assert!(statuses.contains_key("PAID") && statuses["CLOSED"] > 500, "{statuses:?}");
+        for pod in pods {
+            pod.stop().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deadlock_with_the_shop_delays_the_close_and_is_nobodys_fault() {
+    World::with(async |world| {
+        world.stock(2, EACH).await;
+        let pod = world.pod(&[("max_attempts", "1")]);
+        world.declared().await;
+        let order = world.place(SECOND, &[(1, 1), (2, 1)]).await;
+        let mut shop = world.pool.begin().await.expect("a transaction");
+        sqlx::query("UPDATE inventory SET stock = stock - 1 WHERE product_id = 2").execute(&mut *shop).await.expect("booked");
+        eventually("the close waits for the shop", async || {
+            world.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").await > 0
+        })
+        .await;
+        // Now each waits for the other; the database ends one of the two, and either is fine.
+        let second = sqlx::query("UPDATE inventory SET stock = stock + 1 WHERE product_id = 1").execute(&mut *shop).await;
+        let undone = match second {
+            Ok(_) => sqlx::query("UPDATE inventory SET stock = stock + 1 - 2 * (product_id % 2) ").execute(&mut *shop).await,
+            Err(deadlock) => Err(deadlock),
+        };
+        match undone {
+            Ok(_) => shop.commit().await.expect("committed"),
+            Err(_) => shop.rollback().await.expect("rolled back"),
+        }
+        world.closed(order).await;
+        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "a deadlock was counted against the order");
+        assert_eq!(world.depth(&world.names.parked()).await, 0);
+        world.assert_stock_conserved(EACH).await;
+        pod.stop().await;
+    })
+    .await;
+}

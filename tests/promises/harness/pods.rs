@@ -1,0 +1,141 @@
+//! Pods: in the test's own process, where its counters can be read, or as the real command, to be killed.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use overdue::pod::{Ended, Pod, Role};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{LANES, World, env, eventually};
+
+/// A pod in this process.
+pub struct TestPod {
+    pub pod: Arc<Pod>,
+    soft: CancellationToken,
+    hard: CancellationToken,
+    running: JoinHandle<Ended>,
+}
+
+impl World {
+    /// Starts a pod with every role.
+    pub fn pod(&self, said: &[(&str, &str)]) -> TestPod {
+        self.pod_with_roles(&Role::ALL, said)
+    }
+
+    /// Starts a pod with some roles.
+    pub fn pod_with_roles(&self, roles: &[Role], said: &[(&str, &str)]) -> TestPod {
+        let pod = Pod::new(self.config(said)).expect("a pod");
+        let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+        let running = tokio::spawn({
+            let (pod, soft, hard, roles) = (Arc::clone(&pod), soft.clone(), hard.clone(), roles.to_vec());
+            async move { pod.run(&roles, &soft, &hard).await }
+        });
+        TestPod { pod, soft, hard, running }
+    }
+
+    /// The real command with this world's settings; `arguments` as on a command line.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_overdue"));
+        command
+            .args(arguments)
+            .env("DATABASE_URL", &self.database_url)
+            .env("AMQP_URL", &self.amqp_url)
+            .env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"))
+            .env("OVERDUE_LANES", LANES)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts `overdue run` as a process of its own.
+    pub fn process(&self, arguments: &[&str]) -> Process {
+        let mut command = self.command(&[&["run"], arguments].concat());
+        Process::start(command.stdout(Stdio::null()))
+    }
+
+    /// Runs a command to its end: exit code, standard output, standard error.
+    pub async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(arguments).output().await.expect("it ran");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+}
+
+impl TestPod {
+    /// Stops softly and says how it ended.
+    pub async fn stop(self) -> Ended {
+        self.soft.cancel();
+        self.running.await.expect("the pod did not panic")
+    }
+
+    /// Waits for its end without asking for it.
+    pub async fn ended(self) -> Ended {
+        self.running.await.expect("the pod did not panic")
+    }
+
+    /// Ends at once, leaving everything as it is.
+    pub async fn crash(self) {
+        self.hard.cancel();
+        let _ = self.running.await;
+    }
+}
+
+/// A pod as a process.
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reading: JoinHandle<()>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        // Read all the time: a full pipe would stop the pod.
+        let reading = tokio::spawn({
+            let log = Arc::clone(&log);
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        Self { child, log, reading }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has logged this.
+    pub async fn says(&self, text: &str) {
+        eventually(text, async || self.log().contains(text)).await;
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub async fn send(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().await.expect("kill");
+        assert!(sent.success(), "signal {name} was not sent");
+    }
+
+    /// Exit code and log once it has ended.
+    pub async fn end(mut self) -> (i32, String) {
+        let status = self.child.wait().await.expect("it ended");
+        self.reading.await.expect("its log was read");
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (status.code().unwrap_or(-1), log)
+    }
+}

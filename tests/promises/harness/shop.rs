@@ -1,0 +1,262 @@
+//! A shop in a world: it knows the contracts, plain SQL and plain AMQP, and nothing of Overdue's code.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Confirmation, Consumer};
+use serde_json::Value;
+use sqlx::Executor;
+
+use super::world::{World, eventually};
+
+impl World {
+    /// Fills the inventory with products 1 to `products`.
+    pub async fn stock(&self, products: i64, each: i64) {
+        sqlx::query("INSERT INTO inventory SELECT product, $2 FROM generate_series(1, $1) AS product")
+            .bind(products)
+            .bind(each)
+            .execute(&self.pool)
+            .await
+            .expect("stocked");
+    }
+
+    /// Places an order, taking its items from stock, and returns its number.
+    pub async fn place(&self, window: Duration, items: &[(i64, i64)]) -> i64 {
+        self.place_many(1, window, window, items).await[0]
+    }
+
+    /// Places many like it in one transaction, their windows spread evenly from `first` to `last`.
+    pub async fn place_many(
+        &self,
+        count: usize,
+        first: Duration,
+        last: Duration,
+        items: &[(i64, i64)],
+    ) -> Vec<i64> {
+        let mut transaction = self.pool.begin().await.expect("a transaction");
+        let orders: Vec<i64> = sqlx::query_scalar(
+            "INSERT INTO orders (user_id, payment_deadline)
+             SELECT 1, now() + make_interval(secs => $2 + ($3 - $2) * n / $1) FROM generate_series(1, $1) AS n
+             RETURNING order_id",
+        )
+        .bind(i32::try_from(count).expect("a number of orders"))
+        .bind(first.as_secs_f64())
+        .bind(last.as_secs_f64())
+        .fetch_all(&mut *transaction)
+        .await
+        .expect("placed");
+        for (product, quantity) in items {
+            let taken = sqlx::query("UPDATE inventory SET stock = stock - $2 WHERE product_id = $1")
+                .bind(product)
+                .bind(quantity * i64::try_from(count).expect("a number of orders"));
+            taken.execute(&mut *transaction).await.expect("taken from stock");
+            let item = sqlx::query("INSERT INTO order_items SELECT o, $2, $3 FROM unnest($1::bigint[]) AS o");
+            item.bind(&orders).bind(product).bind(quantity).execute(&mut *transaction).await.expect("items");
+        }
+        transaction.commit().await.expect("committed");
+        orders
+    }
+
+    /// Pays if it can still be paid.
+    pub async fn pay(&self, order_id: i64) -> bool {
+        let paid =
+            sqlx::query("UPDATE orders SET status = 'PAID' WHERE order_id = $1 AND status = 'PENDING'");
+        paid.bind(order_id).execute(&self.pool).await.expect("paid or not").rows_affected() == 1
+    }
+
+    pub async fn status(&self, order_id: i64) -> String {
+        let status = sqlx::query_scalar("SELECT status FROM orders WHERE order_id = $1");
+        status.bind(order_id).fetch_one(&self.pool).await.expect("the order")
+    }
+
+    /// Orders in each status.
+    pub async fn statuses(&self) -> HashMap<String, i64> {
+        let counts = sqlx::query_as("SELECT status, count(*) FROM orders GROUP BY status");
+        counts.fetch_all(&self.pool).await.expect("counts").into_iter().collect()
+    }
+
+    /// Waits until the order is closed; how late it was.
+    pub async fn closed(&self, order_id: i64) -> Duration {
+        eventually("closed", async || self.status(order_id).await == "CLOSED").await;
+        let late = sqlx::query_scalar(
+            "SELECT extract(epoch FROM closed_at - payment_deadline)::float8 FROM orders WHERE order_id = $1",
+        );
+        Duration::from_secs_f64(late.bind(order_id).fetch_one(&self.pool).await.expect("its lateness"))
+    }
+
+    /// Waits until no order is PENDING.
+    pub async fn all_settled(&self) {
+        eventually("no order is PENDING", async || !self.statuses().await.contains_key("PENDING")).await;
+    }
+
+    /// Waits until everything recorded has been published.
+    pub async fn outbox_empty(&self) {
+        eventually("the outbox is empty", async || {
+            let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox")
+                .fetch_one(&self.pool)
+                .await
+                .expect("a count");
+            rows == 0
+        })
+        .await;
+    }
+
+    /// Checks that the outbox holds nothing that is not of this kind.
+    pub async fn assert_outbox_has_only(&self, kind: &str) {
+        let others: Vec<String> = sqlx::query_scalar("SELECT kind FROM outbox WHERE kind <> $1")
+            .bind(kind)
+            .fetch_all(&self.pool)
+            .await
+            .expect("kinds");
+        assert!(others.is_empty(), "{others:?}");
+    }
+
+    /// Invariant 3: stock plus what open orders hold is what was there at the beginning, for every product.
+    pub async fn assert_stock_conserved(&self, each: i64) {
+        let wrong: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT product_id, (stock + coalesce(held, 0))::bigint FROM inventory LEFT JOIN (
+                 SELECT product_id, sum(quantity) AS held FROM order_items JOIN orders USING (order_id)
+                 WHERE status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS h USING (product_id)
+             WHERE stock + coalesce(held, 0) <> $1",
+        )
+        .bind(each)
+        .fetch_all(&self.pool)
+        .await
+        .expect("an audit");
+        assert!(wrong.is_empty(), "stock and held should be {each}: {wrong:?}");
+    }
+
+    /// Runs a statement of the test's own, as the shop or a database administrator would.
+    pub async fn sql(&self, statement: &str) {
+        let run = (&self.pool).execute(sqlx::AssertSqlSafe(statement)).await;
+        run.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
+    /// One number from the database.
+    pub async fn number(&self, query: &str) -> i64 {
+        let number = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&self.pool).await;
+        number.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Waits until this many messages are parked, and returns them as `overdue parked list` shows them.
+    pub async fn parked(&self, count: usize) -> Vec<Value> {
+        let queue = self.names.parked();
+        eventually(&format!("{count} messages are parked"), async || {
+            self.depth(&queue).await as usize >= count
+        })
+        .await;
+        let (code, list, error) = self.run(&["parked", "list", "--limit", "1000", "--json"]).await;
+        assert_eq!(code, 0, "{error}");
+        let list: Vec<Value> = serde_json::from_str(&list).expect("a list");
+        assert_eq!(list.len(), count, "{list:?}");
+        list
+    }
+
+    /// Publishes as an outside service would, and waits for the confirm.
+    pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
+        let (connection, channel) = self.channel().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let exchange = self.names.exchange();
+        let confirm = channel.basic_publish(
+            exchange.as_str().into(),
+            key.into(),
+            options,
+            body,
+            properties.with_delivery_mode(2),
+        );
+        let confirm = confirm.await.expect("published").await.expect("confirmed");
+        assert_eq!(confirm, Confirmation::Ack(None), "{key} was not routed");
+        connection.close(200, "done".into()).await.expect("closed");
+    }
+
+    /// The same message many times, all confirmed together at the end.
+    pub async fn publish_times(&self, times: usize, key: &str, body: &[u8], properties: &BasicProperties) {
+        let (connection, channel) = self.channel().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        let exchange = self.names.exchange();
+        let mut confirms = Vec::with_capacity(times);
+        for _ in 0..times {
+            let (options, properties) =
+                (BasicPublishOptions::default(), properties.clone().with_delivery_mode(2));
+            let confirm =
+                channel.basic_publish(exchange.as_str().into(), key.into(), options, body, properties);
+            confirms.push(confirm.await.expect("published"));
+        }
+        for confirm in confirms {
+            assert_eq!(confirm.await.expect("confirmed"), Confirmation::Ack(None));
+        }
+        connection.close(200, "done".into()).await.expect("closed");
+    }
+
+    /// Subscribes to events with a queue of the test's own.
+    pub async fn subscribe(&self, key: &str) -> Subscriber {
+        let (connection, channel) = self.channel().await;
+        channel
+            .queue_declare("events".into(), QueueDeclareOptions::durable(), FieldTable::default())
+            .await
+            .expect("a queue");
+        let exchange = self.names.exchange();
+        let bind = channel.queue_bind(
+            "events".into(),
+            exchange.as_str().into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bind.await.expect("bound");
+        let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consumer = channel.basic_consume("events".into(), "".into(), no_ack, FieldTable::default());
+        Subscriber {
+            consumer: consumer.await.expect("a consumer"),
+            key: key.to_owned(),
+            _connection: connection,
+        }
+    }
+}
+
+/// A subscriber of events.
+pub struct Subscriber {
+    consumer: Consumer,
+    key: String,
+    _connection: lapin::Connection,
+}
+
+impl Subscriber {
+    /// The next event: message id and body.
+    pub async fn next(&mut self) -> (String, Value) {
+        let next = tokio::time::timeout(Duration::from_secs(30), self.consumer.next()).await;
+        let delivery = next.expect("an event within 30 s").expect("a stream").expect("a delivery");
+        let id = delivery.properties.message_id().as_ref().expect("a message id").to_string();
+        (id, serde_json::from_slice(&delivery.data).expect("JSON"))
+    }
+
+    /// Every event published so far: its id, and how often it came.
+    pub async fn all(&mut self, world: &World) -> HashMap<String, usize> {
+        world.outbox_empty().await;
+        // Behind all that was published before it, in the same queue.
+        let last = BasicProperties::default().with_message_id("last".into());
+        world.publish(&self.key, b"{}", last).await;
+        let mut seen = HashMap::new();
+        loop {
+            match self.next().await.0 {
+                id if id == "last" => return seen,
+                id => *seen.entry(id).or_insert(0) += 1,
+            }
+        }
+    }
+}
+
+/// The order that an event's id names.
+pub fn order_of(event_id: &str) -> i64 {
+    event_id
+        .split(':')
+        .nth(1)
+        .and_then(|order| order.parse().ok())
+        .unwrap_or_else(|| panic!("{event_id}: which order?"))
+}

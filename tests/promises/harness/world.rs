@@ -1,0 +1,192 @@
+//! A world of one's own for each test: a database and a vhost, made before it and removed after it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::{Channel, Connection, ConnectionProperties};
+use overdue::config::Config;
+use overdue::settings::Raw;
+use overdue::topology::Names;
+use serde_json::json;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor, PgPool};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep};
+use url::Url;
+
+use super::management::Management;
+
+/// The lanes of the tests: few, because each is a quorum queue to be made for each test.
+pub const LANES: &str = "1s,2s,5s";
+
+pub struct World {
+    /// Name of database and vhost.
+    pub name: String,
+    pub database_url: String,
+    pub amqp_url: String,
+    pub pool: PgPool,
+    pub management: Management,
+    pub names: Names,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Made once a run and copied for each test: copying is faster than migrating.
+static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+
+impl World {
+    /// Runs a test in a new world, and removes the world however the test ends.
+    pub async fn with(test: impl AsyncFnOnce(&World)) {
+        let world = World::new().await;
+        let outcome = AssertUnwindSafe(test(&world)).catch_unwind().await;
+        world.remove().await;
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    async fn new() -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("overdue_test_{}_{number}", std::process::id());
+        let (server, template) = (server(), TEMPLATE.get_or_init(template).await);
+        execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        let management = Management::from_env();
+        management.put(&["vhosts", &name], json!({})).await;
+        let amqp = env("AMQP_URL");
+        // The node that is asked has the vhost at once; its permissions are those of the user who made it.
+        let user = Url::parse(&amqp).expect("AMQP_URL").username().to_owned();
+        let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        management.put(&["permissions", &name, &user], all).await;
+        let database_url = with_path(&server, &name);
+        let pool = PgPoolOptions::new().max_connections(10).connect_lazy(&database_url).expect("a pool");
+        Self {
+            amqp_url: with_path(&amqp, &name),
+            database_url,
+            pool,
+            management,
+            names: Names::new(""),
+            name,
+        }
+    }
+
+    async fn remove(self) {
+        self.management.delete(&["vhosts", &self.name]).await;
+        self.pool.close().await;
+        execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+
+    /// A configuration for this world, with some settings said.
+    pub fn config(&self, said: &[(&str, &str)]) -> Config {
+        let mut all = vec![
+            ("database_url", self.database_url.as_str()),
+            ("amqp_url", self.amqp_url.as_str()),
+            ("lanes", LANES),
+        ];
+        let management = env("OVERDUE_MANAGEMENT_URL");
+        all.push(("management_url", &management));
+        all.extend_from_slice(said);
+        Config::from_raw(&Raw::with(&all).expect("settings")).expect("a configuration")
+    }
+
+    /// A connection of the test's own.
+    pub async fn amqp(&self) -> Connection {
+        Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.expect("a connection")
+    }
+
+    /// A channel of a connection of the test's own, which lives as long as the channel is used.
+    pub async fn channel(&self) -> (Connection, Channel) {
+        let connection = self.amqp().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        (connection, channel)
+    }
+
+    /// Messages in a queue now, by asking the queue itself.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let (connection, channel) = self.channel().await;
+        let passive = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let state =
+            channel.queue_declare(queue.into(), passive, Default::default()).await.expect("the queue");
+        let depth = state.message_count();
+        connection.close(200, "done".into()).await.expect("closed");
+        depth
+    }
+}
+
+/// Waits until a condition holds, and fails loudly when it does not within half a minute.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(30), "after 30 s still not: {what}");
+        // The one wait in the tests: between two looks at a condition.
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub fn env(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
+}
+
+fn server() -> String {
+    env("DATABASE_URL")
+}
+
+/// A URL with another path (database or vhost).
+pub fn with_path(url: &str, path: &str) -> String {
+    let mut url = Url::parse(url).expect("a URL");
+    url.set_path(path);
+    url.into()
+}
+
+async fn execute(server: &str, statement: &str) {
+    let pool =
+        PgPoolOptions::new().max_connections(1).connect(server).await.expect("the database of DATABASE_URL");
+    (&pool)
+        .execute(sqlx::AssertSqlSafe(statement))
+        .await
+        .unwrap_or_else(|error| panic!("{statement}: {error}"));
+    pool.close().await;
+}
+
+/// A migrated database; those of earlier runs that were killed are removed with it.
+async fn template() -> String {
+    let server = server();
+    let pool =
+        PgPoolOptions::new().max_connections(1).connect(&server).await.expect("the database of DATABASE_URL");
+    let name = format!("overdue_template_{}", std::process::id());
+    let old = "SELECT datname FROM pg_database WHERE datname LIKE 'overdue\\_t%' AND NOT EXISTS
+               (SELECT FROM pg_stat_activity a WHERE a.datname = pg_database.datname)";
+    for old in sqlx::query_scalar::<_, String>(old).fetch_all(&pool).await.expect("a list of databases") {
+        // Another run may be removing it too.
+        let _ = (&pool).execute(sqlx::AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old}"))).await;
+    }
+    pool.close().await;
+    execute(&server, &format!("CREATE DATABASE {name}")).await;
+    let migrating = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&with_path(&server, &name))
+        .await
+        .expect("the template");
+    overdue::database::migrate(&migrating).await.expect("migrated");
+    migrating.close().await;
+    name
+}
+
+impl World {
+    /// Waits until a pod has declared the topology.
+    pub async fn declared(&self) {
+        eventually("the topology is declared", async || {
+            let bindings = self.management.get(&["bindings", &self.name]).await;
+            let bound = |queue: &str| {
+                bindings
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|b| b["destination"] == queue && b["source"] == self.names.exchange())
+            };
+            // The intake queue comes last.
+            bound(&self.names.intake())
+        })
+        .await;
+    }
+}

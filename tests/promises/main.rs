@@ -1,0 +1,19 @@
+//! The promises of Overdue, one file each, kept against a real broker and a real database.
+//!
+//! Every test has a vhost and a database of its own and waits for conditions, never for a time to pass. `make test`
+//! starts what is needed; a missing broker or database fails.
+
+#![expect(
+    clippy::expect_used,
+    reason = "the harness is test code too; a failed expectation is a failed test"
+)]
+
+mod harness;
+
+mod closes_unpaid_orders_on_time;
+mod closes_whole_or_not_at_all;
+mod conserves_stock;
+mod never_closes_a_paid_order;
+mod the_schema_refuses_impossible_rows;
+mod the_sweep_closes_what_no_wake_closed;
+mod wakes_follow_the_order;

@@ -1,0 +1,113 @@
+//! Invariant 4, second half: an order whose wake was lost is closed by the sweep, with or without a broker, and counted.
+
+use std::time::Duration;
+
+use overdue::pod::Role;
+use overdue::stats::Count;
+use serde_json::{Value, json};
+
+use crate::harness::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+const SOON: [(&str, &str); 2] = [("sweep_every", "200ms"), ("sweep_grace", "500ms")];
+
+#[tokio::test]
+async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
+    World::with(async |world| {
+        world.stock(1, 1_000).await;
+        world.place_many(300, SECOND / 2, SECOND, &[(1, 1)]).await;
+        // As if the broker had lost them, or somebody had emptied a queue.
+        world.sql("DELETE FROM outbox").await;
+        let pod = world.pod(&SOON);
+        world.declared().await;
+        let mut events = world.subscribe("order.closed").await;
+        let heard = world.place(SECOND, &[(1, 1)]).await;
+        world.all_settled().await;
+        world.closed(heard).await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 300, "what the wake closed is not counted as swept");
+        assert_eq!(pod.pod.stats.get(Count::Closed), 301);
+        assert!(events.all(world).await.len() <= 301);
+        world.assert_stock_conserved(1_000).await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sweep_needs_no_broker() {
+    World::with(async |world| {
+        // Port 9 (discard) has no listener on the machines of this century.
+        let nowhere = [("amqp_url", "amqp://nobody@127.0.0.1:9/none"), SOON[0], SOON[1]];
+        let pod = world.pod(&nowhere);
+        world.place_many(50, SECOND / 2, SECOND, &[]).await;
+        world.all_settled().await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 50);
+        assert_eq!(
+            world
+                .number("SELECT sum(cardinality(order_ids))::bigint FROM outbox WHERE kind = 'order.closed'")
+                .await,
+            50
+        );
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn orders_that_cannot_be_closed_do_not_keep_the_sweep_from_the_others() {
+    World::with(async |world| {
+        world
+            .sql(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+                 CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW WHEN (old.order_id <= 12)
+                 EXECUTE FUNCTION refuse()",
+            )
+            .await;
+        // The twelve that fail are the longest overdue, and fill more than two pages.
+        world.place_many(40, SECOND / 10, SECOND / 2, &[]).await;
+        let mut locked = world.pool.begin().await.expect("a transaction");
+        sqlx::query("SELECT FROM orders WHERE order_id = 20 FOR UPDATE").execute(&mut *locked).await.expect("locked");
+        let pod = world.pod_with_roles(&[Role::Sweep], &[SOON[0], ("sweep_grace", "0s"), ("close_batch", "5")]);
+        crate::harness::eventually("all others are closed", async || world.statuses().await["PENDING"] == 13).await;
+        locked.rollback().await.expect("released");
+        world.closed(20).await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 28);
+        world.sql("DROP FUNCTION refuse CASCADE").await;
+        world.all_settled().await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dry_run_names_what_would_be_closed_and_changes_nothing() {
+    World::with(async |world| {
+        world.stock(1, 100).await;
+        let due = world.place_many(3, Duration::ZERO, Duration::ZERO, &[(1, 1)]).await;
+        world.place(60 * SECOND, &[(1, 1)]).await;
+        let paid = world.place(Duration::ZERO, &[(1, 1)]).await;
+        assert!(world.pay(paid).await);
+
+        let (code, shown, error) = world.run(&["sweep", "--dry-run", "--grace", "0s", "--json"]).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(shown["would_close"], json!(3));
+        let named: Vec<_> = shown["orders"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|order| order["order_id"].as_i64())
+            .collect();
+        assert_eq!(named, due.iter().copied().map(Some).collect::<Vec<_>>());
+        let (_, text, _) = world.run(&["sweep", "--dry-run", "--grace", "0s"]).await;
+        assert!(text.contains("3 orders would be closed; nothing was changed"), "{text}");
+        assert_eq!(world.statuses().await["PENDING"], 4);
+
+        let (code, done, _) = world.run(&["sweep", "--grace", "0s", "--json"]).await;
+        assert_eq!(code, 0);
+        assert_eq!(serde_json::from_str::<Value>(&done).expect("JSON"), json!({"closed": 3, "left": 0}));
+        assert_eq!(world.statuses().await["CLOSED"], 3);
+        world.assert_stock_conserved(100).await;
+    })
+    .await;
+}
