@@ -3,6 +3,7 @@
 //! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent for ever. A role
 //! whose session breaks in any way drops it whole and builds a new one.
 
+mod consumer;
 pub mod publisher;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +69,14 @@ pub enum BrokerError {
         /// The broker's answer.
         source: lapin::Error,
     },
+    /// A queue or exchange is not there, and this user or setting does not declare it.
+    #[error("{doing}: not found ({source}); run `overdue topology declare`")]
+    Missing {
+        /// What was being done.
+        doing: String,
+        /// The broker's answer.
+        source: lapin::Error,
+    },
     /// No answer in time.
     #[error("{doing}: no answer from the broker within {after:?}{}", if *.blocked { "; it blocks publishers: a memory or disk alarm is on" } else { "" })]
     Timeout {
@@ -114,6 +123,7 @@ impl BrokerError {
         match amqp_kind(&source) {
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::Denied { doing, source },
             Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => Self::Mismatch { doing, source },
+            Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) => Self::Missing { doing, source },
             _ => Self::Lost { doing, source },
         }
     }
@@ -136,6 +146,7 @@ impl BrokerError {
             | Self::Denied { .. }
             | Self::Mismatch { .. } => false,
             Self::Connect { .. }
+            | Self::Missing { .. }
             | Self::Timeout { .. }
             | Self::Nacked { .. }
             | Self::Unroutable { .. }

@@ -92,7 +92,7 @@ enum CliError {
     #[error("stopped, but gave back what could not be finished in time")]
     Cut,
     #[error("the {0} role cannot work: {1}")]
-    Role(crate::pod::Role, crate::pod::RoleError),
+    Role(crate::role::Role, crate::role::RoleError),
     #[error("{0}")]
     System(#[from] std::io::Error),
 }

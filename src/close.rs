@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
-use crate::database::{DatabaseError, Trouble, trouble};
+use crate::database::{DatabaseError, Trouble, bounded, trouble};
 use crate::stats::Stats;
 
 /// What became of one order.
@@ -108,10 +108,8 @@ impl Closer {
 
     async fn close_part(&self, order_ids: &[i64]) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         let sent = Instant::now();
-        let closed = sqlx::query_file!("src/close.sql", order_ids)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(DatabaseError::during("closing orders"))?;
+        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_all(&self.pool);
+        let closed = bounded("closing orders", closed).await?;
         let received = Instant::now();
         if let Some(row) = closed.first() {
             self.clock.observe(sent, received, row.answered_at.into());
@@ -133,10 +131,8 @@ impl Closer {
             r#"SELECT order_id, status = 'PENDING' AS "pending!", payment_deadline, clock_timestamp() AS "now!"
                FROM orders WHERE order_id = ANY ($1)"#,
             &order_ids
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(DatabaseError::during("asking why orders were not closed"))?;
+        );
+        let rows = bounded("asking why orders were not closed", rows.fetch_all(&self.pool)).await?;
         if let Some(row) = rows.first() {
             self.clock.observe(sent, Instant::now(), row.now.into());
         }

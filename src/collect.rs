@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
+use lapin::{Channel, Consumer};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +21,8 @@ use crate::database;
 use crate::hand::{Hand, Held, Tag};
 use crate::message::{self, Reading};
 use crate::park::parked;
-use crate::pod::{Pod, RoleError};
+use crate::pod::Pod;
+use crate::role::RoleError;
 use crate::settle::{Next, settle};
 use crate::stats::Count;
 use crate::topology::KEY_PROCESS;
@@ -46,7 +44,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let publisher = Arc::new(Publisher::connect(&pod.broker, "close").await?);
     let connection = pod.broker.connect("close").await?;
     let (channel, consumer) =
-        subscribe(pod, &connection, &pod.broker.names.process(), pod.config.prefetch).await?;
+        pod.broker.consume(&connection, &pod.broker.names.process(), pod.config.prefetch).await?;
     let mut collector = Collector {
         pod: Arc::clone(pod),
         publisher,
@@ -62,8 +60,12 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         outcome = collector.work(consumer, stop) => outcome,
         () = past(stop, pod.config.drain_timeout) => Ok(()),
     };
-    let left = collector.give_back().await;
-    let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+    let left = collector.hand.orders();
+    // A broker that is in trouble gives everything back by itself when the connection is gone.
+    if !matches!(outcome, Err(RoleError::Broker(_))) {
+        collector.give_back().await;
+        let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+    }
     match outcome {
         Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
         outcome => outcome,
@@ -74,25 +76,6 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
 async fn past(stop: &CancellationToken, some_time: Duration) {
     stop.cancelled().await;
     tokio::time::sleep(some_time).await;
-}
-
-/// Opens a channel with a bound on unacknowledged messages, and a consumer on it.
-///
-/// # Errors
-/// As the broker's.
-pub async fn subscribe(
-    pod: &Pod,
-    connection: &Connection,
-    queue: &str,
-    prefetch: u16,
-) -> Result<(Channel, Consumer), BrokerError> {
-    let channel = pod.broker.channel(connection).await?;
-    // Before consuming: without it the broker would send everything it has.
-    pod.broker.bounded("basic.qos", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let consume =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-    let consumer = pod.broker.bounded(&format!("consuming from {queue}"), consume).await?;
-    Ok((channel, consumer))
 }
 
 struct Collector {
@@ -154,7 +137,8 @@ impl Collector {
             let Some(delivery) = next else { break };
             self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
             // An end of the stream that is met here is met again by the next call.
-            next = if n < GULP { next_delivery(consumer).now_or_never().flatten() } else { None };
+            let room = n < GULP && self.hand.orders() < self.pod.config.max_held;
+            next = if room { next_delivery(consumer).now_or_never().flatten() } else { None };
         }
         Ok(())
     }
@@ -273,8 +257,7 @@ impl Collector {
 
     /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
     /// a nack says that nobody crashed, which newer brokers do not count against the message.
-    /// Returns the number of orders.
-    async fn give_back(&mut self) -> usize {
+    async fn give_back(&mut self) {
         self.closing.abort_all();
         self.moving.abort_all();
         let (messages, orders) = (self.hand.messages(), self.hand.orders());
@@ -283,7 +266,6 @@ impl Collector {
             let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
             tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
         }
-        orders
     }
 }
 

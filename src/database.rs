@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgPool};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
@@ -117,6 +117,22 @@ pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
     Ok(options.application_name("overdue").options(SESSION).disable_statement_logging())
 }
 
+/// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
+/// network between swallows it. The driver itself would wait for ever.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Runs a statement with a bound on the wait for its answer.
+///
+/// # Errors
+/// The statement's own, or as when the database is away.
+pub async fn bounded<T>(
+    doing: &'static str,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    let answer = timeout(ANSWER, statement).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    answer.map_err(DatabaseError::during(doing))
+}
+
 /// A pool of connections; none is opened yet.
 ///
 /// # Errors
@@ -136,12 +152,25 @@ pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
 /// When it cannot be reached, refuses the login, or has not been migrated.
 pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
     let sent = Instant::now();
-    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!" FROM (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one) AS schema_is_there"#)
-        .fetch_one(pool)
-        .await
-        .map_err(DatabaseError::during("asking the database for its time"))?;
+    // LIMIT 0: that the table is there is all that is asked.
+    let now = sqlx::query_scalar!(
+        r#"SELECT clock_timestamp() AS "now!" FROM (SELECT count(*) FROM (SELECT FROM outbox LIMIT 0) AS none) AS ours"#
+    );
+    let now = bounded("asking the database for its time", now.fetch_one(pool)).await?;
     clock.observe(sent, Instant::now(), DbTime::from(now));
     Ok(())
+}
+
+/// How often the clock is read anew. It may drift by 200 µs for each second between two readings.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.
+pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
+    loop {
+        // While the database is away, others notice and say so.
+        let _ = probe(pool, clock).await;
+        sleep(TICK).await;
+    }
 }
 
 /// Brings the schema up to date.

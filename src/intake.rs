@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
 use crate::broker::publisher::{Outgoing, Publisher};
-use crate::collect::subscribe;
 use crate::message::{self, Reading};
 use crate::park::parked;
-use crate::pod::{Pod, RoleError};
+use crate::pod::Pod;
+use crate::role::RoleError;
 use crate::stats::Count;
 use crate::topology::KEY_DELAY;
 use crate::wake::Wake;
@@ -29,7 +29,7 @@ const BATCH: u16 = 200;
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&pod.broker, "intake").await?;
     let connection = pod.broker.connect("intake").await?;
-    let (channel, mut consumer) = subscribe(pod, &connection, &pod.broker.names.intake(), BATCH).await?;
+    let (channel, mut consumer) = pod.broker.consume(&connection, &pod.broker.names.intake(), BATCH).await?;
     tracing::info!("taking order-created messages");
     let ended = || BrokerError::ConsumerEnded { queue: pod.broker.names.intake() };
     loop {

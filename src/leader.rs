@@ -50,20 +50,15 @@ impl Leadership {
     ) -> Result<Option<Self>, DatabaseError> {
         let silence = format!("{}ms", SILENCE.as_millis());
         let options = database::options(&pod.config)?.options([("idle_session_timeout", silence.as_str())]);
-        let connecting = timeout(SILENCE, PgConnection::connect_with(&options));
-        let mut session = connecting
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-            .map_err(DatabaseError::during("connecting to become leader"))?;
+        let session = PgConnection::connect_with(&options);
+        let mut session = database::bounded("connecting to become leader", session).await?;
         while !stop.is_cancelled() {
             let won = sqlx::query_scalar!(
                 r#"SELECT pg_try_advisory_lock($1, $2) AS "won!""#,
                 LOCK_CLASS,
                 office as i32
-            )
-            .fetch_one(&mut session)
-            .await
-            .map_err(DatabaseError::during("trying to become leader"))?;
+            );
+            let won = database::bounded("trying to become leader", won.fetch_one(&mut session)).await?;
             if won {
                 tracing::info!(?office, "leading");
                 return Ok(Some(Self { session }));

@@ -29,6 +29,7 @@ pub mod config;
 pub mod database;
 pub mod leader;
 pub mod pod;
+pub mod role;
 pub mod settings;
 pub mod shop;
 pub mod stats;

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 
 use crate::clock::{DbClock, DbTime};
-use crate::database::DatabaseError;
+use crate::database::{DatabaseError, bounded};
 
 /// One row: a wake or an event, for one or many orders.
 #[derive(Debug)]
@@ -37,10 +37,8 @@ pub async fn read(pool: &PgPool, most: i64, clock: &DbClock) -> Result<Vec<Row>,
         r#"SELECT id, kind, recorded_at, order_ids, deadlines, user_ids, clock_timestamp() AS "now!"
            FROM outbox ORDER BY id LIMIT $1"#,
         most
-    )
-    .fetch_all(pool)
-    .await
-    .map_err(DatabaseError::during("reading the outbox"))?;
+    );
+    let rows = bounded("reading the outbox", rows.fetch_all(pool)).await?;
     if let Some(row) = rows.last() {
         clock.observe(sent, tokio::time::Instant::now(), row.now.into());
     }
@@ -65,9 +63,7 @@ pub async fn read(pool: &PgPool, most: i64, clock: &DbClock) -> Result<Vec<Row>,
 /// As the database's. The rows are published again then, which is harmless.
 pub async fn delete(pool: &PgPool, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
-    sqlx::query!("DELETE FROM outbox WHERE id = ANY ($1)", ids)
-        .execute(pool)
-        .await
-        .map_err(DatabaseError::during("deleting from the outbox"))?;
+    let delete = sqlx::query!("DELETE FROM outbox WHERE id = ANY ($1)", ids);
+    bounded("deleting from the outbox", delete.execute(pool)).await?;
     Ok(())
 }

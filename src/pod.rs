@@ -1,7 +1,5 @@
 //! A pod: the roles it plays, each kept alive until the pod is told to stop.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +7,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerError};
+use crate::broker::Broker;
 use crate::clock::DbClock;
 use crate::close::Closer;
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
 use crate::leader::{Leadership, Office};
+use crate::role::{Role, RoleError};
 use crate::schedule::Scheduler;
 use crate::settle::RetryPolicy;
 use crate::stats::{Count, Stats};
@@ -37,76 +36,6 @@ pub struct Pod {
     pub retry: RetryPolicy,
     /// What was done.
     pub stats: Arc<Stats>,
-}
-
-/// A part of the work that a pod may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Outbox to broker; in one pod at a time.
-    Relay,
-    /// Order-created messages to lanes.
-    Intake,
-    /// Wakes to closed orders.
-    Close,
-    /// What no wake closed; in one pod at a time.
-    Sweep,
-}
-
-impl Role {
-    /// Every role, in the order in which an order meets them.
-    pub const ALL: [Self; 4] = [Self::Relay, Self::Intake, Self::Close, Self::Sweep];
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|role| role.to_string() == name);
-        known.ok_or_else(|| "the roles are relay, intake, close and sweep".to_owned())
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Relay => "relay",
-            Self::Intake => "intake",
-            Self::Close => "close",
-            Self::Sweep => "sweep",
-        })
-    }
-}
-
-/// Why a role's session ended before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum RoleError {
-    /// The broker.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// The database.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// Told to stop, and what was in hand was not finished in time; it was given back.
-    #[error("gave back {orders} orders unfinished")]
-    Unfinished {
-        /// How many.
-        orders: usize,
-    },
-    /// A defect of ours: a task panicked.
-    #[error("a task ended: {0}")]
-    Task(String),
-}
-
-impl RoleError {
-    /// Whether a new session may fare better without anybody changing anything.
-    #[must_use]
-    pub fn heals(&self) -> bool {
-        match self {
-            Self::Broker(error) => error.heals(),
-            Self::Database(error) => error.heals(),
-            Self::Task(_) | Self::Unfinished { .. } => true,
-        }
-    }
 }
 
 /// How a pod ended.
@@ -151,6 +80,10 @@ impl Pod {
             playing.spawn(async move { (role, pod.play(role, &soft).await) });
         }
         let reporting = tokio::spawn(report(Arc::clone(&self.stats)));
+        let keeping_time = tokio::spawn({
+            let (pool, clock) = (self.closer.pool.clone(), Arc::clone(&self.clock));
+            async move { database::keep_time(&pool, &clock).await }
+        });
         let mut ended = Ended::Clean;
         loop {
             tokio::select! {
@@ -171,6 +104,7 @@ impl Pod {
         }
         playing.shutdown().await;
         reporting.abort();
+        keeping_time.abort();
         let _ = timeout(GIVING_BACK, self.closer.pool.close()).await;
         tracing::info!("stopped: {}", self.stats.line());
         ended

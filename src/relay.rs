@@ -6,15 +6,15 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::{Outgoing, Publisher};
-use crate::clock::DbTime;
 use crate::event::Event;
 use crate::outbox::{self, Kind, Row};
-use crate::pod::{Pod, RoleError};
+use crate::pod::Pod;
+use crate::role::RoleError;
 use crate::stats::Count;
 use crate::wake::Wake;
 
 /// Messages in flight before their confirms are awaited; bounds the memory that a large outbox takes.
-const IN_FLIGHT: usize = 2_000;
+const IN_FLIGHT: usize = 1_000;
 
 /// One session: connects, works until `stop` or until something breaks.
 ///
@@ -32,39 +32,43 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
             }
             continue;
         }
-        let wakes = rows.iter().filter(|row| row.kind == Kind::Wake).map(|row| row.orders.len()).sum();
-        let events = rows.iter().map(|row| row.orders.len()).sum::<usize>() - wakes;
-        for chunk in messages(pod, &rows).chunks(IN_FLIGHT) {
+        // Wakes first, grouped over all rows: they have a moment to meet. Events follow in the order of recording.
+        let wakes = wakes(&rows);
+        let (woken, mut told) = (wakes.len(), 0);
+        for chunk in pod.scheduler.messages(wakes, pod.clock.now()).chunks(IN_FLIGHT) {
             publisher.publish(chunk).await?;
+        }
+        let mut events = events(&rows).peekable();
+        while events.peek().is_some() {
+            let chunk: Vec<_> = events.by_ref().take(IN_FLIGHT).collect();
+            publisher.publish(&chunk).await?;
+            told += chunk.len();
         }
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
         outbox::delete(&pod.closer.pool, &ids).await?;
-        pod.stats.add(Count::Woken, wakes);
-        pod.stats.add(Count::Events, events);
+        pod.stats.add(Count::Woken, woken);
+        pod.stats.add(Count::Events, told);
     }
     publisher.close().await;
     Ok(())
 }
 
-/// Wakes first, grouped over all rows: they have a moment to meet. Events follow in the order of recording.
-fn messages(pod: &Pod, rows: &[Row]) -> Vec<Outgoing> {
-    let mut wakes = Vec::new();
-    let mut events = Vec::new();
-    for row in rows {
-        match &row.kind {
-            Kind::Wake => wakes.extend(row.orders.iter().map(|(order_id, due, _)| wake(*order_id, *due))),
-            Kind::Event(kind) => {
-                events.extend(row.orders.iter().map(|&(order_id, payment_deadline, user_id)| {
-                    Event { kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
-                }));
-            }
-        }
-    }
-    let mut messages = pod.scheduler.messages(wakes, pod.clock.now());
-    messages.append(&mut events);
-    messages
+fn wakes(rows: &[Row]) -> Vec<Wake> {
+    let wakes = rows.iter().filter(|row| row.kind == Kind::Wake).flat_map(|row| &row.orders);
+    wakes.map(|&(order_id, due, _)| Wake { due, order_id, attempt: 0 }).collect()
 }
 
-fn wake(order_id: i64, due: DbTime) -> Wake {
-    Wake { due, order_id, attempt: 0 }
+/// Made one by one: the events of a large outbox would take more memory than all the rest.
+fn events(rows: &[Row]) -> impl Iterator<Item = Outgoing> {
+    rows.iter().flat_map(|row| {
+        let kind = match &row.kind {
+            Kind::Wake => None,
+            Kind::Event(kind) => Some(kind),
+        };
+        kind.into_iter().flat_map(move |kind| {
+            row.orders.iter().map(move |&(order_id, payment_deadline, user_id)| {
+                Event { kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
+            })
+        })
+    })
 }

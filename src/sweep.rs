@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::DbTime;
 use crate::close::{Closer, Verdict};
-use crate::database::DatabaseError;
-use crate::pod::{Pod, RoleError};
+use crate::database::{DatabaseError, bounded};
+use crate::pod::Pod;
+use crate::role::RoleError;
 use crate::stats::Count;
 
 /// What one sweep found.
@@ -115,10 +116,8 @@ pub async fn overdue(
         time::OffsetDateTime::from(after_deadline),
         after_id,
         i64::try_from(most).unwrap_or(i64::MAX)
-    )
-    .fetch_all(&closer.pool)
-    .await
-    .map_err(DatabaseError::during("looking for overdue orders"))?;
+    );
+    let rows = bounded("looking for overdue orders", rows.fetch_all(&closer.pool)).await?;
     Ok(rows
         .into_iter()
         .map(|row| {

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
+use crate::lives::{End, Life};
 use crate::pods::Ending;
 use crate::script::STOCK;
-use crate::shop::{End, Life};
 use crate::stage::Stage;
 use crate::subscriber::Heard;
 use crate::{During, Result};

@@ -1,9 +1,10 @@
 //! `make demo`: an evening in a shop, with two pods of Overdue that close what is not paid.
 //!
-//! Everything here but the pods is the world around Overdue. It knows the contracts, plain SQL and plain AMQP, and uses
-//! nothing of the library. The files in the order of the play: `addresses`, `stage` (a database, a vhost and users, made by
-//! `management`), `pods`, `script` (what each order will meet), `shop` and `services` (they act it), `subscriber` and
-//! `progress` (they watch), `findings` and `report` (was every promise kept?).
+//! Everything here but the pods is the world around Overdue. It knows the contracts, plain SQL and plain AMQP, and
+//! uses nothing of the library. The files in the order of the play: `addresses` and `stage` (a database, a vhost and
+//! users, made through `management`), `pods`, `script` (what each order will meet), `lives` (which the `shop` and outside
+//! `services` act out), `subscriber` and `progress` (they watch), `findings` and `report` (was every promise kept?), and
+//! `keep` (for KEEP=1).
 
 mod addresses;
 mod findings;
@@ -26,7 +27,6 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::findings::{Findings, Performance};
-use crate::lives::Lives;
 use crate::pods::Pods;
 use crate::services::Services;
 use crate::shop::Shop;
@@ -107,11 +107,11 @@ async fn play(stage: &Stage, pods: &mut Pods) -> Result<Performance> {
 
     let pool = stage.pool().await?;
     let services = Services::new(&outside).await?;
-    let shop = Shop::open(pool.clone(), services.clone()).await?;
+    let shop = Shop::open(pool.clone()).await?;
     let script = script::write();
     let orders = script.len();
     let (lives, malformed, ()) = tokio::try_join!(
-        shop.trade(script),
+        lives::play(&shop, &services, script),
         services.send_malformed(),
         progress::watch(&pool, &connection, pods, orders),
     )?;

@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::findings::{Findings, Parked, Story};
+use crate::lives::{End, Life};
 use crate::pods::FOLDER;
 use crate::script::{Form, PRODUCTS, Timing};
-use crate::shop::{End, Life};
 
 /// Prints the summary. Says whether every promise was kept.
 pub fn print(findings: &Findings) -> bool {
@@ -65,7 +65,15 @@ fn happened(findings: &Findings) -> Vec<(&'static str, u64, String)> {
             format!("{} of them by SQL alone", human(number(orders.placed) - announced)),
         ),
         ("  announced by AMQP, too", announced, forms.join(", ")),
-        ("", 0, format!("{} before the order was committed, {} twice", timed(Timing::BeforeCommit), timed(Timing::Twice))),
+        (
+            "",
+            0,
+            format!(
+                "{} before the order was committed, {} twice",
+                timed(Timing::BeforeCommit),
+                timed(Timing::Twice)
+            ),
+        ),
         ("paid", number(orders.paid), format!("{too_late} more buyers came too late, and were told")),
         ("cancelled", number(orders.cancelled), String::new()),
         ("closed", number(orders.closed), String::new()),

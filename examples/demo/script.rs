@@ -65,7 +65,7 @@ pub enum Fate {
     Unpaid,
     /// Paid this long after it was placed.
     Paid(Duration),
-    /// Paid this long after a moment 40 ms before the deadline: the payment races the close.
+    /// Paid this long after a moment 20 ms before the deadline: the payment races the close.
     PaidAtTheLastMoment(Duration),
     /// Cancelled by the buyer this long after it was placed.
     Cancelled(Duration),
@@ -88,7 +88,7 @@ fn part(n: u32, dice: &mut Dice) -> Part {
         _ if n % 500 == 250 => Fate::Forged(Form::ALL[n as usize / 500 % Form::ALL.len()]),
         _ => match dice.between(1, 1_000) {
             1..=250 => Fate::Paid(window * dice.between_u32(5, 90) / 100),
-            251..=290 => Fate::PaidAtTheLastMoment(Duration::from_millis(dice.between(0, 60))),
+            251..=290 => Fate::PaidAtTheLastMoment(Duration::from_millis(dice.between(0, 40))),
             291..=340 => Fate::Cancelled(window * dice.between_u32(5, 90) / 100),
             _ => Fate::Unpaid,
         },

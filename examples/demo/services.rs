@@ -5,11 +5,11 @@ use std::time::Duration;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{sleep, timeout};
 
 use crate::script::Form;
+use crate::shop::Placed;
 use crate::{During, Failure, Result};
 
 const PERSISTENT: u8 = 2;
@@ -30,16 +30,10 @@ impl Services {
     }
 
     /// Says that an order exists, and until when it can be paid.
-    pub async fn announce(
-        &self,
-        form: Form,
-        order_id: i64,
-        deadline: OffsetDateTime,
-        left: Duration,
-    ) -> Result<()> {
-        let deadline = deadline.format(&Rfc3339)?;
+    pub async fn announce(&self, form: Form, placed: &Placed) -> Result<()> {
+        let deadline = placed.payment_deadline.format(&Rfc3339)?;
         // The forms without a deadline say the delay in milliseconds.
-        self.publish(message(form, order_id, &deadline, left.as_millis())).await
+        self.publish(message(form, placed.order_id, &deadline, placed.left.as_millis())).await
     }
 
     /// Claims that an order is due, whatever its deadline.

@@ -58,7 +58,8 @@ impl Filter {
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let broker = Broker::new(&context.broker_config()?);
+    // Who looks at parked messages need not be allowed to declare queues.
+    let broker = Broker::new(&context.broker_config()?).declaring(false);
     match command {
         Command::List { filter, limit } => {
             let found = act(context, &broker, &filter.selection(Vec::new()), Action::Look, limit).await?;

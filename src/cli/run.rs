@@ -5,7 +5,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, Context};
-use crate::pod::{Ended, Pod, Role};
+use crate::pod::{Ended, Pod};
+use crate::role::Role;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

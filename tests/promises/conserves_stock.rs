@@ -50,10 +50,8 @@ async fn place_mixed(world: &World, count: i32) {
 
 /// A shop that books deliveries from the last product to the first, against everybody else's order of locking.
 async fn book_backwards(pool: PgPool) {
-    let pending = || {
-        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM orders WHERE status = 'PENDING'").fetch_one(&pool)
-    };
-    while pending().await.expect("a count") > 0 {
+    // A deadlock costs everybody in it a second, so not for ever.
+    for _ in 0..2 {
         let mut transaction = pool.begin().await.expect("a transaction");
         for product in (1..=PRODUCTS).rev() {
             let booked =
@@ -76,7 +74,7 @@ async fn stock_is_conserved_while_pods_buyers_and_the_shop_get_in_each_others_wa
         let pods = [world.pod(&settings), world.pod(&settings)];
         world.declared().await;
         place_mixed(world, 2_000).await;
-        let backwards = [(); 2].map(|()| tokio::spawn(book_backwards(world.pool.clone())));
+        let backwards = tokio::spawn(book_backwards(world.pool.clone()));
         let duplicates: Vec<_> = (1..=500).map(|order| json!([order, 0, 0])).collect();
         let duplicates = json!({"wake": duplicates}).to_string();
         let buyers = async |remainder: i64| {
@@ -97,9 +95,7 @@ async fn stock_is_conserved_while_pods_buyers_and_the_shop_get_in_each_others_wa
         };
         let (a, b, c, d, ()) = tokio::join!(buyers(0), buyers(1), buyers(2), buyers(3), repeated);
         world.all_settled().await;
-        for shop in backwards {
-            shop.await.expect("the shop");
-        }
+        backwards.await.expect("the shop");
         world.assert_stock_conserved(EACH).await;
         let statuses = world.statuses().await;
         assert_eq!(statuses.get("CANCELLED").copied().unwrap_or_default(), a + b + c + d);

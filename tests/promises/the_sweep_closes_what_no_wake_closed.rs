@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overdue::pod::Role;
+use overdue::role::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
 

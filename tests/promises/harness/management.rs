@@ -94,20 +94,22 @@ impl Management {
 }
 
 impl World {
-    /// The connections to this world's vhost, by their name in the management API.
-    pub async fn connections(&self) -> Vec<String> {
-        let connections = self.management.get(&["vhosts", &self.name, "connections"]).await;
-        let named = |connection: &Value| connection["name"].as_str().map(str::to_owned);
-        connections.as_array().into_iter().flatten().filter_map(named).collect()
-    }
-
     /// Closes every connection to this world's vhost, as an operator can; how many there were.
     pub async fn close_connections(&self) -> usize {
-        let connections = self.connections().await;
-        for connection in &connections {
-            self.management.delete(&["connections", connection]).await;
+        self.close_connections_named("").await
+    }
+
+    /// Closes the connections whose client gave them a name that begins so; how many there were.
+    pub async fn close_connections_named(&self, beginning: &str) -> usize {
+        let connections = self.management.get(&["vhosts", &self.name, "connections"]).await;
+        let mut closed = 0;
+        for connection in connections.as_array().into_iter().flatten() {
+            let given = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
+            let Some(name) = connection["name"].as_str().filter(|_| given.starts_with(beginning)) else { continue };
+            self.management.delete(&["connections", name]).await;
+            closed += 1;
         }
-        connections.len()
+        closed
     }
 }
 

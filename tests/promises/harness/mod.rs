@@ -8,5 +8,5 @@ mod world;
 
 pub use breaker::{Breaker, Line};
 pub use pods::{Process, TestPod};
-pub use shop::order_of;
+pub use shop::{Subscriber, order_of};
 pub use world::{World, env, eventually, with_path};

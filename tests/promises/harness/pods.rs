@@ -3,7 +3,8 @@
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use overdue::pod::{Ended, Pod, Role};
+use overdue::pod::{Ended, Pod};
+use overdue::role::Role;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;

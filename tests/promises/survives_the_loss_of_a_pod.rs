@@ -1,0 +1,167 @@
+//! Invariants 5 and 8: a pod that is killed, told to stop, or hangs in the middle of its work delays closing, and does
+//! nothing else; leader work moves to another pod within seconds.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Process, World, eventually, order_of};
+
+const SECOND: Duration = Duration::from_secs(1);
+const BURST: usize = 4_000;
+/// Small batches, so that a burst takes a while and its middle can be met.
+const SLOWLY: [&str; 6] = ["--close-batch", "20", "--close-concurrency", "1", "--max-orders-per-wake", "10"];
+
+/// Waits until a burst is being closed: some orders are, most are not.
+async fn in_the_middle(world: &World) {
+    eventually("some orders are closed", async || {
+        world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 100
+    })
+    .await;
+    assert!(world.statuses().await.contains_key("PENDING"), "the burst was over before it was disturbed");
+}
+
+/// Nothing was lost: each order is closed, its stock is back, and its event was published.
+async fn all_is_well(world: &World, events: &mut crate::harness::Subscriber) {
+    world.all_settled().await;
+    assert_eq!(world.statuses().await["CLOSED"], BURST as i64);
+    world.assert_stock_conserved(10_000).await;
+    let told: HashSet<_> = events.all(world).await.keys().map(|id| order_of(id)).collect();
+    assert_eq!(told.len(), BURST, "events are missing");
+    let queue = world.names.process();
+    eventually("every wake is acknowledged", async || world.depth(&queue).await == 0).await;
+    assert_eq!(world.depth(&world.names.parked()).await, 0);
+}
+
+#[tokio::test]
+async fn a_pod_killed_in_the_middle_of_a_burst_loses_nothing() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let first = world.process(&SLOWLY);
+        world.declared().await;
+        let mut events = world.subscribe("order.closed").await;
+        world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
+        in_the_middle(world).await;
+        first.kill().await;
+        let second = world.process(&[]);
+        all_is_well(world, &mut events).await;
+        second.send("TERM").await;
+        assert_eq!(second.end().await.0, 0);
+    })
+    .await;
+}
+
+/// Messages that the broker has given to somebody and that are not acknowledged.
+async fn unacknowledged(world: &World) -> Option<i64> {
+    let queue: Value = world.management.get(&["queues", &world.name, &world.names.process()]).await;
+    queue["messages_unacknowledged"].as_i64()
+}
+
+#[tokio::test]
+async fn a_pod_told_to_stop_finishes_what_it_has_and_leaves_the_rest_to_the_next() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let first = world.process(&[&SLOWLY[..], &["--prefetch", "20"]].concat());
+        world.declared().await;
+        let mut events = world.subscribe("order.closed").await;
+        world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
+        in_the_middle(world).await;
+        first.send("TERM").await;
+        let (code, log) = first.end().await;
+        assert_eq!(code, 0, "{log}");
+        assert!(log.contains("stopping: finishing what is in hand") && log.contains("stopped:"), "{log}");
+        assert!(world.statuses().await.contains_key("PENDING"), "nothing was left for the next pod");
+        eventually("nothing is unacknowledged", async || unacknowledged(world).await == Some(0)).await;
+
+        let second = world.process(&[]);
+        all_is_well(world, &mut events).await;
+        second.send("INT").await;
+        assert_eq!(second.end().await.0, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
+    World::with(async |world| {
+        let pod = world.process(&["--drain-timeout", "1h"]);
+        world.declared().await;
+        let order = world.place(3 * SECOND / 2, &[]).await;
+        // Held in hand, and locked by the shop: a soft stop waits for it.
+        let mut shop = world.pool.begin().await.expect("a transaction");
+        sqlx::query("SELECT FROM orders WHERE order_id = $1 FOR UPDATE").bind(order).execute(&mut *shop).await.expect("locked");
+        eventually("the wake is in hand", async || unacknowledged(world).await == Some(1)).await;
+        pod.send("TERM").await;
+        pod.says("stopping: finishing what is in hand").await;
+        let asked = Instant::now();
+        pod.send("TERM").await;
+        let (code, log) = pod.end().await;
+        assert!(asked.elapsed() < 5 * SECOND, "{log}");
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains("gave back"), "{log}");
+        shop.rollback().await.expect("released");
+        let second = world.pod(&[]);
+        world.closed(order).await;
+        second.stop().await;
+    })
+    .await;
+}
+
+/// Starts two pods one after the other, the first of which leads.
+async fn leader_and_follower(world: &World) -> (Process, Process) {
+    let leader = world.process(&[]);
+    leader.says("leading office=Relay").await;
+    leader.says("leading office=Sweep").await;
+    let follower = world.process(&["--sweep-every", "200ms", "--sweep-grace", "300ms"]);
+    follower.says("taking wakes").await;
+    (leader, follower)
+}
+
+/// The relay works again when an order placed now is closed by its wake, and the sweep when one without a wake is.
+async fn leadership_moved(world: &World, follower: &Process) {
+    follower.says("leading office=Relay").await;
+    follower.says("leading office=Sweep").await;
+    let order = world.place(SECOND, &[]).await;
+    world.closed(order).await;
+    world.sql("ALTER TABLE orders DISABLE TRIGGER orders_wake_inserted").await;
+    let unheard = world.place(Duration::ZERO, &[]).await;
+    world.closed(unheard).await;
+    world.outbox_empty().await;
+}
+
+#[tokio::test]
+async fn leadership_moves_within_seconds_when_the_leader_is_killed() {
+    World::with(async |world| {
+        let (leader, follower) = leader_and_follower(world).await;
+        let killed = Instant::now();
+        leader.kill().await;
+        follower.says("leading office=Relay").await;
+        follower.says("leading office=Sweep").await;
+        assert!(killed.elapsed() < 5 * SECOND, "{:?}", killed.elapsed());
+        leadership_moved(world, &follower).await;
+        follower.kill().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down_when_it_wakes_up() {
+    World::with(async |world| {
+        let (leader, follower) = leader_and_follower(world).await;
+        leader.send("STOP").await;
+        let stopped = Instant::now();
+        follower.says("leading office=Relay").await;
+        follower.says("leading office=Sweep").await;
+        assert!(stopped.elapsed() < 12 * SECOND, "{:?}", stopped.elapsed());
+        leader.send("CONT").await;
+        // It notices that its lock is gone, and waits for its turn.
+        eventually("it steps down", async || leader.log().matches("session broke").count() >= 2).await;
+        leadership_moved(world, &follower).await;
+        follower.send("TERM").await;
+        assert_eq!(follower.end().await.0, 0);
+        eventually("it leads again", async || leader.log().matches("leading office=Relay").count() == 2).await;
+        leader.kill().await;
+    })
+    .await;
+}
