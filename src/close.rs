@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
-use crate::database::{DatabaseError, Trouble, bounded, trouble};
+use crate::database::{DatabaseError, Trouble, bounded, trouble, words};
 use crate::stats::Stats;
 
 /// What became of one order.
@@ -91,7 +91,7 @@ impl Closer {
                     }
                     Trouble::Order => match part.as_slice() {
                         [id] => {
-                            let reason = error.source.to_string();
+                            let reason = words(&error.source);
                             tracing::warn!(order_id = id, reason, "closing failed");
                             verdicts.insert(*id, Verdict::Failed { reason });
                         }

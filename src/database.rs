@@ -56,7 +56,7 @@ fn of_sqlstate(code: &str) -> Trouble {
 
 /// An error of the database with what was being done.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}: {source}{}", hint(.source))]
+#[error("{doing}: {}{}", words(.source), hint(.source))]
 pub struct DatabaseError {
     /// What was being done.
     pub doing: &'static str,
@@ -74,6 +74,15 @@ impl DatabaseError {
     #[must_use]
     pub fn heals(&self) -> bool {
         trouble(&self.source) != Trouble::Setup
+    }
+}
+
+/// An error in the server's own words with its SQLSTATE; the driver's text adds the line of the server's source code.
+#[must_use]
+pub fn words(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().unwrap_or_default()),
+        None => error.to_string(),
     }
 }
 

@@ -73,8 +73,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "on SIGTERM, how long what is in hand may take to finish before it is given back" },
     Setting { name: "declare_topology", env: "OVERDUE_DECLARE_TOPOLOGY", default: Some("true"),
         help: "whether `run` declares exchanges and queues itself; `false` needs no configure permission" },
-    Setting { name: "log", env: "OVERDUE_LOG", default: Some("info"),
-        help: "log filter: error, warn, info, debug, or per module as in `info,overdue::relay=debug`" },
+    Setting { name: "log", env: "OVERDUE_LOG", default: Some("info,lapin=off"),
+        help: "log filter: error, warn, info, debug, or per module; what lapin logs, the sessions' own lines say better" },
     Setting { name: "log_format", env: "OVERDUE_LOG_FORMAT", default: Some("text"),
         help: "`text` for people, `json` for collectors" },
 ];

@@ -16,8 +16,7 @@ use crate::{During, Result};
 /// Says where everything is, and how to stop it.
 pub fn how_to_look_around(stage: &Stage, pods: &Pods) -> Result<String> {
     let file = Path::new(FOLDER).join("env");
-    let variables = stage.at.environment();
-    let lines: String = variables.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+    let lines = stage.at.environment().map(|(name, value)| format!("export {name}='{value}'\n")).concat();
     // They hold passwords: for their owner only.
     let opened = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&file);
     opened.and_then(|mut opened| opened.write_all(lines.as_bytes())).during(file.display())?;
@@ -42,8 +41,7 @@ pub fn how_to_look_around(stage: &Stage, pods: &Pods) -> Result<String> {
 /// For a run that leaves nothing: how to get one that does.
 pub fn how_to_keep(stage: &Stage) -> String {
     format!(
-        "RabbitMQ's management UI was at {} with the queues of this run.\n\
-         To look around in it and in the database, with a user for that, leave all of it up: make demo KEEP=1",
+        "To look at the queues ({}) and the database, leave it all up: make demo KEEP=1",
         stage.at.management
     )
 }

@@ -41,6 +41,9 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 /// Says what was being done when something failed.
 pub trait During<T> {
     /// Puts `doing` before the error's text.
+    ///
+    /// # Errors
+    /// The same as `self`.
     fn during(self, doing: impl Display) -> Result<T>;
 }
 

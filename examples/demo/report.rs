@@ -16,17 +16,15 @@ pub fn print(findings: &Findings) -> bool {
     let mut text = String::from("\nWhat happened\n");
     for (what, count, remark) in happened(findings) {
         let count = if what.is_empty() { String::new() } else { human(count) };
-        let line = format!("  {what:<26} {count:>6}   {remark}");
-        let _ = writeln!(text, "{}", line.trim_end());
+        text += &row(what, &count, &remark);
     }
     text += "\nWhat was promised\n";
     let promises = promises(findings);
     for Promise { kept, what, found } in &promises {
         let _ = writeln!(text, "  {}  {what:<48} {found}", if *kept { "kept  " } else { "BROKEN" });
     }
-    text += "\nWhat is parked for a person, for instance\n";
     for Parked { reason } in findings.performance.parked.iter().step_by(4).take(3) {
-        let _ = writeln!(text, "  {}", shortened(reason));
+        let _ = writeln!(text, "            {}", shortened(reason));
     }
     text += "\nHow the pods did\n";
     text += &pods(findings);
@@ -129,14 +127,14 @@ fn promises(findings: &Findings) -> Vec<Promise> {
             ),
         },
         Promise {
-            kept: parked == malformed,
-            what: "malformed messages parked, nothing else",
-            found: format!("{parked} of {malformed}"),
-        },
-        Promise {
             kept: findings.endings.iter().all(|ending| ending.clean),
             what: "pods sound to the end",
             found: findings.endings.iter().map(|ending| ending.state.as_str()).collect::<Vec<_>>().join(", "),
+        },
+        Promise {
+            kept: parked == malformed,
+            what: "malformed messages parked, with the reason",
+            found: format!("{parked} of {malformed}"),
         },
     ]
 }
@@ -144,18 +142,21 @@ fn promises(findings: &Findings) -> Vec<Promise> {
 fn pods(findings: &Findings) -> String {
     let mut text = String::new();
     for (n, ending) in (1..).zip(&findings.endings) {
-        let _ = writeln!(text, "  pod {n} closed {:>12}", human(ending.closed));
+        text += &row(&format!("pod {n} closed"), &human(ending.closed), "");
     }
     let swept: u64 = findings.endings.iter().map(|ending| ending.swept).sum();
-    let _ =
-        writeln!(text, "  closed by the sweep {swept:>5}   more than 0 means that a wake was lost or late");
+    text += &row("closed by the sweep", &human(swept), "more than 0 would mean that a wake was lost or late");
     if let Some([p50, p99, max]) = findings.orders.lateness_ms.as_deref() {
-        let _ = writeln!(
-            text,
-            "  closed_at - payment_deadline, in ms:   p50 {p50:.1}   p99 {p99:.1}   max {max:.1}"
-        );
+        let build = if cfg!(debug_assertions) { "a debug build, " } else { "" };
+        let remark = format!("p99 {p99:.1}, max {max:.1} ({build}with everything on one machine)");
+        text += &row("lateness in ms, p50", &format!("{p50:.1}"), &remark);
     }
     text
+}
+
+fn row(what: &str, value: &str, remark: &str) -> String {
+    let line = format!("  {what:<26} {value:>6}   {remark}");
+    format!("{}\n", line.trim_end())
 }
 
 fn told(story: &Story) -> String {
@@ -163,13 +164,12 @@ fn told(story: &Story) -> String {
     let closed = match closed_at {
         Some(closed_at) => {
             let late = (*closed_at - *payment_deadline).as_seconds_f64() * 1e3;
-            format!("and was closed at {}, {late:.1} ms after that.", clock(*closed_at))
+            format!("it was closed at {}, {late:.1} ms after that.", clock(*closed_at))
         }
-        None => "and was not closed.".to_owned(),
+        None => "it was not closed.".to_owned(),
     };
     format!(
-        "\nOne order got more time while it waited\n  Order {order_id}, placed at {} UTC, was to be paid by {};\n  \
-         then it got until {}, {closed}\n",
+        "\nOrder {order_id}, placed at {} UTC, was to be paid by {}. While it waited,\nits deadline was moved to {}; {closed}\n",
         clock(*created_at),
         clock(*promised),
         clock(*payment_deadline),
@@ -190,7 +190,7 @@ fn clock(at: OffsetDateTime) -> String {
 
 /// To one line of a terminal.
 fn shortened(text: &str) -> String {
-    const MOST: usize = 112;
+    const MOST: usize = 104;
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -152,6 +152,6 @@ impl Dice {
     }
 
     fn between_i64(&mut self, least: i64, most: i64) -> i64 {
-        least + self.between_u32(0, u32::try_from(most - least).unwrap_or(0)) as i64
+        least + i64::from(self.between_u32(0, u32::try_from(most - least).unwrap_or(0)))
     }
 }

@@ -79,7 +79,7 @@ impl Shop {
                  SELECT product_id, quantity
                  FROM inventory JOIN order_items USING (product_id) JOIN cancelled USING (order_id)
                  ORDER BY product_id
-                 FOR UPDATE OF inventory
+                 FOR NO KEY UPDATE OF inventory
              ), restocked AS (
                  UPDATE inventory SET stock = stock + quantity
                  FROM locked WHERE inventory.product_id = locked.product_id
@@ -118,24 +118,29 @@ impl Shop {
 }
 
 impl Draft {
-    /// Takes the items from stock and commits. They come in ascending order of product, so that two buyers of the
-    /// same products wait for each other and never deadlock.
+    /// Adds the items, takes them from stock, and commits.
+    ///
+    /// Stock is locked in the order of products, so that two buyers of the same ones wait for each other and never
+    /// deadlock; and last of all, because the whole shop waits for the rows of what everybody wants.
     pub async fn commit(mut self, items: &[(i64, i64)]) -> Result<Placed> {
-        for (product_id, quantity) in items {
-            let take = "UPDATE inventory SET stock = stock - $2 WHERE product_id = $1 AND stock >= $2";
-            let take = sqlx::query(take).bind(product_id).bind(quantity);
-            let taken = take.execute(&mut *self.transaction).await.during("taking stock")?;
-            if taken.rows_affected() == 0 {
-                return Err(format!("product {product_id} is sold out").into());
-            }
-        }
         let (products, quantities): (Vec<i64>, Vec<i64>) = items.iter().copied().unzip();
-        let insert = sqlx::query(
-            "INSERT INTO order_items (order_id, product_id, quantity)
-             SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])",
+        let take = sqlx::query(
+            "WITH wanted AS (
+                 SELECT * FROM unnest($2::bigint[], $3::bigint[]) AS wanted (product_id, quantity)
+             ), locked AS MATERIALIZED (
+                 SELECT product_id, quantity FROM inventory JOIN wanted USING (product_id)
+                 ORDER BY product_id
+                 FOR NO KEY UPDATE OF inventory
+             ), taken AS (
+                 UPDATE inventory SET stock = stock - quantity
+                 FROM locked WHERE inventory.product_id = locked.product_id
+             )
+             INSERT INTO order_items (order_id, product_id, quantity)
+             SELECT $1, product_id, quantity FROM locked",
         );
-        let insert = insert.bind(self.placed.order_id).bind(products).bind(quantities);
-        insert.execute(&mut *self.transaction).await.during("writing an order's items")?;
+        // What is sold out, the schema refuses: stock is never negative.
+        let take = take.bind(self.placed.order_id).bind(products).bind(quantities);
+        take.execute(&mut *self.transaction).await.during("taking stock")?;
         self.transaction.commit().await.during("placing an order")?;
         Ok(self.placed)
     }

@@ -18,7 +18,7 @@ async fn an_unpaid_order_is_closed_at_its_deadline_with_stock_and_event() {
         world.stock(2, 100).await;
         let pod = world.pod(&[]);
         world.declared().await;
-        let mut events = world.subscribe("order.closed").await;
+        let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(2 * SECOND, &[(1, 3), (2, 1)]).await;
 
         assert!(world.closed(order).await < ON_TIME);

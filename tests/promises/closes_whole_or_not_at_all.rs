@@ -60,7 +60,7 @@ async fn an_order_that_cannot_be_closed_changes_nothing_holds_up_nobody_and_is_p
         world.sql(SABOTAGE).await;
         let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "100ms")]);
         world.declared().await;
-        let mut events = world.subscribe("order.closed").await;
+        let mut events = world.subscribe(&["order.closed"]).await;
         for order in &innocent {
             assert!(world.closed(*order).await < SECOND, "an innocent order had to wait");
         }

@@ -140,7 +140,7 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
         // Through a lane, where the broker adds its x-death: it goes, or a retry would look like a cycle.
         world.publish("order.delay.1s", b"world", BasicProperties::default().with_expiration("1".into())).await;
         let headers = texts(&take_parked(world).await.delivery.properties);
-        assert!(!headers.keys().any(|name| name.starts_with("x-")), "{headers:?}");
+        assert!(!headers.keys().any(|name| name.contains("death")), "{headers:?}");
         pod.stop().await;
     })
     .await;

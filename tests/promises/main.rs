@@ -16,6 +16,7 @@ mod conserves_stock;
 mod drops_no_message;
 mod never_closes_a_paid_order;
 mod publishes_every_event;
+mod rebuilds_broken_sessions;
 mod survives_the_loss_of_a_pod;
 mod the_schema_refuses_impossible_rows;
 mod the_sweep_closes_what_no_wake_closed;

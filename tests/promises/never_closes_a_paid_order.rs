@@ -39,7 +39,7 @@ async fn a_payment_that_races_the_close_wins_or_loses_whole() {
         world.stock(1, 10_000).await;
         let pods = [world.pod(&[]), world.pod(&[])];
         world.declared().await;
-        let mut events = world.subscribe("order.closed").await;
+        let mut events = world.subscribe(&["order.closed"]).await;
         let orders = world.place_many(RACERS, 2 * SECOND, 4 * SECOND, &[(1, 1)]).await;
 
         // Each payer takes every sixth order, so that all of them race all the time.

@@ -20,7 +20,7 @@ async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
         world.sql("DELETE FROM outbox").await;
         let pod = world.pod(&SOON);
         world.declared().await;
-        let mut events = world.subscribe("order.closed").await;
+        let mut events = world.subscribe(&["order.closed"]).await;
         let heard = world.place(SECOND, &[(1, 1)]).await;
         world.all_settled().await;
         world.closed(heard).await;

@@ -195,28 +195,32 @@ impl World {
     }
 
     /// Subscribes to events with a queue of the test's own.
-    pub async fn subscribe(&self, key: &str) -> Subscriber {
+    pub async fn subscribe(&self, keys: &[&str]) -> Subscriber {
         let (connection, channel) = self.channel().await;
         channel
             .queue_declare("events".into(), QueueDeclareOptions::durable(), FieldTable::default())
             .await
             .expect("a queue");
-        let exchange = self.names.exchange();
-        let bind = channel.queue_bind(
-            "events".into(),
-            exchange.as_str().into(),
-            key.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bind.await.expect("bound");
+        for key in keys {
+            self.bind("events", key).await;
+        }
         let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consumer = channel.basic_consume("events".into(), "".into(), no_ack, FieldTable::default());
         Subscriber {
             consumer: consumer.await.expect("a consumer"),
-            key: key.to_owned(),
+            key: keys[0].to_owned(),
             _connection: connection,
         }
+    }
+
+    /// Binds a queue to the shop's exchange.
+    pub async fn bind(&self, queue: &str, key: &str) {
+        let (connection, channel) = self.channel().await;
+        let (exchange, options) = (self.names.exchange(), QueueBindOptions::default());
+        let bind =
+            channel.queue_bind(queue.into(), exchange.as_str().into(), key.into(), options, FieldTable::default());
+        bind.await.expect("bound");
+        connection.close(200, "done".into()).await.expect("closed");
     }
 }
 

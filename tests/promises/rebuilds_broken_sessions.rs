@@ -1,0 +1,209 @@
+//! Invariant 8: whatever breaks, a connection, a queue, a node, the database, delays closing, and does nothing else.
+//! Sessions are built anew, no attempt is burnt by an outage, nothing is parked and nothing is lost.
+
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+use overdue::role::Role;
+use overdue::stats::Count;
+
+use crate::harness::{Breaker, Line, TestPod, World, eventually, order_of};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LOAD: usize = 1_500;
+/// One failure that is an order's own would park it: an outage must not count as one.
+const NO_SECOND_CHANCE: (&str, &str) = ("max_attempts", "1");
+
+/// Waits for the end and checks that all the load was closed, nothing is parked, and no event is missing.
+async fn all_is_well(world: &World, pods: &[&TestPod], events: &mut crate::harness::Subscriber) {
+    world.all_settled().await;
+    assert_eq!(world.statuses().await["CLOSED"], LOAD as i64);
+    world.assert_stock_conserved(10_000).await;
+    let told: std::collections::HashSet<_> = events.all(world).await.keys().map(|id| order_of(id)).collect();
+    assert_eq!(told.len(), LOAD, "events are missing");
+    for pod in pods {
+        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "an outage was held against an order");
+        assert_eq!(pod.pod.stats.get(Count::Parked), 0);
+    }
+    assert_eq!(world.depth(&world.names.parked()).await, 0);
+}
+
+#[tokio::test]
+async fn connections_closed_by_an_operator_during_load_lose_nothing() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let pods = [world.pod(&[NO_SECOND_CHANCE]), world.pod(&[NO_SECOND_CHANCE])];
+        world.declared().await;
+        world.place_many(LOAD, SECOND, 6 * SECOND, &[(1, 1)]).await;
+        for round in 1..=3 {
+            eventually("some more are closed", async || {
+                world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 200 * round
+            })
+            .await;
+            assert!(world.close_connections().await > 0);
+        }
+        let rebuilt = || pods.iter().map(|pod| pod.pod.stats.get(Count::Rebuilt)).sum::<u64>();
+        eventually("sessions were rebuilt", async || rebuilt() >= 3).await;
+        // Only now: the test's own connection would have been closed with the others.
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(300, SECOND, 2 * SECOND, &[(1, 1)]).await;
+        world.all_settled().await;
+        assert_eq!(world.statuses().await["CLOSED"], LOAD as i64 + 300);
+        assert!(events.all(world).await.len() >= 300, "events are missing");
+        world.assert_stock_conserved(10_000).await;
+        assert_eq!(pods.iter().map(|pod| pod.pod.stats.get(Count::Swept)).sum::<u64>(), 0, "a wake was lost");
+        assert_eq!(world.depth(&world.names.parked()).await, 0);
+        for pod in pods {
+            pod.stop().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn database_sessions_terminated_during_load_lose_nothing() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let pods = [world.pod(&[NO_SECOND_CHANCE]), world.pod(&[NO_SECOND_CHANCE])];
+        world.declared().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(LOAD, SECOND, 4 * SECOND, &[(1, 1)]).await;
+        for round in 1..=5 {
+            eventually("some more are closed", async || {
+                world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 150 * round
+            })
+            .await;
+            let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                         WHERE datname = current_database() AND application_name = 'overdue'";
+            assert!(world.number(ended).await > 0);
+        }
+        all_is_well(world, &[&pods[0], &pods[1]], &mut events).await;
+        for pod in pods {
+            pod.stop().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let breaker = Breaker::before(&world.database_url).await;
+        // Longer away than a pod waits in place: it gives its messages back and stops taking any.
+        let settings = [("database_url", breaker.url.as_str()), ("outage_patience", "500ms"), NO_SECOND_CHANCE];
+        let pod = world.pod(&settings);
+        world.declared().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(LOAD, SECOND, 3 * SECOND, &[(1, 1)]).await;
+        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        breaker.set(Line::Cut);
+        let before = pod.pod.stats.get(Count::Closed);
+        // All that is left becomes due, and the pod tries and tries.
+        eventually("every deadline has passed", async || {
+            world.number("SELECT count(*) FROM orders WHERE payment_deadline > now() - interval '2 seconds'").await == 0
+        })
+        .await;
+        assert!(pod.pod.stats.get(Count::Rebuilt) > 0, "the outage was not noticed");
+        // What was committed just before the cut may not have been counted; nothing else was closed.
+        let closed = u64::try_from(world.statuses().await["CLOSED"]).expect("a count");
+        assert!(closed < LOAD as u64 && closed <= before + 1_000, "{closed} closed through a cut line");
+
+        breaker.set(Line::Up);
+        let back = std::time::Instant::now();
+        world.all_settled().await;
+        assert!(back.elapsed() < 8 * SECOND, "closed {:?} after the database came back", back.elapsed());
+        all_is_well(world, &[&pod], &mut events).await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_database_or_broker_that_hangs_for_a_moment_delays_closing_and_does_nothing_else() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let (database, broker) = (Breaker::before(&world.database_url).await, Breaker::before(&world.amqp_url).await);
+        let settings = [("database_url", database.url.as_str()), ("amqp_url", broker.url.as_str()), NO_SECOND_CHANCE];
+        let pod = world.pod(&settings);
+        world.declared().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(LOAD, SECOND, 4 * SECOND, &[(1, 1)]).await;
+        for (line, target) in [(&database, 200), (&broker, 400), (&database, 600), (&broker, 800)] {
+            let closed = || pod.pod.stats.get(Count::Closed);
+            eventually("closing goes on", async || closed() > target).await;
+            line.set(Line::Stalled);
+            let start = world.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await;
+            eventually("a second has passed", async || {
+                world.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await > start + 1
+            })
+            .await;
+            line.set(Line::Up);
+        }
+        all_is_well(world, &[&pod], &mut events).await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_delays_wakes_and_events_and_loses_none() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let breaker = Breaker::before(&world.amqp_url).await;
+        let pod = world.pod(&[("amqp_url", &breaker.url), ("sweep_grace", "1h"), NO_SECOND_CHANCE]);
+        world.declared().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(LOAD - 500, SECOND, 4 * SECOND, &[(1, 1)]).await;
+        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        breaker.set(Line::Cut);
+        eventually("all roles noticed", async || pod.pod.stats.get(Count::Rebuilt) >= 3).await;
+        // Orders are still placed: the shop needs no broker.
+        world.place_many(500, Duration::ZERO, SECOND, &[(1, 1)]).await;
+        breaker.set(Line::Up);
+        // By their wakes alone: the sweep has an hour of grace.
+        all_is_well(world, &[&pod], &mut events).await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_process_queue_is_declared_again_and_what_was_in_it_is_swept() {
+    World::with(async |world| {
+        let pod = world.pod(&[("sweep_every", "200ms"), ("sweep_grace", "1s")]);
+        world.declared().await;
+        world.place_many(100, SECOND / 10, SECOND / 2, &[]).await;
+        world.outbox_empty().await;
+        let (connection, channel) = world.channel().await;
+        let queue = world.names.process();
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
+        connection.close(200, "done".into()).await.expect("closed");
+        world.all_settled().await;
+        // The consumer ended without a word; the pod noticed, declared the queue again, and wakes pass as before.
+        eventually("the session was rebuilt", async || pod.pod.stats.get(Count::Rebuilt) >= 1).await;
+        let (swept, late) = (pod.pod.stats.get(Count::Swept), world.place(SECOND, &[]).await);
+        assert!(world.closed(late).await < SECOND);
+        assert_eq!(pod.pod.stats.get(Count::Swept), swept, "the wake did not come");
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_starts_before_broker_and_database_begins_when_they_are_there() {
+    World::with(async |world| {
+        let (database, broker) = (Breaker::before(&world.database_url).await, Breaker::before(&world.amqp_url).await);
+        database.set(Line::Cut);
+        broker.set(Line::Cut);
+        let pod = world.pod_with_roles(&Role::ALL, &[("database_url", &database.url), ("amqp_url", &broker.url)]);
+        let order = world.place(SECOND, &[]).await;
+        eventually("every role has tried", async || pod.pod.stats.get(Count::Rebuilt) >= 8).await;
+        database.set(Line::Up);
+        broker.set(Line::Up);
+        world.closed(order).await;
+        pod.stop().await;
+    })
+    .await;
+}
