@@ -3,7 +3,7 @@
 //! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent for ever. A role
 //! whose session breaks in any way drops it whole and builds a new one.
 
-mod consumer;
+pub mod consumer;
 pub mod publisher;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

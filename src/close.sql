@@ -18,11 +18,12 @@ WITH due AS MATERIALIZED (
     FROM due JOIN order_items USING (order_id)
     GROUP BY product_id
 ), locked AS MATERIALIZED (
-    -- In product order, so that two batches with the same products wait for each other and never deadlock.
+    -- In product order, so that two batches with the same products wait for each other and never deadlock. NO KEY: an
+    -- order that is being placed holds a key-share lock on its products, which must neither wait for us nor we for it.
     SELECT inventory.product_id, given_back.quantity
     FROM inventory JOIN given_back USING (product_id)
     ORDER BY inventory.product_id
-    FOR UPDATE OF inventory
+    FOR NO KEY UPDATE OF inventory
 ), restocked AS (
     UPDATE inventory
     SET stock = stock + locked.quantity

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
-use lapin::{Channel, Consumer};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
+use crate::broker::consumer::Deliveries;
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::close::Verdict;
 use crate::database;
@@ -94,7 +95,7 @@ struct Collector {
 }
 
 impl Collector {
-    async fn work(&mut self, consumer: Consumer, stop: &CancellationToken) -> Result<(), RoleError> {
+    async fn work(&mut self, consumer: Deliveries, stop: &CancellationToken) -> Result<(), RoleError> {
         let mut consumer = Some(consumer);
         let mut stopping = false;
         while consumer.is_some() || self.hand.orders() > 0 {
@@ -116,7 +117,7 @@ impl Collector {
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
                     if let Some(consumer) = &consumer {
-                        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+                        let cancel = self.channel.basic_cancel(consumer.get_ref().tag(), BasicCancelOptions::default());
                         self.pod.broker.bounded("basic.cancel", cancel).await?;
                     }
                     tracing::info!(orders = self.hand.orders(), "stopping: finishing what is in hand");
@@ -130,13 +131,13 @@ impl Collector {
     fn gulp(
         &mut self,
         first: lapin::Result<Delivery>,
-        consumer: &mut Option<Consumer>,
+        consumer: &mut Option<Deliveries>,
     ) -> Result<(), RoleError> {
         let mut next = Some(first);
         for n in 1.. {
             let Some(delivery) = next else { break };
             self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
-            // An end of the stream that is met here is met again by the next call.
+            // The end of the stream, if it is met here, is met again by the next call.
             let room = n < GULP && self.hand.orders() < self.pod.config.max_held;
             next = if room { next_delivery(consumer).now_or_never().flatten() } else { None };
         }
@@ -269,7 +270,7 @@ impl Collector {
     }
 }
 
-async fn next_delivery(consumer: &mut Option<Consumer>) -> Option<lapin::Result<Delivery>> {
+async fn next_delivery(consumer: &mut Option<Deliveries>) -> Option<lapin::Result<Delivery>> {
     match consumer {
         Some(consumer) => consumer.next().await,
         None => None,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::Consumer;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
+use crate::broker::consumer::Deliveries;
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::message::{self, Reading};
 use crate::park::parked;
@@ -54,7 +54,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
 }
 
 /// This delivery and what has arrived with it.
-fn gather(first: lapin::Result<Delivery>, consumer: &mut Consumer) -> Result<Vec<Delivery>, RoleError> {
+fn gather(first: lapin::Result<Delivery>, consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleError> {
     let mut batch = Vec::new();
     let mut next = Some(first);
     while let Some(delivery) = next {

@@ -195,7 +195,7 @@ pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
                SELECT inventory.product_id, order_items.quantity
                FROM inventory JOIN order_items USING (product_id) JOIN cancelled USING (order_id)
                ORDER BY inventory.product_id
-               FOR UPDATE OF inventory
+               FOR NO KEY UPDATE OF inventory
            ), restocked AS (
                UPDATE inventory SET stock = stock + locked.quantity
                FROM locked WHERE inventory.product_id = locked.product_id

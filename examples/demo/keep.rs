@@ -17,8 +17,9 @@ use crate::{During, Result};
 pub fn how_to_look_around(stage: &Stage, pods: &Pods) -> Result<String> {
     let file = Path::new(FOLDER).join("env");
     let lines = stage.at.environment().map(|(name, value)| format!("export {name}='{value}'\n")).concat();
-    // They hold passwords: for their owner only.
-    let opened = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&file);
+    // They hold passwords: for their owner only. An older file would keep its own mode.
+    let _ = fs::remove_file(&file);
+    let opened = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&file);
     opened.and_then(|mut opened| opened.write_all(lines.as_bytes())).during(file.display())?;
     let overdue = stage::binary()?;
     let overdue = overdue.strip_prefix(std::env::current_dir()?).unwrap_or(&overdue).display();

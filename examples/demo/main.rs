@@ -75,24 +75,30 @@ async fn demo(keep: bool) -> Result<bool> {
         played = play(&stage, &mut pods) => played,
         interrupted = interrupted() => interrupted.and(Err("interrupted".into())),
     };
-    let keep_running = keep && played.is_ok();
+    let (ended_well, begun) = (played.is_ok(), !pods.pids().is_empty());
+    if let Err(error) = &played {
+        eprintln!("demo: {error}{}", if begun { "; stopping the pods" } else { "" });
+    }
     let endings = match &played {
         Ok(performance) if keep => pods.so_far(performance.heard.orders.len() as u64).await,
         _ => pods.stop().await,
     };
     let kept = match played {
-        Ok(performance) => Findings::gather(performance, endings).await,
-        Err(error) => Err(error),
+        Ok(performance) => Findings::gather(performance, endings).await.map(|found| report::print(&found)),
+        Err(_) => Ok(false), // it has been said why
     };
-    let kept = kept.map(|findings| report::print(&findings));
-    if keep_running {
+    if keep && ended_well {
         println!("{}", keep::how_to_look_around(&stage, &pods)?);
         pods.leave_running();
-    } else {
-        // A failure here must not hide how the demo went.
-        if let Err(error) = stage.strike().await {
-            eprintln!("demo: tidying up: {error}");
-        }
+        return kept;
+    }
+    // What kept the stage from being built keeps it from being struck, too, and has been said.
+    if let Err(error) = stage.strike().await
+        && begun
+    {
+        eprintln!("demo: tidying up: {error}");
+    }
+    if ended_well {
         println!("{}", keep::how_to_keep(&stage));
     }
     kept

@@ -9,7 +9,7 @@ use time::macros::format_description;
 use crate::findings::{Findings, Parked, Story};
 use crate::lives::{End, Life};
 use crate::pods::FOLDER;
-use crate::script::{Form, PRODUCTS, Timing};
+use crate::script::{Form, Timing};
 
 /// Prints the summary. Says whether every promise was kept.
 pub fn print(findings: &Findings) -> bool {
@@ -94,8 +94,8 @@ struct Promise {
 fn promises(findings: &Findings) -> Vec<Promise> {
     let Findings { performance, orders, .. } = findings;
     let none = |what, found: &[i64]| {
-        let some: Vec<_> = found.iter().take(5).map(ToString::to_string).collect();
-        let which = if found.is_empty() { String::new() } else { format!(": {}, …", some.join(", ")) };
+        let some = found.iter().take(5).map(|id| format!(" {id}")).collect::<Vec<_>>().concat();
+        let which = if found.is_empty() { some } else { format!(", for instance{some}") };
         Promise { kept: found.is_empty(), what, found: format!("{}{which}", found.len()) }
     };
     let zero = |what, found: i64| Promise { kept: found == 0, what, found: found.to_string() };
@@ -103,8 +103,6 @@ fn promises(findings: &Findings) -> Vec<Promise> {
     let withstood = forged.iter().filter(|life| matches!(life.end, End::Forged { withstood: true })).count();
     let (events, ids) = (performance.heard.events, performance.heard.ids.len() as u64);
     let (parked, malformed) = (performance.parked.len() as u64, performance.malformed);
-    let mut balanced = none("products with stock lost or doubled", &findings.unbalanced);
-    let _ = write!(balanced.found, " of {PRODUCTS}");
     vec![
         none("paid orders closed", &findings.paid_and_closed),
         none("orders that are not what their buyer was told", &findings.lied_about),
@@ -115,7 +113,7 @@ fn promises(findings: &Findings) -> Vec<Promise> {
             what: "forged messages without effect",
             found: format!("{withstood} of {}", forged.len()),
         },
-        balanced,
+        none("products with stock lost or doubled", &findings.unbalanced),
         Promise {
             kept: ids == orders.closed.unsigned_abs() && findings.misreported.is_empty(),
             what: "one event for each closed order",

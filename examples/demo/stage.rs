@@ -50,11 +50,12 @@ impl Stage {
 
     /// Removes what [`Stage::build`] made.
     pub async fn strike(&self) -> Result<()> {
+        let dropped = self.drop_database().await;
         self.management.delete(&["vhosts", VHOST]).await?;
         for login in self.users() {
             self.management.delete(&["users", &login.user]).await?;
         }
-        self.drop_database().await.map(drop)
+        dropped.map(drop)
     }
 
     fn users(&self) -> [&Login; 3] {
