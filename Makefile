@@ -32,9 +32,13 @@ sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
 sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
 	dev/sqlx check
 
-bench: toolchain ## measure: BENCH="burst" or BENCH="steady", with further arguments inside the quotes
+# Three times each: machines are noisy, and the middle one is worth quoting.
+bench: toolchain ## measure speed, punctuality and memory on a release build
 	cargo build --quiet --locked --release --bins
-	dev/with-services target/release/overdue bench $(or $(BENCH),burst)
+	dev/with-services sh -euc 'for n in 1 2 3; do \
+	  echo "== burst, run $$n"; target/release/overdue bench burst; \
+	  echo "== burst, one message per order, run $$n"; target/release/overdue --max-orders-per-wake 1 bench burst; \
+	  echo "== steady, run $$n"; target/release/overdue bench steady; done'
 
 check: lint ## the gate: lint, sqlx-check, test
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test

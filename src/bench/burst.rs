@@ -38,14 +38,25 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.
-pub async fn burst(raw: &Raw, orders: i64, log: Option<&Path>) -> Result<Burst, BenchError> {
+pub async fn burst(
+    raw: &Raw,
+    orders: i64,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Burst, BenchError> {
     let place = Place::make(raw).await?;
-    let outcome = measure(&place, orders, log).await;
+    let outcome = measure(&place, orders, log, say).await;
     place.remove().await?;
     outcome
 }
 
-async fn measure(place: &Place, orders: i64, log: Option<&Path>) -> Result<Burst, BenchError> {
+async fn measure(
+    place: &Place,
+    orders: i64,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Burst, BenchError> {
+    say(format!("placing {orders} orders"));
     let pod = place.pod(log)?;
     let load = format!(
         "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product;
@@ -71,7 +82,9 @@ async fn measure(place: &Place, orders: i64, log: Option<&Path>) -> Result<Burst
     let to_deadline =
         "SELECT ceil(1e3 * (due - extract(epoch FROM clock_timestamp())))::bigint FROM bench_deadline";
     let ahead = place.number("reading the clock", to_deadline).await?;
+    say(format!("waiting {:.0} s for their deadline", ahead as f64 / 1e3));
     sleep(Duration::from_millis(u64::try_from(ahead).unwrap_or(0))).await;
+    say(format!("closing {orders} orders"));
 
     let start = Instant::now();
     wait_until_none(

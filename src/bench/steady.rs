@@ -47,14 +47,25 @@ const TICKS: u32 = 20;
 ///
 /// # Errors
 /// When something could not be set up, or orders were left open.
-pub async fn steady(raw: &Raw, stream: Steady, log: Option<&Path>) -> Result<Outcome, BenchError> {
+pub async fn steady(
+    raw: &Raw,
+    stream: Steady,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
     let place = Place::make(raw).await?;
-    let outcome = measure(&place, stream, log).await;
+    let outcome = measure(&place, stream, log, say).await;
     place.remove().await?;
     outcome
 }
 
-async fn measure(place: &Place, stream: Steady, log: Option<&Path>) -> Result<Outcome, BenchError> {
+async fn measure(
+    place: &Place,
+    stream: Steady,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
+    say(format!("placing {} orders/s for {} s", stream.rate, stream.seconds));
     let pod = place.pod(log)?;
     place
         .run(
@@ -70,6 +81,7 @@ async fn measure(place: &Place, stream: Steady, log: Option<&Path>) -> Result<Ou
         let count = stream.rate * (tick + 1) / TICKS - stream.rate * tick / TICKS;
         insert(place, stream, count).await?;
     }
+    say("waiting for the last deadline".to_owned());
     let last = Instant::now() + Duration::from_millis(u64::from(stream.last_ms));
     while Instant::now() < last {
         ticks.tick().await;

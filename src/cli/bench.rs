@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::output::table;
+use super::output::{spinner, table};
 use super::{CliError, Context};
 use crate::bench::{self, Steady};
 
@@ -46,9 +46,12 @@ pub struct Log {
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let bar = spinner(context.out);
+    let say = |what| bar.set_message(what);
     match command {
         Command::Burst { orders, log } => {
-            let result = bench::burst(&context.raw, orders, log.pod_log.as_deref()).await?;
+            let result = bench::burst(&context.raw, orders, log.pod_log.as_deref(), say).await?;
+            bar.finish_and_clear();
             let rows = [
                 ("orders due at once", format!("{}", result.orders)),
                 ("closed in", format!("{:.2} s", result.seconds)),
@@ -64,7 +67,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::Steady { rate, seconds, first_ms, last_ms, paid_percent, log } => {
             let stream = Steady { rate, seconds, first_ms, last_ms, paid_percent };
-            let result = bench::steady(&context.raw, stream, log.pod_log.as_deref()).await?;
+            let result = bench::steady(&context.raw, stream, log.pod_log.as_deref(), say).await?;
+            bar.finish_and_clear();
             let rows = [
                 ("orders per second", rate.to_string()),
                 (

@@ -42,6 +42,14 @@ impl Output {
     }
 }
 
+/// A line that turns while something without a known end goes on; nothing where nobody looks.
+pub fn spinner(out: Output) -> ProgressBar {
+    let bar = out.progress("");
+    bar.set_style(ProgressStyle::default_spinner());
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
 /// Columns for people, widths fitted to the content.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |n: usize| {
