@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
@@ -142,6 +142,13 @@ pub async fn bounded<T>(
     answer.map_err(DatabaseError::during(doing))
 }
 
+/// Longest wait for a sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+}
+
 /// A pool of connections; none is opened yet.
 ///
 /// # Errors
@@ -150,8 +157,15 @@ pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
     Ok(PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(ACQUIRE)
-        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage.
+        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
+        // that has rested may have gone silent unnoticed.
         .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            let rested = meta.idle_for > Duration::from_secs(1);
+            Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
+        })
+        // The driver would wait for ever for the connection of a statement that was given up, and keep its place taken.
+        .after_release(|connection, _| Box::pin(answers(connection)))
         .connect_lazy_with(options(config)?))
 }
 

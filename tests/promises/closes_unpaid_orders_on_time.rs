@@ -10,14 +10,14 @@ use crate::harness::World;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Far above what is usual, and far below what any polling would need: the machines of a test run are busy.
-const ON_TIME: Duration = Duration::from_millis(500);
+const ON_TIME: Duration = SECOND;
 
 #[tokio::test]
 async fn an_unpaid_order_is_closed_at_its_deadline_with_stock_and_event() {
     World::with(async |world| {
         world.stock(2, 100).await;
         let pod = world.pod(&[]);
-        world.declared().await;
+        world.ready().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(2 * SECOND, &[(1, 3), (2, 1)]).await;
 
@@ -37,6 +37,7 @@ async fn an_unpaid_order_is_closed_at_its_deadline_with_stock_and_event() {
 async fn short_windows_do_not_wait_behind_long_ones() {
     World::with(async |world| {
         let pod = world.pod(&[]);
+        world.ready().await;
         let long = world.place(5 * SECOND, &[]).await;
         let odd = world.place(Duration::from_millis(3_333), &[]).await;
         let short = world.place(SECOND, &[]).await;

@@ -37,7 +37,7 @@ const FAILING: [(i64, i64, &str); 4] = [
 ];
 
 async fn place_for(world: &World, user: i64, product: i64) -> i64 {
-    let order = world.place(2 * SECOND, &[(product, 1)]).await;
+    let order = world.place(4 * SECOND, &[(product, 1)]).await;
     let named = sqlx::query("UPDATE orders SET user_id = $2 WHERE order_id = $1").bind(order).bind(user);
     named.execute(&world.pool).await.expect("named");
     order
@@ -52,15 +52,15 @@ async fn stock(world: &World) -> Vec<(i64, i64)> {
 async fn an_order_that_cannot_be_closed_changes_nothing_holds_up_nobody_and_is_parked_with_the_reason() {
     World::with(async |world| {
         world.stock(3, 100).await;
+        let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "100ms")]);
+        world.ready().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
         let mut failing = HashMap::new();
         for (user, product, reason) in FAILING {
             failing.insert(place_for(world, user, product).await, reason);
         }
-        let innocent = world.place_many(60, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
+        let innocent = world.place_many(60, 4 * SECOND, 4 * SECOND, &[(1, 1)]).await;
         world.sql(SABOTAGE).await;
-        let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "100ms")]);
-        world.declared().await;
-        let mut events = world.subscribe(&["order.closed"]).await;
         for order in &innocent {
             assert!(world.closed(*order).await < SECOND, "an innocent order had to wait");
         }

@@ -113,7 +113,7 @@ async fn a_deadlock_with_the_shop_delays_the_close_and_is_nobodys_fault() {
         world.stock(2, EACH).await;
         let pod = world.pod(&[("max_attempts", "1")]);
         world.declared().await;
-        let order = world.place(SECOND, &[(1, 1), (2, 1)]).await;
+        let order = world.place(2 * SECOND, &[(1, 1), (2, 1)]).await;
         let mut shop = world.pool.begin().await.expect("a transaction");
         sqlx::query("UPDATE inventory SET stock = stock - 1 WHERE product_id = 2").execute(&mut *shop).await.expect("booked");
         eventually("the close waits for the shop", async || {

@@ -39,7 +39,8 @@ const MALFORMED: &[(&[u8], &str)] = &[
 async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_message_is_processed() {
     World::with(async |world| {
         let pod = world.pod(&[]);
-        world.declared().await;
+        world.ready().await;
+        let rebuilt = pod.pod.stats.get(Count::Rebuilt);
         let mut bodies: Vec<_> = MALFORMED.iter().map(|(body, reason)| (body.to_vec(), *reason)).collect();
         bodies.push((vec![b' '; 300 * 1024], "at most 262144"));
         for key in ["order.delay", "order.process"] {
@@ -49,25 +50,32 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
         }
         // Only at the intake: straight in the process queue, a message without any delay means "look now".
         world.publish("order.delay", b"7", BasicProperties::default()).await;
-        let java = BasicProperties::default().with_content_type("application/x-java-serialized-object".into());
+        let java =
+            BasicProperties::default().with_content_type("application/x-java-serialized-object".into());
         world.publish("order.delay", b"7", java).await;
 
         let parked = world.parked(2 * bodies.len() + 2).await;
-        let mut expected: Vec<_> = bodies.iter().flat_map(|(body, reason)| {
-            ["order.delay", "order.process"].map(|key| (key, String::from_utf8_lossy(body).into_owned(), *reason))
-        }).collect();
+        let mut expected: Vec<_> = bodies
+            .iter()
+            .flat_map(|(body, reason)| {
+                ["order.delay", "order.process"]
+                    .map(|key| (key, String::from_utf8_lossy(body).into_owned(), *reason))
+            })
+            .collect();
         expected.push(("order.delay", "7".to_owned(), "neither a `payment_deadline`"));
         expected.push(("order.delay", "7".to_owned(), "application/x-java-serialized-object"));
         for (key, body, reason) in expected {
             let found = parked.iter().any(|parked| {
-                parked["retry_key"] == key && parked["body"] == *body && parked["reason"].as_str().is_some_and(|r| r.contains(reason))
+                parked["retry_key"] == key
+                    && parked["body"] == *body
+                    && parked["reason"].as_str().is_some_and(|r| r.contains(reason))
             });
             assert!(found, "{key} {body:.80}: nothing parked with `{reason}`");
         }
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;
         assert_eq!(pod.pod.stats.get(Count::Parked), 2 * bodies.len() as u64 + 2);
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0, "a malformed message broke a session");
+        assert_eq!(pod.pod.stats.get(Count::Rebuilt), rebuilt, "a malformed message broke a session");
         pod.stop().await;
     })
     .await;
@@ -101,20 +109,28 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
         world.declared().await;
         let user = url::Url::parse(&world.amqp_url).expect("a URL").username().to_owned();
         let (connection, channel) = world.channel().await;
-        channel.queue_declare("elsewhere".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.expect("a queue");
-        let bind = channel.queue_bind("elsewhere".into(), world.names.exchange().as_str().into(), "copies".into(),
-            Default::default(), FieldTable::default());
-        bind.await.expect("bound");
+        channel
+            .queue_declare("elsewhere".into(), QueueDeclareOptions::durable(), FieldTable::default())
+            .await
+            .expect("a queue");
         connection.close(200, "done".into()).await.expect("closed");
+        world.bind("elsewhere", "copies").await;
         let text = |text: &str| AMQPValue::LongString(LongString::from(text));
         let mut headers = FieldTable::default();
         headers.insert("tenant".into(), text("berlin"));
         headers.insert("CC".into(), AMQPValue::FieldArray(FieldArray::from(vec![text("copies")])));
         headers.insert("BCC".into(), AMQPValue::FieldArray(FieldArray::from(vec![text("copies")])));
         let sent = BasicProperties::default()
-            .with_headers(headers).with_expiration("40000".into()).with_user_id(user.as_str().into())
-            .with_message_id("m-1".into()).with_correlation_id("c-1".into()).with_reply_to("answers".into())
-            .with_app_id("shop".into()).with_content_type("text/plain".into()).with_timestamp(1_767_225_600).with_priority(3);
+            .with_headers(headers)
+            .with_expiration("40000".into())
+            .with_user_id(user.as_str().into())
+            .with_message_id("m-1".into())
+            .with_correlation_id("c-1".into())
+            .with_reply_to("answers".into())
+            .with_app_id("shop".into())
+            .with_content_type("text/plain".into())
+            .with_timestamp(1_767_225_600)
+            .with_priority(3);
         world.publish("order.delay", b"hello", sent).await;
 
         let got = take_parked(world).await.delivery;
@@ -125,12 +141,22 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
         assert_eq!(kept.reply_to().as_ref().map(|to| to.as_str()), Some("answers"));
         assert_eq!(kept.app_id().as_ref().map(|id| id.as_str()), Some("shop"));
         assert_eq!(kept.content_type().as_ref().map(|kind| kind.as_str()), Some("text/plain"));
-        assert_eq!((kept.timestamp(), kept.priority(), kept.delivery_mode()), (&Some(1_767_225_600), &Some(3), &Some(2)));
-        assert_eq!((kept.expiration(), kept.user_id()), (&None, &None), "these would make it expire or bounce");
+        assert_eq!(
+            (kept.timestamp(), kept.priority(), kept.delivery_mode()),
+            (&Some(1_767_225_600), &Some(3), &Some(2))
+        );
+        assert_eq!(
+            (kept.expiration(), kept.user_id()),
+            (&None, &None),
+            "these would make it expire or bounce"
+        );
         let headers = texts(kept);
         let header = |name: &str| headers.get(name).map(String::as_str);
         assert_eq!(header("tenant"), Some("berlin"));
-        assert_eq!((header("overdue-expiration"), header("overdue-user-id")), (Some("40000"), Some(user.as_str())));
+        assert_eq!(
+            (header("overdue-expiration"), header("overdue-user-id")),
+            (Some("40000"), Some(user.as_str()))
+        );
         assert_eq!(header("overdue-retry-key"), Some("order.delay"));
         assert!(header("overdue-reason").is_some_and(|reason| reason.contains("not JSON")), "{headers:?}");
         assert!(header("overdue-parked-at").is_some_and(|at| at.starts_with("20")), "{headers:?}");
@@ -138,7 +164,9 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
         assert_eq!(world.depth("elsewhere").await, 1, "a parked message was copied");
 
         // Through a lane, where the broker adds its x-death: it goes, or a retry would look like a cycle.
-        world.publish("order.delay.1s", b"world", BasicProperties::default().with_expiration("1".into())).await;
+        world
+            .publish("order.delay.1s", b"world", BasicProperties::default().with_expiration("1".into()))
+            .await;
         let headers = texts(&take_parked(world).await.delivery.properties);
         assert!(!headers.keys().any(|name| name.contains("death")), "{headers:?}");
         pod.stop().await;
@@ -153,7 +181,13 @@ async fn a_message_that_expires_while_no_pod_runs_closes_its_order_when_one_does
         assert_eq!((code, error.as_str()), (0, ""));
         let order = world.place(Duration::ZERO, &[]).await;
         world.sql("DELETE FROM outbox").await;
-        world.publish("order.delay", order.to_string().as_bytes(), BasicProperties::default().with_expiration("50".into())).await;
+        world
+            .publish(
+                "order.delay",
+                order.to_string().as_bytes(),
+                BasicProperties::default().with_expiration("50".into()),
+            )
+            .await;
         eventually("it expired", async || world.depth(&world.names.process()).await == 1).await;
         let pod = world.pod(&[]);
         world.closed(order).await;

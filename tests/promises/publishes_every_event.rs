@@ -23,7 +23,8 @@ async fn every_event_arrives_with_one_id_although_the_relay_is_cut_off_again_and
     World::with(async |world| {
         let breaker = Breaker::before(&world.amqp_url).await;
         let closing = world.pod_with_roles(&[Role::Close, Role::Sweep], &[("close_batch", "5")]);
-        let relaying = world.pod_with_roles(&[Role::Relay], &[("amqp_url", &breaker.url), ("relay_batch", "1")]);
+        let relaying =
+            world.pod_with_roles(&[Role::Relay], &[("amqp_url", &breaker.url), ("relay_batch", "1")]);
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(EVENTS, SECOND, 4 * SECOND, &[]).await;

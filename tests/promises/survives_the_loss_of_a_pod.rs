@@ -10,8 +10,11 @@ use crate::harness::{Process, World, eventually, order_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 4_000;
+/// The sweep would hide that a wake was lost.
+const NO_SWEEP: [&str; 2] = ["--sweep-grace", "1h"];
 /// Small batches, so that a burst takes a while and its middle can be met.
-const SLOWLY: [&str; 6] = ["--close-batch", "20", "--close-concurrency", "1", "--max-orders-per-wake", "10"];
+const SLOWLY: [&str; 8] =
+    ["--sweep-grace", "1h", "--close-batch", "20", "--close-concurrency", "1", "--max-orders-per-wake", "10"];
 
 /// Waits until a burst is being closed: some orders are, most are not.
 async fn in_the_middle(world: &World) {
@@ -25,7 +28,7 @@ async fn in_the_middle(world: &World) {
 /// Nothing was lost: each order is closed, its stock is back, and its event was published.
 async fn all_is_well(world: &World, events: &mut crate::harness::Subscriber) {
     world.all_settled().await;
-    assert_eq!(world.statuses().await["CLOSED"], BURST as i64);
+    assert_eq!(world.statuses().await["CLOSED"], BURST);
     world.assert_stock_conserved(10_000).await;
     let told: HashSet<_> = events.all(world).await.keys().map(|id| order_of(id)).collect();
     assert_eq!(told.len(), BURST, "events are missing");
@@ -44,7 +47,7 @@ async fn a_pod_killed_in_the_middle_of_a_burst_loses_nothing() {
         world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
         in_the_middle(world).await;
         first.kill().await;
-        let second = world.process(&[]);
+        let second = world.process(&NO_SWEEP);
         all_is_well(world, &mut events).await;
         second.send("TERM").await;
         assert_eq!(second.end().await.0, 0);
@@ -74,7 +77,7 @@ async fn a_pod_told_to_stop_finishes_what_it_has_and_leaves_the_rest_to_the_next
         assert!(world.statuses().await.contains_key("PENDING"), "nothing was left for the next pod");
         eventually("nothing is unacknowledged", async || unacknowledged(world).await == Some(0)).await;
 
-        let second = world.process(&[]);
+        let second = world.process(&NO_SWEEP);
         all_is_well(world, &mut events).await;
         second.send("INT").await;
         assert_eq!(second.end().await.0, 0);
@@ -160,7 +163,8 @@ async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down
         leadership_moved(world, &follower).await;
         follower.send("TERM").await;
         assert_eq!(follower.end().await.0, 0);
-        eventually("it leads again", async || leader.log().matches("leading office=Relay").count() == 2).await;
+        eventually("it leads again", async || leader.log().matches("leading office=Relay").count() == 2)
+            .await;
         leader.kill().await;
     })
     .await;

@@ -23,12 +23,13 @@ async fn move_to(world: &World, order: i64, from_now: Duration) {
 async fn a_deadline_that_moves_while_the_wake_is_on_its_way_is_met() {
     World::with(async |world| {
         let pod = world.pod(&[]);
-        world.declared().await;
-        let later = world.place(SECOND, &[]).await;
+        world.ready().await;
+        let woken = pod.pod.stats.get(Count::Woken);
+        let later = world.place(2 * SECOND, &[]).await;
         let sooner = world.place(3_600 * SECOND, &[]).await;
-        let to_and_fro = world.place(2 * SECOND, &[]).await;
-        eventually("the wakes are on their way", async || pod.pod.stats.get(Count::Woken) == 3).await;
-        move_to(world, later, 3 * SECOND).await;
+        let to_and_fro = world.place(3 * SECOND, &[]).await;
+        eventually("the wakes are on their way", async || pod.pod.stats.get(Count::Woken) == woken + 3).await;
+        move_to(world, later, 4 * SECOND).await;
         move_to(world, sooner, 2 * SECOND).await;
         for seconds in [3_600, 1, 5, 2] {
             move_to(world, to_and_fro, seconds * SECOND).await;
@@ -37,7 +38,7 @@ async fn a_deadline_that_moves_while_the_wake_is_on_its_way_is_met() {
             let late = world.closed(order).await;
             assert!(late < ON_TIME, "order {order}: {late:?} late");
         }
-        let by_command = world.place(SECOND, &[]).await;
+        let by_command = world.place(2 * SECOND, &[]).await;
         let (code, _, error) = world.run(&["order", "extend", &by_command.to_string(), "--by", "1s"]).await;
         assert_eq!((code, error.as_str()), (0, ""));
         assert!(world.closed(by_command).await < ON_TIME);
@@ -52,18 +53,19 @@ async fn a_deadline_that_moves_while_the_wake_is_on_its_way_is_met() {
 async fn an_order_that_waits_again_is_woken_again() {
     World::with(async |world| {
         let pod = world.pod(&[]);
-        let order = world.place(SECOND, &[]).await;
+        world.ready().await;
+        let order = world.place(2 * SECOND, &[]).await;
         assert!(world.pay(order).await);
         // Its first wake comes and finds it paid.
-        let witness = world.place(SECOND, &[]).await;
+        let witness = world.place(2 * SECOND, &[]).await;
         world.closed(witness).await;
         let reversed = "UPDATE orders SET status = 'PENDING', payment_deadline = now() + interval '1 second' WHERE order_id = $1";
         sqlx::query(reversed).bind(order).execute(&world.pool).await.expect("a payment that bounced");
         assert!(world.closed(order).await < ON_TIME);
 
-        let order = world.place(SECOND, &[]).await;
+        let order = world.place(2 * SECOND, &[]).await;
         assert!(world.pay(order).await);
-        world.closed(world.place(SECOND, &[]).await).await;
+        world.closed(world.place(2 * SECOND, &[]).await).await;
         // Its deadline has passed meanwhile: it is closed as soon as it waits.
         sqlx::query("UPDATE orders SET status = 'PENDING' WHERE order_id = $1").bind(order).execute(&world.pool).await.expect("bounced");
         world.closed(order).await;
@@ -98,6 +100,7 @@ async fn a_bulk_insert_makes_few_outbox_rows_and_every_order_of_it_is_closed() {
 async fn a_shop_with_another_search_path_makes_the_same_wakes() {
     World::with(async |world| {
         let pod = world.pod(&[]);
+        world.ready().await;
         let mut shop = PgConnection::connect(&world.database_url).await.expect("a session");
         sqlx::query("SELECT set_config('search_path', 'pg_temp', false)").execute(&mut shop).await.expect("set");
         let insert = "INSERT INTO public.orders (user_id, payment_deadline) VALUES (1, now() + interval '1 second') RETURNING order_id";

@@ -1,5 +1,6 @@
 //! A breaker between a pod and the database or the broker: it forwards, cuts or stalls TCP connections.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,11 +21,18 @@ pub enum Line {
     Stalled,
 }
 
+/// The line, and how often its connections have gone silent.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    line: Line,
+    silences: u32,
+}
+
 /// A proxy in front of one server; it ends when it is dropped.
 pub struct Breaker {
     /// The server's URL with the breaker's address in it.
     pub url: String,
-    line: Arc<watch::Sender<Line>>,
+    state: Arc<watch::Sender<State>>,
     accepting: AbortHandle,
 }
 
@@ -37,20 +45,26 @@ impl Breaker {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         through.set_host(Some("127.0.0.1")).expect("a host can be set");
         through.set_port(Some(listener.local_addr().expect("an address").port())).expect("a port can be set");
-        let line = Arc::new(watch::Sender::new(Line::Up));
-        let lines = Arc::clone(&line);
+        let state = Arc::new(watch::Sender::new(State { line: Line::Up, silences: 0 }));
+        let states = Arc::clone(&state);
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(connection(client, server.clone(), lines.subscribe()));
+                tokio::spawn(connection(client, server.clone(), states.subscribe()));
             }
         });
-        Self { url: through.into(), line, accepting: accepting.abort_handle() }
+        Self { url: through.into(), state, accepting: accepting.abort_handle() }
     }
 
     /// Changes what becomes of connections, those that are open included.
     pub fn set(&self, line: Line) {
-        self.line.send_replace(line);
+        self.state.send_modify(|state| state.line = line);
+    }
+
+    /// The connections that are open now stay open and never hear anything again, as when a firewall has forgotten
+    /// them; new ones pass.
+    pub fn silence(&self) {
+        self.state.send_modify(|state| state.silences += 1);
     }
 }
 
@@ -62,32 +76,44 @@ impl Drop for Breaker {
 }
 
 /// Forwards one connection until an end closes it or it is cut.
-async fn connection(client: TcpStream, server: (String, u16), mut line: watch::Receiver<Line>) {
+async fn connection(client: TcpStream, server: (String, u16), mut state: watch::Receiver<State>) {
     // A new connection on a stalled line is accepted, as a kernel does, and then hears nothing.
-    let Ok(Line::Up) = line.wait_for(|line| *line != Line::Stalled).await.map(|line| *line) else {
-        return;
-    };
-    let Ok(server) = TcpStream::connect((server.0.as_str(), server.1)).await else {
-        return;
-    };
+    let Ok(State { line: Line::Up, silences }) = passing(&mut state).await else { return };
+    let Ok(server) = TcpStream::connect((server.0.as_str(), server.1)).await else { return };
     let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-    let mut cut = line.clone();
+    let (mut cut, mut silent) = (state.clone(), state.clone());
+    let (there, back) = (state.clone(), state.clone());
+    let mut forwarding = pin!(async {
+        tokio::select! {
+            () = forward(client_in, server_out, there) => {}
+            () = forward(server_in, client_out, back) => {}
+        }
+    });
     tokio::select! {
-        () = forward(client_in, server_out, line.clone()) => {}
-        () = forward(server_in, client_out, line) => {}
-        _ = cut.wait_for(|line| *line == Line::Cut) => {}
+        () = &mut forwarding => {}
+        () = until(&mut cut, |state| state.line == Line::Cut) => {}
+        // Both sockets stay open, and nobody reads them.
+        () = until(&mut silent, |state| state.silences > silences) => {
+            until(&mut state, |state| state.line == Line::Cut).await;
+        }
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) {
+async fn until(state: &mut watch::Receiver<State>, holds: impl FnMut(&State) -> bool) {
+    // An error means that the breaker is gone.
+    let _ = state.wait_for(holds).await;
+}
+
+/// The state, as soon as the line is not stalled.
+async fn passing(state: &mut watch::Receiver<State>) -> Result<State, watch::error::RecvError> {
+    state.wait_for(|state| state.line != Line::Stalled).await.map(|state| *state)
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
     let mut bytes = vec![0; 64 * 1024];
     loop {
-        let Ok(read @ 1..) = from.read(&mut bytes).await else {
-            return;
-        };
-        if line.wait_for(|line| *line != Line::Stalled).await.is_err()
-            || to.write_all(&bytes[..read]).await.is_err()
-        {
+        let Ok(read @ 1..) = from.read(&mut bytes).await else { return };
+        if passing(&mut state).await.is_err() || to.write_all(&bytes[..read]).await.is_err() {
             return;
         }
     }

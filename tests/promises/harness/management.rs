@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::world::World;
@@ -94,22 +94,28 @@ impl Management {
 }
 
 impl World {
-    /// Closes every connection to this world's vhost, as an operator can; how many there were.
+    /// Closes every connection to this world's vhost that the management API has heard of, as an operator can; how
+    /// many there were.
     pub async fn close_connections(&self) -> usize {
-        self.close_connections_named("").await
+        let connections = self.management.get(&["vhosts", &self.name, "connections"]).await;
+        let names: Vec<_> =
+            connections.as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
+        for name in &names {
+            self.management.delete(&["connections", name]).await;
+        }
+        names.len()
     }
 
-    /// Closes the connections whose client gave them a name that begins so; how many there were.
-    pub async fn close_connections_named(&self, beginning: &str) -> usize {
-        let connections = self.management.get(&["vhosts", &self.name, "connections"]).await;
-        let mut closed = 0;
-        for connection in connections.as_array().into_iter().flatten() {
-            let given = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
-            let Some(name) = connection["name"].as_str().filter(|_| given.starts_with(beginning)) else { continue };
-            self.management.delete(&["connections", name]).await;
-            closed += 1;
-        }
-        closed
+    /// A broker user who may do just this in this world's vhost; the URL to connect with.
+    pub async fn limited_user(&self, configure: &str, write: &str, read: &str) -> String {
+        let user = format!("{}_limited", self.name);
+        self.management.put(&["users", &user], json!({"password": "limited", "tags": ""})).await;
+        let permissions = json!({"configure": configure, "write": write, "read": read});
+        self.management.put(&["permissions", &self.name, &user], permissions).await;
+        let mut url = Url::parse(&self.amqp_url).expect("a URL");
+        url.set_username(&user).expect("a URL with a user");
+        url.set_password(Some("limited")).expect("a URL with a password");
+        url.into()
     }
 }
 

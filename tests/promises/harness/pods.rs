@@ -16,7 +16,6 @@ use super::world::{LANES, World, env, eventually};
 pub struct TestPod {
     pub pod: Arc<Pod>,
     soft: CancellationToken,
-    hard: CancellationToken,
     running: JoinHandle<Ended>,
 }
 
@@ -29,12 +28,12 @@ impl World {
     /// Starts a pod with some roles.
     pub fn pod_with_roles(&self, roles: &[Role], said: &[(&str, &str)]) -> TestPod {
         let pod = Pod::new(self.config(said)).expect("a pod");
-        let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+        let soft = CancellationToken::new();
         let running = tokio::spawn({
-            let (pod, soft, hard, roles) = (Arc::clone(&pod), soft.clone(), hard.clone(), roles.to_vec());
-            async move { pod.run(&roles, &soft, &hard).await }
+            let (pod, soft, roles) = (Arc::clone(&pod), soft.clone(), roles.to_vec());
+            async move { pod.run(&roles, &soft, &CancellationToken::new()).await }
         });
-        TestPod { pod, soft, hard, running }
+        TestPod { pod, soft, running }
     }
 
     /// The real command with this world's settings; `arguments` as on a command line.
@@ -70,17 +69,6 @@ impl TestPod {
     pub async fn stop(self) -> Ended {
         self.soft.cancel();
         self.running.await.expect("the pod did not panic")
-    }
-
-    /// Waits for its end without asking for it.
-    pub async fn ended(self) -> Ended {
-        self.running.await.expect("the pod did not panic")
-    }
-
-    /// Ends at once, leaving everything as it is.
-    pub async fn crash(self) {
-        self.hard.cancel();
-        let _ = self.running.await;
     }
 }
 

@@ -3,12 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Confirmation, Consumer};
+use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::Executor;
 
@@ -75,9 +72,10 @@ impl World {
     }
 
     /// Orders in each status.
-    pub async fn statuses(&self) -> HashMap<String, i64> {
+    pub async fn statuses(&self) -> HashMap<String, usize> {
         let counts = sqlx::query_as("SELECT status, count(*) FROM orders GROUP BY status");
-        counts.fetch_all(&self.pool).await.expect("counts").into_iter().collect()
+        let counts: Vec<(String, i64)> = counts.fetch_all(&self.pool).await.expect("counts");
+        counts.into_iter().map(|(status, count)| (status, usize::try_from(count).expect("a count"))).collect()
     }
 
     /// Waits until the order is closed; how late it was.
@@ -92,6 +90,16 @@ impl World {
     /// Waits until no order is PENDING.
     pub async fn all_settled(&self) {
         eventually("no order is PENDING", async || !self.statuses().await.contains_key("PENDING")).await;
+    }
+
+    /// Waits until the pods work: an order goes all the way from the outbox to its event.
+    pub async fn ready(&self) {
+        self.declared().await;
+        let witness = self.place(Duration::ZERO, &[]).await;
+        self.closed(witness).await;
+        self.outbox_empty().await;
+        let gone = sqlx::query("DELETE FROM orders WHERE order_id = $1").bind(witness);
+        gone.execute(&self.pool).await.expect("the witness may leave");
     }
 
     /// Waits until everything recorded has been published.
@@ -194,73 +202,18 @@ impl World {
         connection.close(200, "done".into()).await.expect("closed");
     }
 
-    /// Subscribes to events with a queue of the test's own.
-    pub async fn subscribe(&self, keys: &[&str]) -> Subscriber {
-        let (connection, channel) = self.channel().await;
-        channel
-            .queue_declare("events".into(), QueueDeclareOptions::durable(), FieldTable::default())
-            .await
-            .expect("a queue");
-        for key in keys {
-            self.bind("events", key).await;
-        }
-        let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consumer = channel.basic_consume("events".into(), "".into(), no_ack, FieldTable::default());
-        Subscriber {
-            consumer: consumer.await.expect("a consumer"),
-            key: keys[0].to_owned(),
-            _connection: connection,
-        }
-    }
-
     /// Binds a queue to the shop's exchange.
     pub async fn bind(&self, queue: &str, key: &str) {
         let (connection, channel) = self.channel().await;
         let (exchange, options) = (self.names.exchange(), QueueBindOptions::default());
-        let bind =
-            channel.queue_bind(queue.into(), exchange.as_str().into(), key.into(), options, FieldTable::default());
+        let bind = channel.queue_bind(
+            queue.into(),
+            exchange.as_str().into(),
+            key.into(),
+            options,
+            FieldTable::default(),
+        );
         bind.await.expect("bound");
         connection.close(200, "done".into()).await.expect("closed");
     }
-}
-
-/// A subscriber of events.
-pub struct Subscriber {
-    consumer: Consumer,
-    key: String,
-    _connection: lapin::Connection,
-}
-
-impl Subscriber {
-    /// The next event: message id and body.
-    pub async fn next(&mut self) -> (String, Value) {
-        let next = tokio::time::timeout(Duration::from_secs(30), self.consumer.next()).await;
-        let delivery = next.expect("an event within 30 s").expect("a stream").expect("a delivery");
-        let id = delivery.properties.message_id().as_ref().expect("a message id").to_string();
-        (id, serde_json::from_slice(&delivery.data).expect("JSON"))
-    }
-
-    /// Every event published so far: its id, and how often it came.
-    pub async fn all(&mut self, world: &World) -> HashMap<String, usize> {
-        world.outbox_empty().await;
-        // Behind all that was published before it, in the same queue.
-        let last = BasicProperties::default().with_message_id("last".into());
-        world.publish(&self.key, b"{}", last).await;
-        let mut seen = HashMap::new();
-        loop {
-            match self.next().await.0 {
-                id if id == "last" => return seen,
-                id => *seen.entry(id).or_insert(0) += 1,
-            }
-        }
-    }
-}
-
-/// The order that an event's id names.
-pub fn order_of(event_id: &str) -> i64 {
-    event_id
-        .split(':')
-        .nth(1)
-        .and_then(|order| order.parse().ok())
-        .unwrap_or_else(|| panic!("{event_id}: which order?"))
 }

@@ -1,10 +1,13 @@
 //! A world of one's own for each test: a database and a vhost, made before it and removed after it.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use overdue::config::Config;
 use overdue::settings::Raw;
@@ -32,6 +35,8 @@ pub struct World {
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+/// When this run began, and its process: part of every name.
+static RUN: LazyLock<String> = LazyLock::new(|| format!("{}_{}", now(), std::process::id()));
 /// Made once a run and copied for each test: copying is faster than migrating.
 static TEMPLATE: OnceCell<String> = OnceCell::const_new();
 
@@ -47,8 +52,10 @@ impl World {
     }
 
     async fn new() -> Self {
+        // A test that fails shows what the pods in its process logged.
+        let _ = tracing_subscriber::fmt().with_env_filter("overdue=info").with_test_writer().try_init();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("overdue_test_{}_{number}", std::process::id());
+        let name = format!("overdue_test_{}_{number}", *RUN);
         let (server, template) = (server(), TEMPLATE.get_or_init(template).await);
         execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         let management = Management::from_env();
@@ -72,6 +79,7 @@ impl World {
 
     async fn remove(self) {
         self.management.delete(&["vhosts", &self.name]).await;
+        self.management.delete(&["users", &format!("{}_limited", self.name)]).await;
         self.pool.close().await;
         execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
@@ -104,9 +112,9 @@ impl World {
     /// Messages in a queue now, by asking the queue itself.
     pub async fn depth(&self, queue: &str) -> u32 {
         let (connection, channel) = self.channel().await;
-        let passive = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let state =
-            channel.queue_declare(queue.into(), passive, Default::default()).await.expect("the queue");
+            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("the queue");
         let depth = state.message_count();
         connection.close(200, "done".into()).await.expect("closed");
         depth
@@ -148,19 +156,39 @@ async fn execute(server: &str, statement: &str) {
     pool.close().await;
 }
 
-/// A migrated database; those of earlier runs that were killed are removed with it.
+/// Whether a database or vhost is of a run that must have ended, however it did. A run that began lately may still need
+/// it: several may share the services.
+fn left_behind(name: &str) -> bool {
+    let began = name.strip_prefix("overdue_template_").or_else(|| name.strip_prefix("overdue_test_"));
+    let began = began.and_then(|began| began.split('_').next()?.parse().ok());
+    began.is_some_and(|began: u64| now() > began + 30 * 60)
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    now.expect("a clock after 1970").as_secs()
+}
+
+/// A migrated database; what earlier runs left behind is removed with it.
 async fn template() -> String {
     let server = server();
     let pool =
         PgPoolOptions::new().max_connections(1).connect(&server).await.expect("the database of DATABASE_URL");
-    let name = format!("overdue_template_{}", std::process::id());
-    let old = "SELECT datname FROM pg_database WHERE datname LIKE 'overdue\\_t%' AND NOT EXISTS
-               (SELECT FROM pg_stat_activity a WHERE a.datname = pg_database.datname)";
-    for old in sqlx::query_scalar::<_, String>(old).fetch_all(&pool).await.expect("a list of databases") {
+    let databases = sqlx::query_scalar::<_, String>("SELECT datname FROM pg_database").fetch_all(&pool).await;
+    for old in databases.expect("a list of databases").iter().filter(|name| left_behind(name)) {
         // Another run may be removing it too.
-        let _ = (&pool).execute(sqlx::AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old}"))).await;
+        let _ =
+            (&pool).execute(sqlx::AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old} WITH (FORCE)"))).await;
+    }
+    let management = Management::from_env();
+    let vhosts = management.get(&["vhosts"]).await;
+    let names = vhosts.as_array().into_iter().flatten().filter_map(|vhost| vhost["name"].as_str());
+    for old in names.filter(|name| left_behind(name)) {
+        management.delete(&["vhosts", old]).await;
     }
     pool.close().await;
+    let name = format!("overdue_template_{}", *RUN);
     execute(&server, &format!("CREATE DATABASE {name}")).await;
     let migrating = PgPoolOptions::new()
         .max_connections(1)
