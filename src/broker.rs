@@ -94,7 +94,7 @@ pub enum BrokerError {
         key: String,
     },
     /// Nothing is bound for a message that must reach a queue.
-    #[error("no queue is bound for {key}; it is declared again")]
+    #[error("no queue is bound for {key}; `overdue topology verify` shows what is missing")]
     Unroutable {
         /// The routing key.
         key: String,
@@ -122,9 +122,19 @@ impl BrokerError {
         let doing = doing.into();
         match amqp_kind(&source) {
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::Denied { doing, source },
-            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => Self::Mismatch { doing, source },
             Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) => Self::Missing { doing, source },
             _ => Self::Lost { doing, source },
+        }
+    }
+
+    /// Sorts an error that came while declaring something.
+    #[must_use]
+    pub fn while_declaring(doing: impl Into<String>, source: lapin::Error) -> Self {
+        match amqp_kind(&source) {
+            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+                Self::Mismatch { doing: doing.into(), source }
+            }
+            _ => Self::during(doing, source),
         }
     }
 
@@ -132,7 +142,10 @@ impl BrokerError {
         let node = node.to_string();
         match amqp_kind(&source) {
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::LoginRefused { node, source },
-            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => Self::VhostRefused { node, source },
+            // Also said of a user or vhost that has too many connections, which passes.
+            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) if !source.to_string().contains("limit") => {
+                Self::VhostRefused { node, source }
+            }
             _ => Self::Connect { node, source },
         }
     }

@@ -75,7 +75,8 @@ pub struct DbClock {
     offset: Mutex<Option<Offset>>,
 }
 
-/// Bounds, in microseconds, of (database clock − local monotonic clock), as they were at local time `at`.
+/// Bounds of (database clock − local monotonic clock), as they were at local time `at`; all in nanoseconds, in which the
+/// drift between two answers a few microseconds apart is still a number.
 #[derive(Clone, Copy, Debug)]
 struct Offset {
     low: i64,
@@ -93,7 +94,8 @@ impl DbClock {
     /// Takes in one answer: the database read its clock as `db` at some moment between `sent` and `received`.
     pub fn observe(&self, sent: Instant, received: Instant, db: DbTime) {
         let (sent, received) = (self.local(sent), self.local(received));
-        let fresh = Offset { low: db.0 - received, high: db.0 - sent, at: received };
+        let db = db.0.saturating_mul(1_000);
+        let fresh = Offset { low: db.saturating_sub(received), high: db.saturating_sub(sent), at: received };
         let mut offset = self.lock();
         *offset = Some(match offset.map(|known| known.widened(received)) {
             Some(known) if known.low <= fresh.high && fresh.low <= known.high => {
@@ -119,14 +121,14 @@ impl DbClock {
     fn at(&self, now: Instant) -> DbTime {
         let local = self.local(now);
         match *self.lock() {
-            Some(offset) => DbTime(local.saturating_add(offset.widened(local).low)),
+            Some(offset) => DbTime(local.saturating_add(offset.widened(local).low).div_euclid(1_000)),
             // Before the first answer: the machine's clock is the best guess there is.
             None => OffsetDateTime::now_utc().into(),
         }
     }
 
     fn local(&self, at: Instant) -> i64 {
-        micros(at.saturating_duration_since(self.origin))
+        i64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(i64::MAX)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Offset>> {
@@ -137,7 +139,8 @@ impl DbClock {
 
 impl Offset {
     fn widened(self, now: i64) -> Self {
-        let drift = (now - self.at).max(0) / 1_000_000 * DRIFT_PER_MILLION;
+        // Divided first: the product of a long time would not fit.
+        let drift = (now - self.at).max(0) / 1_000 * DRIFT_PER_MILLION / 1_000 + 1;
         Self { low: self.low - drift, high: self.high + drift, at: self.at }
     }
 }
@@ -146,20 +149,39 @@ impl Offset {
 mod tests {
     use super::*;
 
+    /// Milliseconds of the bounds: the drift between answers widens them by a few microseconds.
+    fn bounds(clock: &DbClock) -> (i64, i64) {
+        let rounded = |nanos: i64| (nanos + 500_000) / 1_000_000;
+        clock.lock().map(|offset| (rounded(offset.low), rounded(offset.high))).unwrap_or_default()
+    }
+
     #[test]
     fn each_answer_narrows_the_estimate_and_a_set_clock_replaces_it() {
         let clock = DbClock::default();
         let at = |ms: u64| clock.origin + Duration::from_millis(ms);
-        let bounds = || clock.lock().map(|o| (o.low, o.high)).unwrap_or_default();
 
         clock.observe(at(0), at(10), DbTime(1_000_000));
-        assert_eq!(bounds(), (990_000, 1_000_000));
+        assert_eq!(bounds(&clock), (990, 1_000));
         clock.observe(at(10), at(12), DbTime(1_008_000));
-        assert_eq!(bounds(), (996_000, 998_000), "a short round trip narrows it");
-        clock.observe(at(12), at(112), DbTime(1_100_000));
-        assert_eq!(bounds(), (996_000, 998_000), "a long one changes nothing");
-        clock.observe(at(112), at(113), DbTime(9_000_000));
-        assert_eq!(bounds(), (8_887_000, 8_888_000), "the clock was set");
+        assert_eq!(bounds(&clock), (996, 998), "a short round trip narrows it");
+        clock.observe(at(12), at(22), DbTime(1_014_000));
+        assert_eq!(bounds(&clock), (996, 998), "a long one changes little");
+        clock.observe(at(22), at(23), DbTime(9_000_000));
+        assert_eq!(bounds(&clock), (8_977, 8_978), "the clock was set");
+    }
+
+    #[test]
+    fn a_database_whose_clock_runs_slower_is_never_anticipated_by_more_than_the_drift_of_a_moment() {
+        let clock = DbClock::default();
+        // Ten seconds, an answer each millisecond, half a millisecond under way; the database loses 150 µs a second.
+        for ms in 0..10_000_u32 {
+            let sent = clock.origin + Duration::from_millis(u64::from(ms));
+            let received = sent + Duration::from_micros(500);
+            let truth = i64::from(ms) * 1_000 + 250 - i64::from(ms) * 150 / 1_000;
+            clock.observe(sent, received, DbTime(truth));
+            let now = i64::from(ms) * 1_000 + 500 - i64::from(ms) * 150 / 1_000;
+            assert!(clock.at(received).0 <= now, "{ms} ms: ahead by {} µs", clock.at(received).0 - now);
+        }
     }
 
     #[test]

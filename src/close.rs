@@ -46,8 +46,8 @@ pub struct Closer {
     pub patience: Duration,
 }
 
-/// After this many conflicts in a row the orders are left for a later look.
-const CONFLICTS: u32 = 5;
+/// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
+const PARTS: usize = 8;
 
 impl Closer {
     /// Closes those of the orders that are PENDING and due, and returns a verdict for each of the orders.
@@ -62,46 +62,40 @@ impl Closer {
         order_ids.dedup();
         let mut verdicts = HashMap::with_capacity(order_ids.len());
         let mut parts = vec![order_ids];
-        let mut conflicts = 0;
         let mut away_since = None;
         while let Some(part) = parts.pop() {
-            match self.close_part(&part).await {
-                Ok(part) => {
-                    verdicts.extend(part);
-                    (conflicts, away_since) = (0, None);
+            let error = match self.close_part(&part).await {
+                Ok(closed) => {
+                    verdicts.extend(closed);
+                    away_since = None;
+                    continue;
                 }
-                Err(error) => match trouble(&error.source) {
-                    Trouble::Away
-                        if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience =>
-                    {
-                        sleep(Duration::from_millis(100)).await;
-                        parts.push(part);
-                    }
-                    Trouble::Away | Trouble::Setup => return Err(error),
-                    Trouble::Conflict if conflicts < CONFLICTS => {
-                        conflicts += 1;
-                        // Unequal waits, so that two that met do not meet again: the order number will do.
-                        let jitter = part.first().map_or(0, |id| id.unsigned_abs() % 8);
-                        sleep(Duration::from_millis(u64::from(conflicts) * 5 + jitter)).await;
-                        parts.push(part);
-                    }
-                    Trouble::Conflict => {
-                        tracing::warn!(orders = part.len(), %error, "left for a later look");
-                        verdicts.extend(part.into_iter().map(|id| (id, Verdict::Locked)));
-                    }
-                    Trouble::Order => match part.as_slice() {
-                        [id] => {
-                            let reason = words(&error.source);
-                            tracing::warn!(order_id = id, reason, "closing failed");
-                            verdicts.insert(*id, Verdict::Failed { reason });
-                        }
-                        _ => {
-                            let (one, other) = part.split_at(part.len() / 2);
-                            parts.extend([other.to_vec(), one.to_vec()]);
-                        }
-                    },
-                },
+                Err(error) => error,
+            };
+            match (trouble(&error.source), part.as_slice()) {
+                (Trouble::Away, _)
+                    if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience =>
+                {
+                    sleep(Duration::from_millis(100)).await;
+                    parts.push(part);
+                    continue;
+                }
+                (Trouble::Away | Trouble::Setup, _) => return Err(error),
+                (Trouble::Conflict, [id]) => {
+                    tracing::debug!(order_id = id, %error, "left for a later look");
+                    verdicts.insert(*id, Verdict::Locked);
+                }
+                (Trouble::Order, [id]) => {
+                    let reason = words(&error.source);
+                    tracing::warn!(order_id = id, reason, "closing failed");
+                    verdicts.insert(*id, Verdict::Failed { reason });
+                }
+                // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
+                (Trouble::Conflict | Trouble::Order, part) => {
+                    parts.extend(part.chunks(part.len().div_ceil(PARTS)).map(<[i64]>::to_vec));
+                }
             }
+            away_since = None;
         }
         Ok(verdicts)
     }

@@ -2,7 +2,7 @@
 -- or nothing. This statement alone decides; now() is the database's clock at its start.
 WITH due AS MATERIALIZED (
     -- A row that somebody else has locked (a payment on its way, another pod) is left to its next look.
-    -- FOR UPDATE, not NO KEY: it also passes over an order whose items are being written by an open transaction.
+    -- FOR UPDATE, not NO KEY: it also passes over an order whose items are being added by an open transaction.
     SELECT order_id, user_id, payment_deadline
     FROM orders
     WHERE order_id = ANY ($1) AND status = 'PENDING' AND payment_deadline <= now()
@@ -14,9 +14,9 @@ WITH due AS MATERIALIZED (
     FROM due
     WHERE orders.order_id = due.order_id
 ), given_back AS MATERIALIZED (
-    SELECT product_id, sum(quantity)::bigint AS quantity
-    FROM due JOIN order_items USING (order_id)
-    GROUP BY product_id
+    -- After all of them are locked, and with what was committed until then: see migrations/0002_outbox.sql.
+    SELECT product_id, quantity
+    FROM overdue_items_of((SELECT array_agg(order_id) FROM due))
 ), locked AS MATERIALIZED (
     -- In product order, so that two batches with the same products wait for each other and never deadlock. NO KEY: an
     -- order that is being placed holds a key-share lock on its products, which must neither wait for us nor we for it.

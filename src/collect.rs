@@ -22,7 +22,7 @@ use crate::database;
 use crate::hand::{Hand, Held, Tag};
 use crate::message::{self, Reading};
 use crate::park::parked;
-use crate::pod::Pod;
+use crate::pod::{Pod, past};
 use crate::role::RoleError;
 use crate::settle::{Next, settle};
 use crate::stats::Count;
@@ -71,12 +71,6 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
         outcome => outcome,
     }
-}
-
-/// Resolves some time after `stop`.
-async fn past(stop: &CancellationToken, some_time: Duration) {
-    stop.cancelled().await;
-    tokio::time::sleep(some_time).await;
 }
 
 struct Collector {
@@ -250,7 +244,7 @@ impl Collector {
         for tag in orders {
             if self.hand.done(tag) {
                 let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-                ack.await.map_err(|source| BrokerError::during("acknowledging", source))?;
+                self.pod.broker.bounded("acknowledging", ack).await?;
             }
         }
         Ok(())

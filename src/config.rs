@@ -105,7 +105,7 @@ impl Config {
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
             lanes: lanes(raw)?,
-            coalesce: raw.parse("coalesce", duration)?,
+            coalesce: raw.parse("coalesce", coalesce)?,
             max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
             max_attempts: whole(raw, "max_attempts", 1, 1_000)?,
             retry_base: positive(raw, "retry_base")?,
@@ -114,7 +114,7 @@ impl Config {
             max_held: whole(raw, "max_held", 1, 10_000_000)?,
             close_batch: whole(raw, "close_batch", 1, 10_000)?,
             close_concurrency: whole(raw, "close_concurrency", 1, 64)?,
-            database_connections: whole(raw, "database_connections", 2, 200)?,
+            database_connections: whole(raw, "database_connections", 1, 200)?,
             relay_poll: positive(raw, "relay_poll")?,
             relay_batch: whole(raw, "relay_batch", 1, 10_000)?,
             sweep_every: positive(raw, "sweep_every")?,
@@ -124,6 +124,12 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
+        // One each for the relay, the sweep and the clock; a slot without a connection would look like an outage.
+        let least = config.close_concurrency + 3;
+        if least > config.database_connections as usize {
+            let problem = format!("must be at least close_concurrency + 3 = {least}");
+            return Err(raw.wrong("database_connections", problem));
+        }
         config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
         Ok(config)
     }
@@ -195,6 +201,15 @@ fn duration(value: &str) -> Result<Duration, String> {
         .map_err(|_| format!("`{value}` is not a time: write a number and a unit, such as 250ms, 30s or 15m"))
 }
 
+fn coalesce(value: &str) -> Result<Duration, String> {
+    match duration(value)? {
+        long if long > Duration::from_secs(1) => {
+            Err(format!("`{value}` is longer than 1s, and pods hold an order for that long"))
+        }
+        short => Ok(short),
+    }
+}
+
 fn positive(raw: &Raw, name: &'static str) -> Result<Duration, SettingError> {
     raw.parse(name, |value| match duration(value)? {
         Duration::ZERO => Err("must be longer than zero".to_owned()),
@@ -244,6 +259,8 @@ mod tests {
             ("max_orders_per_wake", "0", "from 1 to 1000"),
             ("prefetch", "2001", "from 1 to 2000"),
             ("relay_poll", "0s", "longer than zero"),
+            ("coalesce", "5s", "longer than 1s"),
+            ("database_connections", "4", "at least close_concurrency + 3 = 5"),
             ("declare_topology", "yes", "neither `true` nor `false`"),
         ] {
             let error = config(&[(name, value)]).expect_err(name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
@@ -38,18 +38,18 @@ fn of_sqlstate(code: &str) -> Trouble {
     match code {
         // Serialization failure, deadlock, lock not available (lock_timeout), cancelled (statement_timeout).
         "40001" | "40P01" | "55P03" | "57014" => Trouble::Conflict,
-        // A replica, or a primary that has just become one.
-        "25006" => Trouble::Away,
-        // Privileges; tables, columns or functions that the migrations make.
-        "42501" | "42P01" | "42703" | "42883" | "3F000" => Trouble::Setup,
-        // No such database.
-        "3D000" => Trouble::Setup,
+        // No such database, no such schema.
+        "3D000" | "3F000" => Trouble::Setup,
+        // Corrupted data or index: of the rows that were read.
+        "XX001" | "XX002" => Trouble::Order,
         _ => match &code[..2.min(code.len())] {
-            // Connection, out of resources, operator intervention, system error.
-            "08" | "53" | "57" | "58" => Trouble::Away,
-            // Invalid authorization.
-            "28" => Trouble::Setup,
-            _ => Trouble::Order,
+            // Data exception, integrity constraint, WITH CHECK OPTION, raised by a trigger.
+            "22" | "23" | "44" | "P0" => Trouble::Order,
+            // Invalid authorization; privileges, tables, columns and functions.
+            "28" | "42" => Trouble::Setup,
+            // Connection, resources, operator, system, read-only (a replica), changed plan (a table was altered), and
+            // whatever else: that waiting helps is the guess that can hurt no order.
+            _ => Trouble::Away,
         },
     }
 }
@@ -89,8 +89,8 @@ pub fn words(error: &sqlx::Error) -> String {
 fn hint(error: &sqlx::Error) -> &'static str {
     let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     match code.as_deref() {
-        Some("42P01" | "42703" | "42883" | "3F000") => "; run `overdue migrate`",
         Some("42501") => "; grant the user SELECT, INSERT, UPDATE and DELETE on Overdue's tables",
+        Some(code) if code.starts_with("42") || code == "3F000" => "; run `overdue migrate`",
         Some("3D000") => "; create the database, or name another in database_url (DATABASE_URL)",
         Some(code) if code.starts_with("28") => "; check user and password in database_url (DATABASE_URL)",
         _ if trouble(error) == Trouble::Away => {
@@ -109,7 +109,9 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 /// One plan for all batch sizes: planning the closing statement anew each time costs more than it could save.
 const SESSION: [(&str, &str); 4] = [
     ("statement_timeout", "10s"),
-    ("lock_timeout", "2s"),
+    // Shorter than deadlock_timeout (1 s): when we and a buyer's checkout wait for each other, we give way, and PostgreSQL
+    // never has to end the checkout.
+    ("lock_timeout", "400ms"),
     ("idle_in_transaction_session_timeout", "10s"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
@@ -138,15 +140,19 @@ pub async fn bounded<T>(
     doing: &'static str,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, DatabaseError> {
-    let answer = timeout(ANSWER, statement).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let answer = timeout(ANSWER, statement).await.unwrap_or_else(|_| Err(silent()));
     answer.map_err(DatabaseError::during(doing))
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer from the database"))
 }
 
 /// Longest wait for a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+    timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
 }
 
 /// A pool of connections; none is opened yet.
@@ -201,7 +207,12 @@ pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
 /// # Errors
 /// When the database cannot be reached, or refuses a migration.
 pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
-    sqlx::migrate!().run(pool).await
+    let mut connection = pool.acquire().await?;
+    // A migration may take as long as it takes, and so may the wait for another pod's.
+    (&mut *connection).execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+    let outcome = sqlx::migrate!().run(&mut *connection).await;
+    (&mut *connection).execute("RESET statement_timeout; RESET lock_timeout").await?;
+    outcome
 }
 
 #[cfg(test)]
@@ -231,6 +242,9 @@ mod tests {
             ("23503", Trouble::Order),
             ("P0001", Trouble::Order),
             ("XX001", Trouble::Order),
+            ("XX000", Trouble::Away),
+            ("0A000", Trouble::Away),
+            ("42804", Trouble::Setup),
         ] {
             assert_eq!(of_sqlstate(code), expected, "{code}");
         }

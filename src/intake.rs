@@ -13,7 +13,7 @@ use crate::broker::consumer::Deliveries;
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::message::{self, Reading};
 use crate::park::parked;
-use crate::pod::Pod;
+use crate::pod::{Pod, past};
 use crate::role::RoleError;
 use crate::stats::Count;
 use crate::topology::KEY_DELAY;
@@ -41,7 +41,14 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         let Some(last) = batch.last().map(|delivery| delivery.delivery_tag) else {
             continue;
         };
-        publisher.publish(&forward(pod, batch)).await?;
+        let (messages, understood, malformed) = forward(pod, batch);
+        tokio::select! {
+            published = publisher.publish(&messages) => published?,
+            // A broker that blocks publishers may do so for long; nothing is acknowledged, so nothing is lost.
+            () = past(stop, pod.config.drain_timeout) => break,
+        }
+        pod.stats.add(Count::Intake, understood);
+        pod.stats.add(Count::Parked, malformed);
         // Every delivery of this channel up to `last` was in this batch or an earlier one.
         let ack = channel.basic_ack(last, BasicAckOptions { multiple: true });
         pod.broker.bounded("acknowledging", ack).await?;
@@ -65,8 +72,9 @@ fn gather(first: lapin::Result<Delivery>, consumer: &mut Deliveries) -> Result<V
     Ok(batch)
 }
 
-/// The messages that bring these deliveries on: wakes into lanes, what cannot be understood to the parked queue.
-fn forward(pod: &Pod, batch: Vec<Delivery>) -> Vec<Outgoing> {
+/// The messages that bring these deliveries on: wakes into lanes, what cannot be understood to the parked queue. With
+/// them the number of wakes and of malformed messages.
+fn forward(pod: &Pod, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usize) {
     let now = pod.clock.now();
     let reading = Reading { now, max_window: pod.config.max_window, delay_is_over: false };
     let mut wakes: Vec<Wake> = Vec::with_capacity(batch.len());
@@ -81,9 +89,8 @@ fn forward(pod: &Pod, batch: Vec<Delivery>) -> Vec<Outgoing> {
             }
         }
     }
-    pod.stats.add(Count::Intake, wakes.len());
-    pod.stats.add(Count::Parked, malformed.len());
+    let counts = (wakes.len(), malformed.len());
     let mut messages = pod.scheduler.messages(wakes, now);
     messages.append(&mut malformed);
-    messages
+    (messages, counts.0, counts.1)
 }

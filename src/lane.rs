@@ -53,6 +53,9 @@ pub enum Hop {
 /// RabbitMQ keeps an expiration in 32 bits of milliseconds.
 const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
+/// Wakes with less time than the shortest lane are held in the pods' memory, and take room that due ones need.
+const SHORTEST_AT_MOST: Duration = Duration::from_secs(5);
+
 /// A lane list that cannot work, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
@@ -73,6 +76,12 @@ pub enum LaneError {
     /// Lead and shortest lane do not fit.
     #[error("the shortest lane, `{0}`, must be longer than lead and lane_tolerance together ({1:?})")]
     ShorterThanLead(String, Duration),
+    /// Pods would have to hold wakes for long.
+    #[error(
+        "the shortest lane, `{0}`, is longer than {SHORTEST_AT_MOST:?}: keep a short one, such as `1s`, \
+         because pods hold what is shorter than every lane"
+    )]
+    NoShortOne(String),
     /// Tolerance and lead do not fit.
     #[error("lane_tolerance ({0:?}) must not exceed the lead ({1:?}), which hides it")]
     ToleranceOverLead(Duration, Duration),
@@ -91,6 +100,9 @@ impl Lanes {
         // Else a wake that has just come out of it, with the lead left, would fit into it again, for ever.
         if shortest.length <= lead + tolerance {
             return Err(LaneError::ShorterThanLead(shortest.label.clone(), lead + tolerance));
+        }
+        if shortest.length > SHORTEST_AT_MOST {
+            return Err(LaneError::NoShortOne(shortest.label.clone()));
         }
         if tolerance > lead {
             return Err(LaneError::ToleranceOverLead(tolerance, lead));
@@ -207,7 +219,8 @@ mod tests {
         assert!(refuse("1s,1.5m").contains("`1.5m`"));
         assert!(refuse("0s").contains("`0s`"));
         assert!(refuse("1s,60s,1m").contains("`60s` and `1m` are the same length"));
-        assert!(refuse("50d").contains("49 days"));
+        assert!(refuse("1s,50d").contains("49 days"));
+        assert!(refuse("15m,1h").contains("keep a short one"));
         assert!(refuse("200ms,1s").contains("must be longer than lead"));
         assert!(Lanes::new("1s", LEAD, secs(0.3)).is_err());
     }
@@ -225,13 +238,13 @@ mod tests {
                 match lanes.hop(due, now) {
                     Hop::Hold => break,
                     Hop::Last { lane, wait } => {
-                        let longest = lanes.as_slice()[lane].length - LEAD;
+                        let longest = lanes.as_slice()[lane].length.saturating_sub(LEAD);
                         prop_assert!(wait <= longest && wait + TOLERANCE >= longest);
                         now = now.plus(wait);
                         prop_assert_eq!(due.since(now), LEAD);
                     }
                     Hop::Stage { lane, wait } => {
-                        prop_assert_eq!(wait, lanes.as_slice()[lane].length - LEAD);
+                        prop_assert_eq!(wait, lanes.as_slice()[lane].length.saturating_sub(LEAD));
                         now = now.plus(wait);
                         prop_assert!(due.since(now) > LEAD);
                     }

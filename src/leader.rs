@@ -20,7 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A session that is silent for this long is ended by the server, and its lock is free.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Which work the lock is for; part of the lock's key, so it never changes.
+/// Which work the lock is for; part of the lock's key, so the numbers never change.
 #[derive(Clone, Copy, Debug)]
 pub enum Office {
     /// The relay.
@@ -29,7 +29,8 @@ pub enum Office {
     Sweep = 2,
 }
 
-/// First half of the lock's key, "OVER" in ASCII: tells our locks from those of the shop's own programs.
+/// First half of the lock's key, "OVER" in ASCII plus the office: tells our locks from those of the shop's own programs.
+/// The other half is the outbox table: a database may hold several shops, each in a schema of its own.
 const LOCK_CLASS: i32 = 0x4F56_4552;
 
 /// An office that is held; it is left when this is dropped.
@@ -54,9 +55,8 @@ impl Leadership {
         let mut session = database::bounded("connecting to become leader", session).await?;
         while !stop.is_cancelled() {
             let won = sqlx::query_scalar!(
-                r#"SELECT pg_try_advisory_lock($1, $2) AS "won!""#,
-                LOCK_CLASS,
-                office as i32
+                r#"SELECT pg_try_advisory_lock($1, 'outbox'::regclass::oid::int4) AS "won!""#,
+                LOCK_CLASS + office as i32
             );
             let won = database::bounded("trying to become leader", won.fetch_one(&mut session)).await?;
             if won {

@@ -54,6 +54,9 @@ pub struct Reading {
 /// No order-created message needs more; larger bodies are parked unread.
 pub const MAX_BODY: usize = 256 * 1024;
 
+/// 3000-01-01T00:00:00Z in microseconds since 1970.
+const YEAR_3000: i64 = 32_503_680_000_000_000;
+
 /// Why a message cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -117,7 +120,7 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
     if envelope.kind == Some(WAKE_TYPE) {
         return read_wake(body);
     }
-    match serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))? {
+    match serde_json::from_slice(body).map_err(not_json)? {
         Value::Object(object) if object.contains_key("wake") => read_wake(body),
         Value::Object(object) if object.contains_key("specversion") => {
             read_cloud_event(&object, envelope, reading)
@@ -155,8 +158,7 @@ struct WakeBody {
 }
 
 fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
-    let WakeBody { wake } =
-        serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
+    let WakeBody { wake } = serde_json::from_slice(body).map_err(not_json)?;
     if wake.is_empty() || wake.len() > MAX_ORDERS_PER_WAKE {
         return Err(Malformed::WakeSize(wake.len()));
     }
@@ -165,6 +167,14 @@ fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
             let expected = "a whole number from 1 on";
             if order_id < 1 {
                 return Err(Malformed::Field { field: "wake", expected, got: order_id.to_string() });
+            }
+            // The schema allows no deadline beyond it, so such a wake would go round in the lanes for nothing.
+            if due >= YEAR_3000 {
+                return Err(Malformed::Field {
+                    field: "wake",
+                    expected: "before the year 3000",
+                    got: due.to_string(),
+                });
             }
             Ok(Wake { due: DbTime(due), order_id, attempt })
         })
@@ -245,6 +255,11 @@ fn wrong(field: &'static str, expected: &'static str, value: &Value) -> Malforme
         scalar => shorten(&scalar.to_string()),
     };
     Malformed::Field { field, expected, got }
+}
+
+fn not_json(error: serde_json::Error) -> Malformed {
+    // A type error quotes the value, however long it is.
+    Malformed::NotJson(shorten(&error.to_string()))
 }
 
 fn shape(value: &Value) -> &'static str {

@@ -10,33 +10,56 @@ use crate::database::{DatabaseError, bounded};
 pub struct Row {
     /// Its place in the order of recording.
     pub id: i64,
-    /// What it tells.
-    pub kind: Kind,
+    /// `wake`, or the event's type.
+    pub kind: String,
     /// When the transaction that recorded it began.
     pub recorded_at: DbTime,
     /// Its orders, with their deadlines and, for events, their buyers.
     pub orders: Vec<(i64, DbTime, i64)>,
 }
 
-/// What a row tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Look at these orders at their deadlines.
-    Wake,
-    /// Tell the shop; the text is the event's type.
-    Event(String),
-}
-
-/// The oldest rows.
+/// The oldest wakes, at most `rows` rows and, but for the last of them, `orders` orders.
 ///
 /// # Errors
 /// As the database's.
-pub async fn read(pool: &PgPool, most: i64, clock: &DbClock) -> Result<Vec<Row>, DatabaseError> {
+pub async fn wakes(
+    pool: &PgPool,
+    rows: i64,
+    orders: i64,
+    clock: &DbClock,
+) -> Result<Vec<Row>, DatabaseError> {
+    read(pool, true, rows, orders, clock).await
+}
+
+/// The oldest events, at most `rows` rows and, but for the last of them, `orders` orders.
+///
+/// # Errors
+/// As the database's.
+pub async fn events(
+    pool: &PgPool,
+    rows: i64,
+    orders: i64,
+    clock: &DbClock,
+) -> Result<Vec<Row>, DatabaseError> {
+    read(pool, false, rows, orders, clock).await
+}
+
+async fn read(
+    pool: &PgPool,
+    wakes: bool,
+    rows: i64,
+    orders: i64,
+    clock: &DbClock,
+) -> Result<Vec<Row>, DatabaseError> {
     let sent = tokio::time::Instant::now();
     let rows = sqlx::query!(
         r#"SELECT id, kind, recorded_at, order_ids, deadlines, user_ids, clock_timestamp() AS "now!"
-           FROM outbox ORDER BY id LIMIT $1"#,
-        most
+           FROM (SELECT *, sum(cardinality(order_ids)) OVER (ORDER BY id) - cardinality(order_ids) AS before
+                 FROM (SELECT * FROM outbox WHERE (kind = 'wake') = $1 ORDER BY id LIMIT $2) AS oldest) AS counted
+           WHERE before < $3 ORDER BY id"#,
+        wakes,
+        rows,
+        orders
     );
     let rows = bounded("reading the outbox", rows.fetch_all(pool)).await?;
     if let Some(row) = rows.last() {
@@ -49,7 +72,7 @@ pub async fn read(pool: &PgPool, most: i64, clock: &DbClock) -> Result<Vec<Row>,
             let orders = row.order_ids.into_iter().zip(row.deadlines).zip(users);
             Row {
                 id: row.id,
-                kind: if row.kind == "wake" { Kind::Wake } else { Kind::Event(row.kind) },
+                kind: row.kind,
                 recorded_at: row.recorded_at.into(),
                 orders: orders.map(|((order, deadline), user)| (order, deadline.into(), user)).collect(),
             }

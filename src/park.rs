@@ -21,6 +21,9 @@ pub const USER_ID: &str = "overdue-user-id";
 /// Headers must fit one frame (128 KiB by default); beyond this a sender's own headers are left out.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
 
+/// A reason is for a person to read; a database error may carry a whole row.
+const MOST_REASON: usize = 1_000;
+
 /// The message that goes to the parked queue.
 #[must_use]
 pub fn parked(
@@ -34,7 +37,7 @@ pub fn parked(
     let mut header = |name: &str, value: &str| {
         headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
     };
-    header(REASON, reason);
+    header(REASON, &reason.chars().take(MOST_REASON).collect::<String>());
     header(PARKED_AT, &now.to_string());
     header(RETRY_KEY, retry_key);
     if let Some(expiration) = original.expiration() {
@@ -47,13 +50,17 @@ pub fn parked(
     Outgoing { key: KEY_PARKED.to_owned(), body, properties, mandatory: true }
 }
 
-/// The sender's headers without those by which a broker routes or counts.
+/// The sender's headers without ours, and without those by which a broker routes or counts.
 ///
 /// x-death, published again, makes a 3.10 broker see a cycle and drop the message; CC and BCC would send copies.
-fn foreign_headers(original: &BasicProperties) -> FieldTable {
+#[must_use]
+pub fn foreign_headers(original: &BasicProperties) -> FieldTable {
     let brokers = |name: &str| {
         let known = ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"];
-        known.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
+        known.contains(&name)
+            || name.starts_with("x-first-death-")
+            || name.starts_with("x-last-death-")
+            || [REASON, PARKED_AT, RETRY_KEY, EXPIRATION, USER_ID].contains(&name)
     };
     let Some(headers) = original.headers() else {
         return FieldTable::default();

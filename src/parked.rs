@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::broker::{Broker, BrokerError};
 use crate::message::{self, Reading};
-use crate::park::{EXPIRATION, PARKED_AT, REASON, RETRY_KEY, USER_ID, keepable};
+use crate::park::{EXPIRATION, PARKED_AT, REASON, RETRY_KEY, foreign_headers, keepable};
 use crate::topology::{KEY_DELAY, KEY_PROCESS};
 
 /// A parked message as a person sees it.
@@ -124,7 +124,7 @@ pub async fn go_through(
     retry(broker, publisher.as_ref(), &channel, &mut again).await?;
     if last > 0 {
         let all = BasicNackOptions { multiple: true, requeue: true };
-        broker.bounded("giving messages back", channel.basic_nack(last, all)).await?;
+        broker.bounded("giving messages back", channel.basic_nack(0, all)).await?;
     }
     if let Some(publisher) = publisher {
         publisher.close().await;
@@ -211,13 +211,7 @@ fn header_text(value: &AMQPValue) -> String {
 /// The message as it was before it was parked.
 fn outgoing(message: BasicGetMessage, parked: &Parked) -> Outgoing {
     let original = &message.delivery.properties;
-    let ours = [REASON, PARKED_AT, RETRY_KEY, EXPIRATION, USER_ID];
-    let brokers = |name: &str| name.starts_with("x-");
-    let headers = original.headers().iter().flat_map(|table| table.inner());
-    let theirs = headers.filter(|(name, _)| !ours.contains(&name.as_str()) && !brokers(name.as_str()));
-    let headers: std::collections::BTreeMap<_, _> =
-        theirs.map(|(name, value)| (name.clone(), value.clone())).collect();
-    let mut properties = keepable(original).with_headers(headers.into());
+    let mut properties = keepable(original).with_headers(foreign_headers(original));
     if let Some(expiration) = text_header(original, EXPIRATION)
         // Only a number may go back: the broker closes the channel over anything else.
         && parked.retry_key == KEY_DELAY

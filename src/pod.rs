@@ -90,15 +90,18 @@ impl Pod {
                 role = playing.join_next() => match role {
                     None => break,
                     Some(Ok((_, Ok(())))) => {}
-                    Some(Ok((_, Err(RoleError::Unfinished { .. })))) => ended = cut(ended),
+                    Some(Ok((_, Err(error)))) if soft.is_cancelled() => {
+                        tracing::warn!(%error, "did not finish what was in hand");
+                        ended = cut(ended);
+                    }
                     Some(Ok((role, Err(error)))) => {
                         soft.cancel();
                         ended = Ended::Failed(role, error);
                     }
-                    // Aborted by ourselves, below.
-                    Some(Err(_)) => {}
+                    // The task only waits for sessions, which are tasks of their own; it cannot panic.
+                    Some(Err(error)) => tracing::error!(%error, "a role ended"),
                 },
-                () = past_drain(soft, self.config.drain_timeout + GIVING_BACK) => { ended = cut(ended); break }
+                () = past(soft, self.config.drain_timeout + GIVING_BACK) => { ended = cut(ended); break }
                 () = hard.cancelled() => { ended = cut(ended); break }
             }
         }
@@ -119,11 +122,12 @@ impl Pod {
         let mut worked = false;
         while !soft.is_cancelled() {
             let started = Instant::now();
-            let Err(error) = self.session(role, soft).await else {
+            let Err(error) = self.session_in_a_task(role, soft).await else {
                 return Ok(());
             };
-            if matches!(error, RoleError::Unfinished { .. }) {
-                return Err(error);
+            if soft.is_cancelled() {
+                // Only the close role has anything in hand that it did not finish.
+                return if role == Role::Close { Err(error) } else { Ok(()) };
             }
             let lasted = started.elapsed() > STABLE;
             worked |= lasted;
@@ -139,6 +143,23 @@ impl Pod {
             }
         }
         Ok(())
+    }
+
+    /// In a task of its own, so that a panic, which would be a defect of ours, ends the session and not the role.
+    async fn session_in_a_task(
+        self: &Arc<Self>,
+        role: Role,
+        soft: &CancellationToken,
+    ) -> Result<(), RoleError> {
+        // A set, because it ends the task when it is dropped.
+        let mut task = JoinSet::new();
+        let (pod, soft) = (Arc::clone(self), soft.clone());
+        task.spawn(async move { pod.session(role, &soft).await });
+        match task.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => Err(RoleError::Task(error.to_string())),
+            None => Ok(()),
+        }
     }
 
     async fn session(self: &Arc<Self>, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
@@ -175,7 +196,7 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 /// A session that lived this long worked; the backoff begins anew.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// Waits between sessions: 100 ms, doubled up to 2 s. Short, because orders become due meanwhile.
+/// Waits between sessions: 200 ms, doubled up to 2 s. Short, because orders become due meanwhile.
 #[derive(Debug, Default)]
 struct Backoff {
     failures: u32,
@@ -188,9 +209,10 @@ impl Backoff {
     }
 }
 
-async fn past_drain(soft: &CancellationToken, drain: Duration) {
-    soft.cancelled().await;
-    sleep(drain).await;
+/// Resolves some time after `stop`.
+pub async fn past(stop: &CancellationToken, some_time: Duration) {
+    stop.cancelled().await;
+    sleep(some_time).await;
 }
 
 fn cut(ended: Ended) -> Ended {

@@ -7,14 +7,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::event::Event;
-use crate::outbox::{self, Kind, Row};
-use crate::pod::Pod;
+use crate::outbox::{self, Row};
+use crate::pod::{Pod, past};
 use crate::role::RoleError;
 use crate::stats::Count;
 use crate::wake::Wake;
 
-/// Messages in flight before their confirms are awaited; bounds the memory that a large outbox takes.
-const IN_FLIGHT: usize = 1_000;
+/// Wakes published in one round; more would be on their way for so long that their expirations were no longer true.
+const WAKES: i64 = 10_000;
+/// Events published in one round. Wakes have a moment to meet, events have not: they wait for this many at most.
+const EVENTS: i64 = 2_000;
 
 /// One session: connects, works until `stop` or until something breaks.
 ///
@@ -24,51 +26,61 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let publisher = Publisher::connect(&pod.broker, "relay").await?;
     tracing::info!("relaying the outbox");
     while !stop.is_cancelled() {
-        let rows = outbox::read(&pod.closer.pool, pod.config.relay_batch, &pod.clock).await?;
-        if rows.is_empty() {
+        let relayed = tokio::select! {
+            relayed = round(pod, &publisher) => relayed?,
+            // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
+            () = past(stop, pod.config.drain_timeout) => return Ok(()),
+        };
+        if relayed == 0 {
             tokio::select! {
                 () = sleep(pod.config.relay_poll) => {}
                 () = stop.cancelled() => {}
             }
-            continue;
         }
-        // Wakes first, grouped over all rows: they have a moment to meet. Events follow in the order of recording.
-        let wakes = wakes(&rows);
-        let (woken, mut told) = (wakes.len(), 0);
-        for chunk in pod.scheduler.messages(wakes, pod.clock.now()).chunks(IN_FLIGHT) {
-            publisher.publish(chunk).await?;
-        }
-        let mut events = events(&rows).peekable();
-        while events.peek().is_some() {
-            let chunk: Vec<_> = events.by_ref().take(IN_FLIGHT).collect();
-            publisher.publish(&chunk).await?;
-            told += chunk.len();
-        }
-        let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-        outbox::delete(&pod.closer.pool, &ids).await?;
-        pod.stats.add(Count::Woken, woken);
-        pod.stats.add(Count::Events, told);
     }
     publisher.close().await;
     Ok(())
 }
 
-fn wakes(rows: &[Row]) -> Vec<Wake> {
-    let wakes = rows.iter().filter(|row| row.kind == Kind::Wake).flat_map(|row| &row.orders);
-    wakes.map(|&(order_id, due, _)| Wake { due, order_id, attempt: 0 }).collect()
+/// Publishes the oldest wakes, then the oldest events; returns how many rows there were.
+async fn round(pod: &Pod, publisher: &Publisher) -> Result<usize, RoleError> {
+    let (pool, batch) = (&pod.closer.pool, pod.config.relay_batch);
+    let rows = outbox::wakes(pool, batch, WAKES, &pod.clock).await?;
+    let woken = relay(pod, publisher, &rows, Count::Woken, |orders| {
+        pod.scheduler.messages(wakes(orders), pod.clock.now())
+    });
+    let woken = woken.await?;
+    let rows = outbox::events(pool, batch, EVENTS, &pod.clock).await?;
+    // In the order of recording, which is the order of what happened to an order.
+    let told = relay(pod, publisher, &rows, Count::Events, |rows| rows.iter().flat_map(events).collect());
+    Ok(woken + told.await?)
 }
 
-/// Made one by one: the events of a large outbox would take more memory than all the rest.
-fn events(rows: &[Row]) -> impl Iterator<Item = Outgoing> {
-    rows.iter().flat_map(|row| {
-        let kind = match &row.kind {
-            Kind::Wake => None,
-            Kind::Event(kind) => Some(kind),
-        };
-        kind.into_iter().flat_map(move |kind| {
-            row.orders.iter().map(move |&(order_id, payment_deadline, user_id)| {
-                Event { kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
-            })
-        })
+/// Published and confirmed first, deleted second.
+async fn relay(
+    pod: &Pod,
+    publisher: &Publisher,
+    rows: &[Row],
+    count: Count,
+    messages: impl FnOnce(&[Row]) -> Vec<Outgoing>,
+) -> Result<usize, RoleError> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    publisher.publish(&messages(rows)).await?;
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    outbox::delete(&pod.closer.pool, &ids).await?;
+    pod.stats.add(count, rows.iter().map(|row| row.orders.len()).sum());
+    Ok(rows.len())
+}
+
+fn wakes(rows: &[Row]) -> Vec<Wake> {
+    let orders = rows.iter().flat_map(|row| &row.orders);
+    orders.map(|&(order_id, due, _)| Wake { due, order_id, attempt: 0 }).collect()
+}
+
+fn events(row: &Row) -> impl Iterator<Item = Outgoing> {
+    row.orders.iter().map(|&(order_id, payment_deadline, user_id)| {
+        Event { kind: &row.kind, at: row.recorded_at, order_id, user_id, payment_deadline }.message()
     })
 }

@@ -187,13 +187,15 @@ pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
 /// When there is no such order, or it is not PENDING.
 pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
     let cancelled = sqlx::query!(
-        r#"WITH cancelled AS (
-               UPDATE orders SET status = 'CANCELLED', updated_at = now()
-               WHERE order_id = $1 AND status = 'PENDING'
-               RETURNING order_id, user_id, payment_deadline
+        r#"WITH open AS MATERIALIZED (
+               SELECT order_id, user_id, payment_deadline FROM orders
+               WHERE order_id = $1 AND status = 'PENDING' FOR UPDATE
+           ), cancelled AS (
+               UPDATE orders SET status = 'CANCELLED', updated_at = now() FROM open
+               WHERE orders.order_id = open.order_id
            ), locked AS MATERIALIZED (
-               SELECT inventory.product_id, order_items.quantity
-               FROM inventory JOIN order_items USING (product_id) JOIN cancelled USING (order_id)
+               SELECT inventory.product_id, items.quantity
+               FROM inventory JOIN overdue_items_of((SELECT array_agg(order_id) FROM open)) AS items USING (product_id)
                ORDER BY inventory.product_id
                FOR NO KEY UPDATE OF inventory
            ), restocked AS (
@@ -201,7 +203,7 @@ pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
                FROM locked WHERE inventory.product_id = locked.product_id
            )
            INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
-           SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM cancelled"#,
+           SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM open"#,
         order_id
     );
     let cancelled = cancelled.execute(pool).await.map_err(during("cancelling an order"))?;

@@ -42,7 +42,7 @@ pub struct Overdue {
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!("sweeping");
     while !stop.is_cancelled() {
-        let swept = sweep(&pod.closer, pod.config.sweep_grace, pod.config.close_batch, |_| {}).await?;
+        let swept = sweep(&pod.closer, pod.config.sweep_grace, pod.config.close_batch, stop, |_| {}).await?;
         if swept != Swept::default() {
             tracing::warn!(
                 closed = swept.closed,
@@ -58,7 +58,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     Ok(())
 }
 
-/// Closes every order whose deadline passed more than `grace` ago, in batches; `progress` is told after each.
+/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
+/// `stop`; `progress` is told after each.
 ///
 /// # Errors
 /// As the database's.
@@ -66,6 +67,7 @@ pub async fn sweep(
     closer: &Closer,
     grace: Duration,
     batch: usize,
+    stop: &CancellationToken,
     mut progress: impl FnMut(Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
@@ -89,7 +91,7 @@ pub async fn sweep(
         let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
         closer.stats.add(Count::Swept, closed);
         progress(swept);
-        if page.len() < batch {
+        if page.len() < batch || stop.is_cancelled() {
             return Ok(swept);
         }
     }

@@ -32,6 +32,9 @@ pub struct Publisher {
     timeout: Duration,
 }
 
+/// Messages whose confirms are awaited together; bounds memory, and what one timeout is for.
+const IN_FLIGHT: usize = 1_000;
+
 /// The delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
 
@@ -51,22 +54,34 @@ impl Publisher {
 
     /// Publishes the messages in order and waits until the broker has taken responsibility for each.
     ///
+    /// While the broker blocks publishers (a memory or disk alarm) it waits for as long as that lasts: a new connection
+    /// would be blocked as well, and this one could not even be closed.
+    ///
     /// # Errors
     /// When one was refused, could not be routed, or was not confirmed in time. What became of the others is unknown
     /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
     /// with a new publisher.
     pub async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        match timeout(self.timeout, self.publish_all(messages)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(BrokerError::Timeout {
-                doing: format!("publishing {} messages", messages.len()),
-                after: self.timeout,
-                blocked: self.connection.status().blocked(),
-            }),
+        for some in messages.chunks(IN_FLIGHT) {
+            let mut publishing = std::pin::pin!(self.publish_some(some));
+            loop {
+                let status = self.connection.status();
+                match timeout(self.timeout, &mut publishing).await {
+                    Ok(answer) => break answer?,
+                    Err(_) if status.blocked() && status.connected() => {
+                        tracing::warn!("the broker blocks publishers: a memory or disk alarm is on; waiting");
+                    }
+                    Err(_) => {
+                        let (doing, after) = ("publishing".to_owned(), self.timeout);
+                        return Err(BrokerError::Timeout { doing, after, blocked: false });
+                    }
+                }
+            }
         }
+        Ok(())
     }
 
-    async fn publish_all(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
+    async fn publish_some(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
         let mut confirms = Vec::with_capacity(messages.len());
         for message in messages {
             let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };

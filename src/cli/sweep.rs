@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::output::table;
 use super::{CliError, Context};
@@ -37,7 +38,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return dry_run(context, &closer, grace).await;
     }
     let bar = context.out.progress("sweeping");
-    let swept = sweep(&closer, grace, config.close_batch, |so_far| {
+    let never = CancellationToken::new();
+    let swept = sweep(&closer, grace, config.close_batch, &never, |so_far| {
         bar.set_position((so_far.closed + so_far.left) as u64);
     });
     let swept = swept.await?;

@@ -60,10 +60,17 @@ fn a_message_that_cannot_be_understood_says_why() {
         (r#"{"wake":[]}"#, None, "`wake` names 0 orders"),
         (r#"{"wake":[[0,1,0]]}"#, None, "`wake` is 0"),
         (r#"{"wake":[[1,2]]}"#, None, "not JSON"),
+        (r#"{"wake":[[1,9223372036854775807,0]]}"#, None, "before the year 3000"),
     ] {
         let got = reason(body, expiration);
         assert!(got.contains(expected), "{body} said: {got}");
     }
+}
+
+#[test]
+fn a_reason_is_short_however_long_the_value_is() {
+    let body = format!(r#"{{"wake":["{}"]}}"#, "x".repeat(140_000));
+    assert!(said(&body, None).expect_err("refused").len() < 500);
 }
 
 #[test]
@@ -91,7 +98,7 @@ fn a_message_whose_delay_the_broker_took_away_means_now() {
 
 proptest! {
     #[test]
-    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., any::<i64>(), any::<u32>()), 1..50)) {
+    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, any::<u32>()), 1..50)) {
         let wakes: Vec<_> = wakes.into_iter()
             .map(|(order_id, due, attempt)| Wake { due: DbTime(due), order_id, attempt }).collect();
         let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };

@@ -18,13 +18,13 @@ pub async fn declare(channel: &Channel, topology: &Topology) -> Result<(), Broke
     channel
         .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default())
         .await
-        .map_err(|source| BrokerError::during(format!("declaring exchange {exchange}"), source))?;
+        .map_err(|source| BrokerError::while_declaring(format!("declaring exchange {exchange}"), source))?;
     for queue in &topology.queues {
         let QueueSpec { name, key, .. } = queue;
         channel
             .queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments(queue))
             .await
-            .map_err(|source| BrokerError::during(format!("declaring queue {name}"), source))?;
+            .map_err(|source| BrokerError::while_declaring(format!("declaring queue {name}"), source))?;
         channel
             .queue_bind(
                 name.as_str().into(),
@@ -34,7 +34,9 @@ pub async fn declare(channel: &Channel, topology: &Topology) -> Result<(), Broke
                 FieldTable::default(),
             )
             .await
-            .map_err(|source| BrokerError::during(format!("binding queue {name} to {exchange}"), source))?;
+            .map_err(|source| {
+                BrokerError::while_declaring(format!("binding queue {name} to {exchange}"), source)
+            })?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Breaker, Line, World, eventually, order_of};
 
 const SECOND: Duration = Duration::from_secs(1);
-const EVENTS: usize = 3_000;
+const EVENTS: usize = 1_000;
 
 async fn closed_orders(world: &World) -> HashSet<i64> {
     let closed = sqlx::query_scalar("SELECT order_id FROM orders WHERE status = 'CLOSED'");
@@ -22,7 +22,7 @@ async fn closed_orders(world: &World) -> HashSet<i64> {
 async fn every_event_arrives_with_one_id_although_the_relay_is_cut_off_again_and_again() {
     World::with(async |world| {
         let breaker = Breaker::before(&world.amqp_url).await;
-        let closing = world.pod_with_roles(&[Role::Close, Role::Sweep], &[("close_batch", "5")]);
+        let closing = world.pod_with_roles(&[Role::Close, Role::Sweep], &[("close_batch", "10")]);
         let relaying =
             world.pod_with_roles(&[Role::Relay], &[("amqp_url", &breaker.url), ("relay_batch", "1")]);
         world.declared().await;
