@@ -57,6 +57,20 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "outbox_one_user_per_event",
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('wake', '{1}', '{now}', '{1}')",
     ),
+    // Rows that the relay could not read, and that would keep it from all others.
+    ("outbox_readable", "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{NULL}', '{now}')"),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{1}', '{infinity}')",
+    ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{{1},{2}}', '{now,now}')",
+    ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '{1}', '{now}', '{NULL}')",
+    ),
     // Keys: an item of nothing, an order twice.
     ("order_items_order_id_fkey", "INSERT INTO order_items VALUES (99, 1, 1)"),
     ("order_items_product_id_fkey", "INSERT INTO order_items VALUES (1, 99, 1)"),

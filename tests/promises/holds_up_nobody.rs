@@ -1,0 +1,58 @@
+//! What is wrong with one order, one message or one product delays nothing else.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use overdue::stats::Count;
+
+use crate::harness::{World, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_stock_row_that_somebody_holds_keeps_only_its_own_orders_from_closing() {
+    World::with(async |world| {
+        world.stock(2, 1_000).await;
+        let pod = world.pod(&[("sweep_every", "1h")]);
+        world.declared().await;
+        let mut holder = world.pool.begin().await.expect("a transaction");
+        // Placed before the row is held: placing takes from it too.
+        let held = world.place_many(3, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
+        let free = world.place_many(200, 2 * SECOND, 2 * SECOND, &[(2, 1)]).await;
+        let hold = sqlx::query("SELECT FROM inventory WHERE product_id = 1 FOR UPDATE");
+        hold.execute(&mut *holder).await.expect("held");
+
+        eventually("all others are closed", async || world.statuses().await.get("CLOSED") == Some(&200))
+            .await;
+        for order in held {
+            assert_eq!(world.status(order).await, "PENDING");
+        }
+        assert_eq!(world.status(free[0]).await, "CLOSED");
+        holder.commit().await.expect("released");
+        world.all_settled().await;
+        world.assert_stock_conserved(1_000).await;
+        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "a lock is nobody's failure");
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_any_other() {
+    World::with(async |world| {
+        let pod = world.pod(&[]);
+        world.declared().await;
+        // Once for each of the two consumers that read foreign messages.
+        let body = format!(r#"{{"wake":["{}"]}}"#, "x".repeat(140_000));
+        for key in ["order.delay", "order.process"] {
+            world.publish(key, body.as_bytes(), BasicProperties::default()).await;
+        }
+        let order = world.place(2 * SECOND, &[]).await;
+        world.closed(order).await;
+        let parked = world.names.parked();
+        eventually("both are parked", async || world.depth(&parked).await == 2).await;
+        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0);
+        pod.stop().await;
+    })
+    .await;
+}
