@@ -171,7 +171,8 @@ async fn connections_that_go_silent_for_ever_are_given_up_and_replaced() {
         let settings = [
             ("database_url", database.url.as_str()),
             ("amqp_url", amqp_url.as_str()),
-            ("database_connections", "2"),
+            ("close_concurrency", "1"),
+            ("database_connections", "4"),
             NO_SWEEP,
             NO_SECOND_CHANCE,
         ];

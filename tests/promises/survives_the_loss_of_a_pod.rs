@@ -89,9 +89,9 @@ async fn a_pod_told_to_stop_finishes_what_it_has_and_leaves_the_rest_to_the_next
 async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
     World::with(async |world| {
         // With such lanes a pod takes the wake at once and holds it until the deadline.
-        let pod = world.process(&["--drain-timeout", "1h", "--lanes", "10s"]);
+        let pod = world.process(&["--drain-timeout", "1h", "--lanes", "5s"]);
         world.declared().await;
-        let order = world.place(5 * SECOND, &[]).await;
+        let order = world.place(4 * SECOND, &[]).await;
         world.outbox_empty().await;
         let queue = world.names.process();
         eventually("the wake is in hand", async || world.depth(&queue).await == 0).await;
@@ -104,7 +104,7 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
         assert_eq!(code, 1, "{log}");
         assert!(log.contains("gave back"), "{log}");
         assert_eq!(world.status(order).await, "PENDING");
-        let second = world.pod(&[("lanes", "10s"), ("sweep_grace", "1h")]);
+        let second = world.pod(&[("lanes", "5s"), ("sweep_grace", "1h")]);
         world.closed(order).await;
         second.stop().await;
     })
