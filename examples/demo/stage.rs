@@ -42,6 +42,8 @@ impl Stage {
         eprintln!("demo: database {DATABASE}: made anew, schema migrated");
         self.make_vhost().await?;
         self.overdue(&["topology", "declare"]).await?;
+        // RabbitMQ 4 takes a topic permission only for an exchange that is there.
+        self.grant("topic_permissions", "topic-permissions").await?;
         eprintln!(
             "demo: vhost {VHOST}: made anew, topology declared, users with the rights of rabbitmq/definitions.json"
         );
@@ -78,26 +80,25 @@ impl Stage {
         api.put(&["vhosts", VHOST], json!({"description": "made by Overdue's demo"})).await?;
         let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
         api.put(&["permissions", VHOST, &self.at.crew.user], everything).await?;
-        let definitions: Value = serde_json::from_str(DEFINITIONS)?;
         for login in self.users() {
-            let original = login.user.replace("overdue-demo-", "overdue-");
-            let entries = |what: &str, key: &str| -> Vec<Value> {
-                let all = definitions[what].as_array().into_iter().flatten();
-                all.filter(|entry| entry[key] == original.as_str()).cloned().collect()
-            };
-            for user in entries("users", "name") {
+            for user in defined("users", "name", login)? {
                 let body = json!({"password": login.password, "tags": user["tags"]});
                 api.put(&["users", &login.user], body).await?;
             }
-            for rights in entries("permissions", "user") {
-                api.put(&["permissions", VHOST, &login.user], rights).await?;
-            }
-            for rights in entries("topic_permissions", "user") {
-                api.put(&["topic-permissions", VHOST, &login.user], rights).await?;
-            }
         }
+        self.grant("permissions", "permissions").await?;
         // Who goes on at once may find the new vhost still starting.
         self.connect(&self.at.service).await.map(drop)
+    }
+
+    /// Gives each user the rights that the definitions give to its original.
+    async fn grant(&self, what: &str, path: &str) -> Result<()> {
+        for login in self.users() {
+            for rights in defined(what, "user", login)? {
+                self.management.put(&[path, VHOST, &login.user], rights).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A connection to the vhost; patient for a while.
@@ -157,4 +158,12 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(overdue);
     }
     Err("the overdue binary is not built: `make demo` does that, or `cargo build --bins`".into())
+}
+
+/// What the project's definitions say of the user that this login is a copy of.
+fn defined(what: &str, key: &str, login: &Login) -> Result<Vec<Value>> {
+    let original = login.user.replace("overdue-demo-", "overdue-");
+    let definitions: Value = serde_json::from_str(DEFINITIONS)?;
+    let all = definitions[what].as_array().into_iter().flatten();
+    Ok(all.filter(|entry| entry[key] == original.as_str()).cloned().collect())
 }
