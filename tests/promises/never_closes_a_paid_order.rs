@@ -21,9 +21,9 @@ const RACERS: usize = 1_800;
 async fn pay_at_the_last_moment(pool: PgPool, orders: Vec<i64>) -> Vec<i64> {
     let mut paid = Vec::new();
     for order in orders {
-        // The database waits, on the clock that decides.
-        let moment =
-            "SELECT pg_sleep_until(payment_deadline + make_interval(secs => 0.005 * (order_id % 6 - 4)))
+        // The database waits, on the clock that decides. A few times far too long: however slow the machine, somebody is late.
+        let moment = "SELECT pg_sleep_until(payment_deadline + make_interval(secs =>
+                          CASE order_id % 300 WHEN 0 THEN 0.5 ELSE 0.005 * (order_id % 6 - 4) END))
                       FROM orders WHERE order_id = $1";
         sqlx::query(moment).bind(order).execute(&pool).await.expect("waited");
         let payment = "UPDATE orders SET status = 'PAID', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'";
