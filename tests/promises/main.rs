@@ -26,6 +26,7 @@ mod publishes_every_event;
 mod rebuilds_broken_sessions;
 mod serves_several_shops;
 mod survives_the_loss_of_a_pod;
+mod the_protocol_holds_in_every_interleaving;
 mod the_schema_refuses_impossible_rows;
 mod the_sweep_closes_what_no_wake_closed;
 mod wakes_follow_the_order;
