@@ -11,8 +11,9 @@ demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the s
 	cargo build --quiet --locked --bins --example demo
 	dev/with-services cargo run --quiet --locked --example demo
 
+# More threads than processors: these tests wait for deadlines most of the time.
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
-	dev/with-services cargo test --locked
+	dev/with-services cargo test --locked -- --test-threads=6
 
 # Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.
 lint deny: export CARGO_TARGET_DIR := target/lint

@@ -18,11 +18,13 @@ async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
         world.place_many(300, SECOND / 2, SECOND, &[(1, 1)]).await;
         // As if the broker had lost them, or somebody had emptied a queue.
         world.sql("DELETE FROM outbox").await;
-        let pod = world.pod(&SOON);
+        let pod = world.pod(&[("sweep_every", "200ms"), ("sweep_grace", "2s")]);
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
-        let heard = world.place(SECOND, &[(1, 1)]).await;
         world.all_settled().await;
+        // The relay works when it has told what the sweep closed: then a wake comes long before the sweep.
+        world.outbox_empty().await;
+        let heard = world.place(SECOND, &[(1, 1)]).await;
         world.closed(heard).await;
         let counted = || (pod.pod.stats.get(Count::Swept), pod.pod.stats.get(Count::Closed));
         // What a wake closed is not counted as swept.
