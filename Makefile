@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check bench chaos trials check toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,9 +19,9 @@ test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
 lint deny: export CARGO_TARGET_DIR := target/lint
 lint: deny ## format, clippy, documentation, licences; warnings are errors
 	dev/toolchain rustfmt clippy
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 
 deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
@@ -40,6 +40,15 @@ bench: toolchain ## measure speed, punctuality and memory on a release build
 	  echo "== burst, run $$n"; target/release/overdue bench burst; \
 	  echo "== burst, one message per order, run $$n"; target/release/overdue --max-orders-per-wake 1 bench burst; \
 	  echo "== steady, run $$n"; target/release/overdue bench steady; done'
+
+# The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
+# ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
+chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 SEED=1 NODES=1, or a cluster of 3)
+	target/release/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
+
+trials: toolchain
+	dev/services install
+	cargo build --quiet --locked --release --bins --package overdue --package overdue-trials
 
 check: lint ## the gate: lint, sqlx-check, test
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test

@@ -1,0 +1,244 @@
+//! Where a trial takes place: the servers, and in them a database and a prefix of the round's own, a shop and pods.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+use crate::pods::{Place, Pod};
+use crate::servers::{Account, Postgres, RabbitMq};
+use crate::shop::script::{PRODUCTS, STOCK};
+use crate::shop::{Announcer, Subscriber, Till, subscriber};
+use crate::timeline::Timeline;
+
+/// Both servers. Whoever does something to one of them holds its lock until it works again.
+#[derive(Debug)]
+pub struct Servers {
+    /// The database.
+    pub postgres: Mutex<Postgres>,
+    /// The broker.
+    pub rabbit: Mutex<RabbitMq>,
+    /// How many nodes the broker has.
+    pub nodes: usize,
+    /// The broker's version.
+    pub version: String,
+    /// Logs and data.
+    pub folder: PathBuf,
+}
+
+impl Servers {
+    /// Starts them side by side.
+    pub async fn start(folder: PathBuf, nodes: usize) -> Result<Arc<Self>> {
+        let account = Account::unprivileged()?;
+        let (postgres, rabbit) = tokio::try_join!(
+            Postgres::new(folder.join("postgres"), account),
+            RabbitMq::new(folder.join("rabbitmq"), account, nodes),
+        )?;
+        let version = rabbit.version();
+        Ok(Arc::new(Self {
+            postgres: Mutex::new(postgres),
+            rabbit: Mutex::new(rabbit),
+            nodes,
+            version,
+            folder,
+        }))
+    }
+
+    /// Both run and are awake, whatever was done to them.
+    pub async fn heal(&self) -> Result<()> {
+        let mut postgres = self.postgres.lock().await;
+        postgres.thaw()?;
+        if !postgres.runs() {
+            postgres.start().await?;
+        }
+        drop(postgres);
+        let mut rabbit = self.rabbit.lock().await;
+        for node in 0..rabbit.nodes() {
+            rabbit.thaw(node)?;
+            if !rabbit.runs(node) {
+                rabbit.start(node).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One round's arena.
+#[derive(Debug)]
+pub struct Arena {
+    /// The servers, shared by all rounds.
+    pub servers: Arc<Servers>,
+    /// The round's own place in them.
+    pub place: Place,
+    /// The pods.
+    pub pods: Vec<Pod>,
+    /// The shop.
+    pub till: Till,
+    /// Who is told.
+    pub subscriber: Subscriber,
+    /// What happens.
+    pub timeline: Timeline,
+    /// The pods' logs.
+    pub logs: PathBuf,
+    database: String,
+    lanes: &'static str,
+}
+
+/// How an arena is set up.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Part of every name.
+    pub name: String,
+    /// How many pods.
+    pub pods: usize,
+    /// What they do.
+    pub roles: &'static str,
+    /// The delay lanes.
+    pub lanes: &'static str,
+    /// Other settings.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Arena {
+    /// Sets it up: schema, stock, topology, subscriber, pods.
+    pub async fn new(servers: Arc<Servers>, plan: &Plan) -> Result<Self> {
+        let database = format!("trial_{}", plan.name);
+        let (server, database_url) = {
+            let postgres = servers.postgres.lock().await;
+            (postgres.url("postgres"), postgres.url(&database))
+        };
+        execute(&server, &format!("CREATE DATABASE {database}")).await?;
+        let amqp_urls = {
+            let rabbit = servers.rabbit.lock().await;
+            (0..rabbit.nodes()).map(|node| rabbit.url(node)).collect()
+        };
+        let mut settings = vec![("OVERDUE_LANES", plan.lanes.to_owned())];
+        settings.extend(plan.settings.iter().cloned());
+        let place = Place { database_url, amqp_urls, prefix: format!("{}.", plan.name), settings };
+        place.overdue(&["migrate"]).await?;
+        let pool = PgPoolOptions::new().max_connections(30).connect_lazy(&place.database_url)?;
+        pool.execute(HISTORY).await?;
+        let stocked =
+            sqlx::query("INSERT INTO inventory SELECT product, $2 FROM generate_series(1, $1) AS product");
+        stocked.bind(PRODUCTS).bind(STOCK).execute(&pool).await?;
+        place.overdue(&["topology", "declare"]).await?;
+        let announcer = Announcer::new(place.clone());
+        announcer.subscribe(subscriber::QUEUE, &["order.closed", "order.cancelled"]).await?;
+        announcer.subscribe(TAP, &["order.delay.*"]).await?;
+        let logs = servers.folder.join(&plan.name);
+        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        let mut pods = Vec::new();
+        for n in 1..=plan.pods {
+            pods.push(Pod::start(&format!("pod-{n}"), &place, plan.roles, &logs).await?);
+        }
+        let subscriber = Subscriber::listen(place.clone());
+        let till = Till::new(pool, announcer, place.clone());
+        let timeline = Timeline::default();
+        Ok(Self { servers, place, pods, till, subscriber, timeline, logs, database, lanes: plan.lanes })
+    }
+
+    /// The shop's way to the database.
+    pub fn pool(&self) -> &PgPool {
+        &self.till.pool
+    }
+
+    /// Every queue that must be empty in the end.
+    fn queues(&self) -> Vec<String> {
+        let lanes = self.lanes.split(',').map(|lane| format!("order.delay.{lane}.queue"));
+        lanes.chain(["order.delay.queue".to_owned(), "order.process.queue".to_owned()]).collect()
+    }
+
+    /// What is not as it should be in the end; empty when everything has settled.
+    pub async fn unsettled(&self) -> Result<Vec<String>> {
+        let (pending, closed, outbox): (i64, i64, i64) = sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE status = 'PENDING'), count(*) FILTER (WHERE status = 'CLOSED'),
+                    (SELECT count(*) FROM outbox) FROM orders",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        let told =
+            self.subscriber.news().events.values().filter(|heard| heard.kind == "order.closed").count();
+        let mut unsettled = Vec::new();
+        let mut expect = |what: &str, count: i64| {
+            if count != 0 {
+                unsettled.push(format!("{count} {what}"));
+            }
+        };
+        expect("orders PENDING", pending);
+        expect("outbox rows", outbox);
+        expect("closed orders without an event", closed - i64::try_from(told)?);
+        for queue in self.queues() {
+            expect(&format!("messages in {queue}"), self.till.announcer.depth(&queue).await?.into());
+        }
+        Ok(unsettled)
+    }
+
+    /// Waits until everything has settled; how long it took.
+    pub async fn settle(&self, patience: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let mut noted = began;
+        loop {
+            let unsettled = match self.unsettled().await {
+                Ok(unsettled) if unsettled.is_empty() => return Ok(began.elapsed()),
+                Ok(unsettled) => unsettled.join(", "),
+                Err(error) => format!("{error:#}"),
+            };
+            anyhow::ensure!(began.elapsed() < patience, "after {patience:?} there are still {unsettled}");
+            if noted.elapsed() > Duration::from_secs(5) {
+                noted = Instant::now();
+                self.timeline.note(format!("waiting: {unsettled}"));
+            }
+            for pod in &self.pods {
+                pod.check().await?;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Removes the round's database, queues and logs.
+    pub async fn remove(self) -> Result<()> {
+        for queue in
+            self.queues().iter().map(String::as_str).chain(["order.parked.queue", subscriber::QUEUE, TAP])
+        {
+            self.till.announcer.delete(queue).await?;
+        }
+        self.till.announcer.delete_exchange().await?;
+        self.till.pool.close().await;
+        let server = self.servers.postgres.lock().await.url("postgres");
+        execute(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;
+        std::fs::remove_dir_all(&self.logs)?;
+        Ok(())
+    }
+
+    /// Where to look after a failure.
+    pub fn remains(&self) -> String {
+        format!("database {}, prefix {}, logs in {}", self.database, self.place.prefix, self.logs.display())
+    }
+}
+
+/// A queue that is sent a copy of every wake, so that they can be replayed.
+pub const TAP: &str = "trial.tap";
+
+/// Every change of a status, as PostgreSQL sees it: the checker's own record.
+const HISTORY: &str = "
+    CREATE TABLE trial_history (
+        id bigint GENERATED ALWAYS AS IDENTITY, order_id bigint, before text, after text,
+        payment_deadline timestamptz, at timestamptz DEFAULT clock_timestamp());
+    CREATE FUNCTION trial_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO trial_history (order_id, before, after, payment_deadline)
+        VALUES (OLD.order_id, OLD.status, NEW.status, OLD.payment_deadline);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER trial_note AFTER UPDATE OF status ON orders FOR EACH ROW EXECUTE FUNCTION trial_note()";
+
+async fn execute(server: &str, statement: &str) -> Result<()> {
+    let mut connection = PgConnection::connect(server).await?;
+    connection.execute(AssertSqlSafe(statement)).await.with_context(|| statement.to_owned())?;
+    connection.close().await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The faults, drawn from the seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// The other end of a pod's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its line to the broker.
+    Broker,
+    /// Its line to the database.
+    Database,
+}
+
+/// Something that goes wrong. `pod` and `node` count from 0; what lasts is put right again after `Duration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    PodKilled(usize, Duration),
+    PodFrozen(usize, Duration),
+    RollingRestart,
+    LineCut(usize, End, Duration),
+    LineStalled(usize, End, Duration),
+    LineSilenced(usize, End),
+    ChannelsClosed(usize),
+    BrokerKilled(usize, Duration),
+    BrokerRestarted(usize),
+    BrokerFrozen(usize, Duration),
+    ConnectionsClosed,
+    ProcessQueueDeleted,
+    MemoryAlarm(usize, Duration),
+    DiskAlarm(usize, Duration),
+    NodeIsolated(usize, Duration),
+    LaneLeaderKilled(Duration),
+    DatabaseKilled(Duration),
+    DatabaseFrozen(Duration),
+    SessionsTerminated,
+    WakesReplayed,
+    RubbishSent,
+    RowsLocked(Duration),
+    LockedTheOtherWayRound(Duration),
+    Rush,
+}
+
+impl Fault {
+    /// Whether wakes may be gone with it, so that only the sweep can find their orders.
+    pub fn takes_wakes_along(&self) -> bool {
+        matches!(self, Self::ProcessQueueDeleted)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What there is to break.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets {
+    /// Pods.
+    pub pods: usize,
+    /// Nodes of the broker.
+    pub nodes: usize,
+}
+
+/// A fault and when it strikes, from the beginning of the load.
+pub type Strike = (Duration, Fault);
+
+/// Draws three to six faults.
+pub fn draw(random: &mut ChaCha8Rng, load: Duration, targets: Targets) -> Vec<Strike> {
+    let count = random.random_range(3..=6);
+    let mut strikes: Vec<Strike> =
+        (0..count).map(|_| (load.mul_f64(random.random_range(0.05..0.9)), fault(random, targets))).collect();
+    strikes.sort_by_key(|(at, _)| *at);
+    strikes
+}
+
+fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
+    let (pod, node) = (random.random_range(0..pods), random.random_range(0..nodes));
+    let end = if random.random_bool(0.5) { End::Broker } else { End::Database };
+    let mut lasting = |most: u64| Duration::from_millis(random.random_range(50..=most));
+    let (short, long) = (lasting(1_500), lasting(4_000));
+    let cluster = nodes > 1;
+    match random.random_range(0..if cluster { 120 } else { 100 }) {
+        0..10 => Fault::PodKilled(pod, short),
+        10..17 => Fault::PodFrozen(pod, long),
+        17..20 => Fault::RollingRestart,
+        20..27 => Fault::LineCut(pod, end, short),
+        27..34 => Fault::LineStalled(pod, end, long),
+        34..36 => Fault::LineSilenced(pod, end),
+        36..42 => Fault::ChannelsClosed(pod),
+        42..50 => Fault::BrokerKilled(node, short),
+        50..52 => Fault::BrokerRestarted(node),
+        52..56 => Fault::BrokerFrozen(node, long),
+        56..59 => Fault::ConnectionsClosed,
+        59..61 => Fault::ProcessQueueDeleted,
+        61..64 => Fault::MemoryAlarm(node, long),
+        64..67 => Fault::DiskAlarm(node, long),
+        67..74 => Fault::DatabaseKilled(short),
+        74..78 => Fault::DatabaseFrozen(long),
+        78..82 => Fault::SessionsTerminated,
+        82..87 => Fault::WakesReplayed,
+        87..90 => Fault::RubbishSent,
+        90..94 => Fault::RowsLocked(long),
+        94..97 => Fault::LockedTheOtherWayRound(long),
+        97..100 => Fault::Rush,
+        100..110 => Fault::NodeIsolated(node, long),
+        _ => Fault::LaneLeaderKilled(short),
+    }
+}

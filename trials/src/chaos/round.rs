@@ -1,0 +1,143 @@
+//! One round: a shop's busy seconds, faults, peace, and the judgement.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::{join_all, try_join_all};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::sleep;
+
+use super::fault::{self, Fault, Strike, Targets};
+use super::inject::{Rubbish, inject};
+use crate::arena::{Arena, Plan, Servers};
+use crate::checker::{self, Evidence, Tally};
+use crate::shop::{Life, Told, script};
+
+/// How long the shop is busy.
+const LOAD: Duration = Duration::from_secs(6);
+/// Orders a second, of those that have a buyer.
+const ORDERS_PER_SECOND: u32 = 60;
+/// The longest window.
+const LONGEST_WINDOW: Duration = Duration::from_secs(4);
+/// After the faults, everything must have settled within this. A silent line is noticed after 20 s, a statement without
+/// an answer given up after 15 s, and what was given back then may need both again.
+const SETTLE: Duration = Duration::from_secs(75);
+
+/// What the seed says.
+#[derive(Debug)]
+pub struct Script {
+    seed: u64,
+    lives: Vec<Life>,
+    strikes: Vec<Strike>,
+    pods: usize,
+    sweep: bool,
+}
+
+/// How a round went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was done.
+    pub tally: Tally,
+    /// The faults that struck.
+    pub faults: Vec<Fault>,
+    /// From the end of the faults until everything had settled.
+    pub settled: Duration,
+    /// Payments and cancellations of which the shop never had an answer.
+    pub unknown: usize,
+    /// Events that came more than once.
+    pub repeated: u32,
+    /// Orders that only the sweep closed.
+    pub swept: u64,
+}
+
+impl Script {
+    /// The same seed draws the same script.
+    pub fn draw(seed: u64, nodes: usize) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let pods = random.random_range(2..=3);
+        let lives = script::draw(&mut random, LOAD, ORDERS_PER_SECOND, LONGEST_WINDOW);
+        let strikes = fault::draw(&mut random, LOAD, Targets { pods, nodes });
+        // Mostly without the sweep: then nothing makes good for a message that was lost.
+        let needed = strikes.iter().any(|(_, fault)| fault.takes_wakes_along());
+        let sweep = random.random_bool(0.2) || needed;
+        Self { seed, lives, strikes, pods, sweep }
+    }
+}
+
+/// Plays a round. An error is a broken promise, and its text ends with the timeline.
+pub async fn play(servers: &Arc<Servers>, script: Script) -> Result<Outcome> {
+    let plan = Plan {
+        name: format!("r{}", script.seed),
+        pods: script.pods,
+        roles: if script.sweep { "relay,intake,close,sweep" } else { "relay,intake,close" },
+        lanes: "500ms,1s,2s,5s",
+        settings: vec![("OVERDUE_SWEEP_EVERY", "1s".into()), ("OVERDUE_SWEEP_GRACE", "3s".into())],
+    };
+    let arena = Arena::new(Arc::clone(servers), &plan).await.context("setting up")?;
+    arena.timeline.note(format!("{} pods{}", script.pods, if script.sweep { " with the sweep" } else { "" }));
+    match act(&arena, script).await {
+        Ok(outcome) => {
+            arena.remove().await.context("tidying up")?;
+            Ok(outcome)
+        }
+        Err(error) => {
+            let text = format!("{error:#}\n\n{}\nleft to look at: {}", arena.timeline, arena.remains());
+            std::fs::write(arena.logs.join("timeline"), &text)?;
+            anyhow::bail!(text)
+        }
+    }
+}
+
+async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
+    let rubbish = Rubbish::default();
+    let faults = script.strikes.iter().map(|(_, fault)| *fault).collect();
+    let shop = try_join_all(script.lives.iter().map(|life| async {
+        sleep(life.at).await;
+        arena.till.live(life).await
+    }));
+    let storm = join_all(script.strikes.iter().copied().map(async |(at, fault)| {
+        sleep(at).await;
+        if let Err(error) = inject(arena, fault, &rubbish).await {
+            arena.timeline.note(format!("{fault}: {error:#}"));
+        }
+    }));
+    let calm = async {
+        storm.await;
+        arena.servers.heal().await?;
+        for pod in &arena.pods {
+            pod.heal().await?;
+        }
+        arena.timeline.note("the faults are over");
+        Ok(())
+    };
+    tokio::try_join!(async { shop.await.map(drop).context("the shop") }, calm)?;
+    arena.timeline.note("the shop has closed its doors");
+    let settled = arena.settle(SETTLE).await?;
+    arena.timeline.note(format!("settled after {settled:?}"));
+    for pod in &arena.pods {
+        pod.check().await?;
+        pod.stop_cleanly().await?;
+    }
+    // What a pod had in hand and gave back would be seen now.
+    let left = arena.unsettled().await?;
+    ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
+
+    let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
+    let parked: Vec<Vec<u8>> = parked.into_iter().map(|message| message.data).collect();
+    let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
+    let rubbish = rubbish.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let evidence =
+        Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish: &rubbish };
+    let broken = checker::judge(&evidence).await?;
+    ensure!(broken.is_empty(), "broken promises:\n  {}", broken.join("\n  "));
+    Ok(Outcome {
+        tally: checker::tally(arena.pool()).await?,
+        faults,
+        settled,
+        unknown: ledger.values().filter(|told| **told == Told::Unknown).count(),
+        repeated: news.events.values().map(|heard| heard.times - 1).sum(),
+        swept: arena.pods.iter().map(|pod| pod.count("swept")).sum(),
+    })
+}

@@ -1,0 +1,53 @@
+//! Puts Overdue on trial. Everything here is the world around it: servers that fail, a shop that goes on, and a judge.
+//! Nothing is shared with the service but its command line and its contracts, plain SQL and plain AMQP.
+
+mod arena;
+mod breaker;
+mod chaos;
+mod checker;
+mod pods;
+mod servers;
+mod shop;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Puts Overdue on trial, against PostgreSQL and RabbitMQ instances of its own.
+#[derive(clap::Parser, Debug)]
+enum Trial {
+    /// Faults drawn from a seed, and every promise checked after each round
+    Chaos(chaos::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let trial = async {
+        match Trial::parse() {
+            Trial::Chaos(args) => chaos::run(&args).await,
+        }
+    };
+    let interrupted = async {
+        // Both handlers exist before anything is started: what is started ends with us.
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        anyhow::bail!("interrupted")
+    };
+    let outcome = tokio::select! {
+        outcome = trial => outcome,
+        interrupted = interrupted => interrupted,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trial failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
