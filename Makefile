@@ -44,11 +44,11 @@ bench: toolchain ## measure speed, punctuality and memory on a release build
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
 chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 SEED=1 NODES=1, or a cluster of 3)
-	target/release/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
+	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
 
 trials: toolchain
 	dev/services install
-	cargo build --quiet --locked --release --bins --package overdue --package overdue-trials
+	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
 check: lint ## the gate: lint, sqlx-check, test
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test
