@@ -105,7 +105,10 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
             let wakes = arena.till.announcer.take(TAP, 200).await?;
             timeline.note(format!("replaying {} wakes, twice", wakes.len()));
             for wake in wakes.iter().chain(&wakes) {
-                arena.till.announcer.publish("order.process", &wake.data, wake.properties.clone()).await?;
+                // As it arrives: the broker takes the expiration off when it moves a message out of a lane.
+                let properties = BasicProperties::default()
+                    .with_headers(wake.properties.headers().clone().unwrap_or_default());
+                arena.till.announcer.publish("order.process", &wake.data, properties).await?;
             }
         }
         Fault::RubbishSent => send_rubbish(arena, rubbish).await?,

@@ -16,11 +16,11 @@ use crate::checker::{self, Evidence, Tally};
 use crate::shop::{Life, Told, script};
 
 /// How long the shop is busy.
-const LOAD: Duration = Duration::from_secs(6);
+const LOAD: Duration = Duration::from_secs(5);
 /// Orders a second, of those that have a buyer.
 const ORDERS_PER_SECOND: u32 = 60;
 /// The longest window.
-const LONGEST_WINDOW: Duration = Duration::from_secs(4);
+const LONGEST_WINDOW: Duration = Duration::from_millis(3_500);
 /// After the faults, everything must have settled within this. A silent line is noticed after 20 s, a statement without
 /// an answer given up after 15 s, and what was given back then may need both again.
 const SETTLE: Duration = Duration::from_secs(75);

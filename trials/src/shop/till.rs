@@ -63,8 +63,15 @@ impl Till {
 
     /// Plays one order's life; whatever the servers do, it ends.
     pub async fn live(&self, life: &Life) -> Result<()> {
-        // Whether an order whose commit was not answered exists is for the database to know; nobody pays it.
-        let Ok(Ok(order)) = timeout(ANSWER, self.place(life)).await else { return Ok(()) };
+        // An order whose commit was not answered may exist; nobody pays it, and the buyer places another one.
+        let began = Instant::now();
+        let order = loop {
+            match timeout(ANSWER, self.place(life)).await {
+                Ok(Ok(order)) => break order,
+                _ if began.elapsed() > ANSWER => return Ok(()),
+                _ => sleep(Duration::from_millis(100)).await,
+            }
+        };
         let placed = Instant::now();
         self.remember(order, Told::Nothing);
         self.announce(life, order).await?;
