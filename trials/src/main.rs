@@ -20,6 +20,10 @@ use tokio::signal::unix::{SignalKind, signal};
 enum Trial {
     /// Faults drawn from a seed, and every promise checked after each round
     Chaos(chaos::Args),
+    /// Crimes that a faulty service might commit: is the judge able to convict?
+    Judge,
+    /// One fault after another in a cluster of three brokers, under load; how late orders were closed meanwhile
+    Cluster(chaos::cluster::Args),
 }
 
 #[tokio::main]
@@ -27,6 +31,8 @@ async fn main() -> ExitCode {
     let trial = async {
         match Trial::parse() {
             Trial::Chaos(args) => chaos::run(&args).await,
+            Trial::Judge => chaos::crime::run().await,
+            Trial::Cluster(args) => chaos::cluster::run(&args).await,
         }
     };
     let interrupted = async {

@@ -34,6 +34,7 @@ pub enum Fault {
     DiskAlarm(usize, Duration),
     NodeIsolated(usize, Duration),
     LaneLeaderKilled(Duration),
+    ClusterRestarted,
     DatabaseKilled(Duration),
     DatabaseFrozen(Duration),
     SessionsTerminated,
@@ -108,6 +109,7 @@ fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
         94..97 => Fault::LockedTheOtherWayRound(long),
         97..100 => Fault::Rush,
         100..110 => Fault::NodeIsolated(node, long),
-        _ => Fault::LaneLeaderKilled(short),
+        110..118 => Fault::LaneLeaderKilled(short),
+        _ => Fault::ClusterRestarted,
     }
 }

@@ -84,6 +84,15 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
             sleep(back_after).await;
             rabbit.start(node).await?;
         }
+        Fault::ClusterRestarted => {
+            let mut rabbit = servers.rabbit.lock().await;
+            for node in 0..rabbit.nodes() {
+                rabbit.wait_until_dispensable(node).await?;
+                timeline.note(format!("restarting node {node}"));
+                rabbit.stop(node).await?;
+                rabbit.start(node).await?;
+            }
+        }
         Fault::DatabaseKilled(back_after) => {
             let mut postgres = servers.postgres.lock().await;
             postgres.kill().await?;

@@ -1,5 +1,7 @@
 //! `trials chaos`: rounds of faults drawn from a seed; every promise is checked after each.
 
+pub mod cluster;
+pub mod crime;
 mod fault;
 mod inject;
 mod round;
@@ -66,7 +68,7 @@ fn line(seed: u64, outcome: &Outcome, took: Duration) -> String {
         tally.placed,
         tally.paid,
         tally.closed,
-        tally.latest_ms,
+        tally.lateness_ms[2],
         settled.as_secs_f64(),
         took.as_secs_f64(),
         faults.join(" "),

@@ -250,6 +250,20 @@ impl RabbitMq {
         self.ctl(node, &["eval", &expression]).await.map(drop)
     }
 
+    /// Waits until every quorum queue can do without a node, as an operator does before taking it away.
+    pub async fn wait_until_dispensable(&self, node: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let mut check = self.script("rabbitmq-queues", node);
+            let outcome = run(check.arg("check_if_node_is_quorum_critical"), Duration::from_secs(30)).await;
+            match outcome {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => sleep(Duration::from_millis(500)).await,
+            }
+        }
+    }
+
     /// The node that leads a queue.
     pub async fn leader_of(&self, queue: &str) -> Result<usize> {
         let running = (0..self.nodes.len()).find(|n| self.runs(*n)).context("no node runs")?;

@@ -1,6 +1,6 @@
 //! The shop's till: orders by plain SQL, tried until the database has answered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +39,12 @@ pub struct Till {
     pub announcer: Announcer,
     place: Place,
     ledger: Mutex<Ledger>,
+    announced: Mutex<HashSet<i64>>,
 }
 
+/// The buyer of orders that a trigger tells of, and of those that only a message does.
+const BY_TRIGGER: i64 = 1;
+const BY_MESSAGE: i64 = 3;
 /// How long an answer may take before the shop asks again.
 const ANSWER: Duration = Duration::from_secs(8);
 /// How long the shop asks again before it gives up; longer than any fault.
@@ -49,7 +53,7 @@ const PERSISTENCE: Duration = Duration::from_secs(40);
 impl Till {
     /// A till that remembers nothing yet.
     pub fn new(pool: PgPool, announcer: Announcer, place: Place) -> Self {
-        Self { pool, announcer, place, ledger: Mutex::default() }
+        Self { pool, announcer, place, ledger: Mutex::default(), announced: Mutex::default() }
     }
 
     /// What it was told so far.
@@ -106,7 +110,8 @@ impl Till {
 
     async fn place(&self, life: &Life) -> Result<i64> {
         let mut transaction = self.pool.begin().await?;
-        if matches!(life.via, Via::Message | Via::Expiration) {
+        let by_message = matches!(life.via, Via::Message | Via::Expiration);
+        if by_message {
             // No trigger runs: only the message tells of this order.
             sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
         }
@@ -119,10 +124,11 @@ impl Till {
                 .await?;
         }
         let order: i64 = sqlx::query_scalar(
-            "INSERT INTO orders (user_id, payment_deadline) VALUES (1, clock_timestamp() + make_interval(secs => $1))
+            "INSERT INTO orders (user_id, payment_deadline) VALUES ($2, clock_timestamp() + make_interval(secs => $1))
              RETURNING order_id",
         )
         .bind(life.window.as_secs_f64())
+        .bind(if by_message { BY_MESSAGE } else { BY_TRIGGER })
         .fetch_one(&mut *transaction)
         .await?;
         sqlx::query("INSERT INTO order_items SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])")
@@ -135,7 +141,20 @@ impl Till {
         Ok(order)
     }
 
+    /// Announces what was placed to be announced by message and was not, because the answer to the commit was lost.
+    pub async fn announce_forgotten(&self) -> Result<usize> {
+        let orders = sqlx::query_scalar("SELECT order_id FROM orders WHERE user_id = $1").bind(BY_MESSAGE);
+        let orders: Vec<i64> = orders.fetch_all(&self.pool).await?;
+        let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let forgotten: Vec<i64> = orders.into_iter().filter(|order| !announced.contains(order)).collect();
+        for order in &forgotten {
+            self.announcer.by_deadline(*order, &self.deadline(*order).await?).await?;
+        }
+        Ok(forgotten.len())
+    }
+
     async fn announce(&self, life: &Life, order: i64) -> Result<()> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(order);
         match life.via {
             Via::Sql => Ok(()),
             Via::Expiration => self.announcer.expiring(order, life.window).await,
@@ -179,6 +198,12 @@ impl Till {
         if cancelled.bind(order).execute(&mut *transaction).await?.rows_affected() == 0 {
             return Ok(false);
         }
+        // In product order, as everybody who locks several products should.
+        let locked = sqlx::query(
+            "SELECT FROM inventory WHERE product_id IN (SELECT product_id FROM order_items WHERE order_id = $1)
+             ORDER BY product_id FOR NO KEY UPDATE",
+        );
+        locked.bind(order).execute(&mut *transaction).await?;
         let given_back = sqlx::query(
             "UPDATE inventory SET stock = stock + quantity FROM order_items
              WHERE order_id = $1 AND inventory.product_id = order_items.product_id",

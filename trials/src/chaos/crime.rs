@@ -1,0 +1,124 @@
+//! `trials judge`: crimes that a faulty service might commit, so that the judge is seen to convict. A checker that has
+//! never found anything proves nothing.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sqlx::Executor;
+use tokio::time::{Instant, sleep};
+
+use super::round::{self, Script};
+use crate::arena::{Arena, Servers};
+use crate::servers::workshop;
+
+/// Something that must never happen, done on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crime {
+    PaidOrderClosed,
+    OrderClosedWithoutEvent,
+    EventOfAnOrderThatIsNotClosed,
+    SecondEventOfAClose,
+    StockLost,
+    StockGivenBackTwice,
+    OrderGone,
+    WakeLost,
+    MalformedMessageDropped,
+}
+
+/// Each with the words by which the judge must convict.
+const CRIMES: [(Crime, &str); 9] = [
+    (Crime::PaidOrderClosed, "closed from a status other than PENDING"),
+    (Crime::OrderClosedWithoutEvent, "closed orders without an event"),
+    (Crime::EventOfAnOrderThatIsNotClosed, "there is an event that says so"),
+    (Crime::SecondEventOfAClose, "two different events"),
+    (Crime::StockLost, "stock lost"),
+    (Crime::StockGivenBackTwice, "stock lost (-) or doubled"),
+    (Crime::OrderGone, "have vanished"),
+    (Crime::WakeLost, "orders PENDING"),
+    (Crime::MalformedMessageDropped, "malformed messages were lost"),
+];
+
+impl fmt::Display for Crime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// Commits every crime in a round of its own without faults; fails when one goes unpunished.
+pub async fn run() -> Result<()> {
+    let servers = Servers::start(workshop(&format!("judge-{}", std::process::id()))?, 1).await?;
+    for (seed, (crime, words)) in (1..).zip(CRIMES) {
+        let verdict = round::play(&servers, Script::crime(seed, crime)).await.err();
+        let verdict = verdict.with_context(|| format!("{crime} went unpunished"))?.to_string();
+        ensure!(verdict.contains(words), "{crime}: convicted of something else: {verdict}");
+        println!("{crime}: convicted ({words})");
+    }
+    println!("the judge convicts of every crime");
+    let _ = std::fs::remove_dir_all(&servers.folder);
+    Ok(())
+}
+
+/// Commits it, as soon as there is an opportunity.
+pub async fn commit(arena: &Arena, crime: Crime) -> Result<()> {
+    let done = match crime {
+        // What a close without the status guard would do.
+        Crime::PaidOrderClosed => {
+            "WITH victim AS (UPDATE orders SET status = 'CLOSED', closed_at = greatest(now(), payment_deadline)
+                 WHERE order_id = (SELECT min(order_id) FROM orders WHERE status = 'PAID') RETURNING *),
+             stocked AS (UPDATE inventory SET stock = stock + quantity
+                 FROM order_items JOIN victim USING (order_id) WHERE inventory.product_id = order_items.product_id)
+             INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+             SELECT 'order.closed', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM victim"
+        }
+        Crime::OrderClosedWithoutEvent => {
+            "DELETE FROM outbox WHERE id = (SELECT min(id) FROM outbox WHERE kind = 'order.closed')"
+        }
+        Crime::EventOfAnOrderThatIsNotClosed => {
+            "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+             SELECT 'order.closed', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id]
+             FROM orders WHERE status = 'PAID' LIMIT 1"
+        }
+        Crime::SecondEventOfAClose => {
+            "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+             SELECT 'order.closed', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id]
+             FROM orders WHERE status = 'CLOSED' LIMIT 1"
+        }
+        Crime::StockLost => "UPDATE inventory SET stock = stock - 1 WHERE product_id = 1",
+        Crime::StockGivenBackTwice => {
+            "UPDATE inventory SET stock = stock + quantity FROM order_items
+             WHERE order_items.product_id = inventory.product_id
+               AND order_id = (SELECT min(order_id) FROM orders WHERE status = 'CLOSED')"
+        }
+        Crime::OrderGone => {
+            "WITH victim AS (SELECT order_id FROM orders WHERE status = 'PAID' LIMIT 1),
+             items AS (DELETE FROM order_items USING victim WHERE order_items.order_id = victim.order_id)
+             DELETE FROM orders USING victim WHERE orders.order_id = victim.order_id"
+        }
+        Crime::WakeLost => {
+            let lost = until(async || arena.till.announcer.take("order.delay.2s.queue", 5).await.map(|m| m.len() as u64));
+            return lost.await;
+        }
+        Crime::MalformedMessageDropped => {
+            let lost = until(async || arena.till.announcer.take("order.parked.queue", 1).await.map(|m| m.len() as u64));
+            return lost.await;
+        }
+    };
+    until(async || {
+        let mut transaction = arena.pool().begin().await?;
+        let done = transaction.execute(done).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(done)
+    })
+    .await
+}
+
+/// Tries until something has been done.
+async fn until(deed: impl AsyncFn() -> Result<u64>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while deed().await? == 0 {
+        ensure!(Instant::now() < deadline, "no opportunity");
+        sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
