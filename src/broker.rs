@@ -6,6 +6,7 @@
 pub mod consumer;
 pub mod publisher;
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -131,7 +132,10 @@ impl BrokerError {
     #[must_use]
     pub fn while_declaring(doing: impl Into<String>, source: lapin::Error) -> Self {
         match amqp_kind(&source) {
-            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+            // The same code also says that an acknowledgement was wrong or late, which has nothing to do with arguments.
+            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+                if !source.to_string().contains("delivery") =>
+            {
                 Self::Mismatch { doing: doing.into(), source }
             }
             _ => Self::during(doing, source),
@@ -197,7 +201,8 @@ impl Broker {
         let names = Names::new(&config.prefix);
         Self {
             nodes: config.amqp_nodes.clone(),
-            next: AtomicUsize::new(0),
+            // Every pod begins with another node: when one is cut off, its consumers must not all be there.
+            next: AtomicUsize::new(usize::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0)),
             timeout: config.confirm_timeout,
             topology: Topology::new(&names, &config.lanes),
             names,
@@ -216,7 +221,7 @@ impl Broker {
     /// # Errors
     /// The last node's error when none answers; at once when one refuses login or vhost.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
         let mut last = None;
         for n in 0..self.nodes.len() {
             let node = &self.nodes[(first + n) % self.nodes.len()];
@@ -296,5 +301,23 @@ impl Broker {
     fn late(&self, doing: &str, connection: &Connection) -> BrokerError {
         let blocked = connection.status().blocked();
         BrokerError::Timeout { doing: doing.to_owned(), after: self.timeout, blocked }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    #[test]
+    fn a_channel_closed_while_declaring_is_a_mismatch_only_when_the_broker_says_so() {
+        let closed = |text: &str| {
+            let error = AMQPError::new(AMQPSoftError::PRECONDITIONFAILED.into(), text.into());
+            BrokerError::while_declaring("declaring a queue", ErrorKind::ProtocolError(error).into())
+        };
+        assert!(!closed("PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q'").heals());
+        assert!(closed("PRECONDITION_FAILED - unknown delivery tag 9").heals());
+        assert!(closed("PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out").heals());
     }
 }

@@ -75,7 +75,7 @@ pub async fn judge(evidence: &Evidence<'_>) -> Result<Vec<String>> {
         if found != i64::try_from(ids.len())? {
             broken.push(format!(
                 "{} of {} orders that the shop knows have vanished",
-                ids.len() as i64 - found,
+                i64::try_from(ids.len())? - found,
                 ids.len()
             ));
         }

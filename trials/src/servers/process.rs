@@ -75,7 +75,7 @@ impl Drop for Process {
 
 /// Runs a command to its end and returns what it printed; an error shows what it said.
 pub async fn run(command: &mut Command, patience: Duration) -> Result<String> {
-    let shown = format!("{:?}", command.as_std().get_program());
+    let shown = command.as_std().get_program().display().to_string();
     let arguments: Vec<_> = command.as_std().get_args().map(|a| a.to_string_lossy().into_owned()).collect();
     let output = timeout(patience, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
     let output =

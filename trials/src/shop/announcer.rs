@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -131,7 +131,9 @@ impl Announcer {
     /// Deletes the shop's exchange.
     pub async fn delete_exchange(&self) -> Result<()> {
         let channel = self.channel().await?;
-        channel.exchange_delete(self.place.name("order.exchange").into(), Default::default()).await?;
+        channel
+            .exchange_delete(self.place.name("order.exchange").into(), ExchangeDeleteOptions::default())
+            .await?;
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ pub enum End {
 
 /// Draws the orders of one round.
 pub fn draw(random: &mut ChaCha8Rng, load: Duration, per_second: u32, longest: Duration) -> Vec<Life> {
-    let count = (load.as_secs_f64() * f64::from(per_second)) as usize;
+    let count = load.as_millis() * u128::from(per_second) / 1_000;
     let mut lives: Vec<_> = (0..count).map(|_| life(random, load, longest)).collect();
     lives.sort_by_key(|life| life.at);
     lives

@@ -1,0 +1,90 @@
+//! Makes faults happen, and puts right again what lasts.
+
+mod servers;
+mod shop;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::fault::{End, Fault};
+use crate::arena::Arena;
+use crate::breaker::{Breaker, Line};
+
+/// Bodies of what was sent and cannot be understood.
+pub type Rubbish = Mutex<Vec<Vec<u8>>>;
+
+/// Makes it happen, and returns when it is over.
+pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()> {
+    arena.timeline.note(fault);
+    match fault {
+        Fault::PodKilled(pod, back_after) => kill_pod(arena, pod, back_after).await?,
+        Fault::PodFrozen(pod, lasting) => freeze_pod(arena, pod, lasting).await?,
+        Fault::RollingRestart => {
+            for pod in &arena.pods {
+                pod.stop().await?;
+                pod.begin().await?;
+            }
+        }
+        Fault::LineCut(pod, end, lasting) => on_line(arena, pod, end, Line::Cut, lasting).await,
+        Fault::LineStalled(pod, end, lasting) => on_line(arena, pod, end, Line::Stalled, lasting).await,
+        Fault::LineSilenced(pod, end) => each_line(arena, pod, end, Breaker::silence),
+        Fault::ChannelsClosed(pod) => each_line(arena, pod, End::Broker, Breaker::disturb),
+        Fault::BrokerKilled(node, back_after) => servers::kill_broker(arena, node, back_after).await?,
+        Fault::BrokerRestarted(node) => servers::restart_broker(arena, node).await?,
+        Fault::BrokerFrozen(node, lasting) => servers::freeze_broker(arena, node, lasting).await?,
+        Fault::ConnectionsClosed => servers::close_connections(arena).await?,
+        // Its consumers are cancelled, and its wakes are gone.
+        Fault::ProcessQueueDeleted => arena.till.announcer.delete("order.process.queue").await?,
+        Fault::MemoryAlarm(node, lasting) => {
+            let (setting, values) = ("set_vm_memory_high_watermark", ["0.0000001", "0.6"]);
+            servers::raise_alarm(arena, node, lasting, setting, values).await?;
+        }
+        Fault::DiskAlarm(node, lasting) => {
+            let (setting, values) = ("set_disk_free_limit", ["900TB", "100MB"]);
+            servers::raise_alarm(arena, node, lasting, setting, values).await?;
+        }
+        Fault::NodeIsolated(node, lasting) => servers::isolate_node(arena, node, lasting).await?,
+        Fault::LaneLeaderKilled(back_after) => servers::kill_lane_leader(arena, back_after).await?,
+        Fault::ClusterRestarted => servers::restart_cluster(arena).await?,
+        Fault::DatabaseKilled(back_after) => servers::kill_database(arena, back_after).await?,
+        Fault::DatabaseFrozen(lasting) => servers::freeze_database(arena, lasting).await?,
+        Fault::SessionsTerminated => servers::terminate_sessions(arena).await?,
+        Fault::WakesReplayed => shop::replay_wakes(arena).await?,
+        Fault::RubbishSent => shop::send_rubbish(arena, rubbish).await?,
+        Fault::RowsLocked(lasting) => shop::lock_rows(arena, lasting).await?,
+        Fault::LockedTheOtherWayRound(lasting) => shop::lock_the_other_way_round(arena, lasting).await,
+        Fault::Rush => shop::rush(arena).await?,
+    }
+    arena.timeline.note(format!("over: {fault}"));
+    Ok(())
+}
+
+async fn kill_pod(arena: &Arena, pod: usize, back_after: Duration) -> Result<()> {
+    arena.pods[pod].kill().await?;
+    sleep(back_after).await;
+    arena.pods[pod].begin().await
+}
+
+async fn freeze_pod(arena: &Arena, pod: usize, lasting: Duration) -> Result<()> {
+    arena.pods[pod].signal(Signal::STOP).await?;
+    sleep(lasting).await;
+    arena.pods[pod].signal(Signal::CONT).await
+}
+
+fn each_line(arena: &Arena, pod: usize, end: End, deed: impl Fn(&Breaker)) {
+    let pod = &arena.pods[pod];
+    match end {
+        End::Broker => pod.broker.iter().for_each(deed),
+        End::Database => deed(&pod.database),
+    }
+}
+
+async fn on_line(arena: &Arena, pod: usize, end: End, line: Line, lasting: Duration) {
+    each_line(arena, pod, end, |breaker| breaker.set(line));
+    sleep(lasting).await;
+    each_line(arena, pod, end, |breaker| breaker.set(Line::Up));
+}

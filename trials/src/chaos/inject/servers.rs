@@ -1,0 +1,101 @@
+//! What happens to the servers. Each holds its server's lock until that works again.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sqlx::Executor;
+use tokio::time::sleep;
+
+use crate::arena::Arena;
+
+pub async fn kill_broker(arena: &Arena, node: usize, back_after: Duration) -> Result<()> {
+    let mut rabbit = arena.servers.rabbit.lock().await;
+    rabbit.kill(node).await?;
+    sleep(back_after).await;
+    rabbit.start(node).await
+}
+
+pub async fn restart_broker(arena: &Arena, node: usize) -> Result<()> {
+    let mut rabbit = arena.servers.rabbit.lock().await;
+    rabbit.stop(node).await?;
+    rabbit.start(node).await
+}
+
+pub async fn freeze_broker(arena: &Arena, node: usize, lasting: Duration) -> Result<()> {
+    let rabbit = arena.servers.rabbit.lock().await;
+    rabbit.freeze(node)?;
+    sleep(lasting).await;
+    rabbit.thaw(node)
+}
+
+pub async fn close_connections(arena: &Arena) -> Result<()> {
+    let rabbit = arena.servers.rabbit.lock().await;
+    rabbit.ctl(0, &["close_all_connections", "maintenance"]).await.map(drop)
+}
+
+/// Above its limit a broker blocks every publisher.
+pub async fn raise_alarm(
+    arena: &Arena,
+    node: usize,
+    lasting: Duration,
+    setting: &str,
+    [on, off]: [&str; 2],
+) -> Result<()> {
+    let rabbit = arena.servers.rabbit.lock().await;
+    let raised = rabbit.ctl(node, &[setting, on]).await;
+    sleep(lasting).await;
+    // In any case: it may have taken effect although no answer came.
+    let cleared = rabbit.ctl(node, &[setting, off]).await;
+    raised.and(cleared).map(drop)
+}
+
+pub async fn isolate_node(arena: &Arena, node: usize, lasting: Duration) -> Result<()> {
+    let rabbit = arena.servers.rabbit.lock().await;
+    rabbit.isolate(node).await?;
+    sleep(lasting).await;
+    rabbit.reunite(node).await
+}
+
+/// Windows are drawn evenly, so most wakes take the longest lane that is shorter than the longest window.
+const BUSIEST: &str = "2s";
+
+pub async fn kill_lane_leader(arena: &Arena, back_after: Duration) -> Result<()> {
+    let mut rabbit = arena.servers.rabbit.lock().await;
+    let node = rabbit.leader_of(&arena.place.name(&format!("order.delay.{BUSIEST}.queue"))).await?;
+    arena.timeline.note(format!("the busiest lane is led by node {node}"));
+    rabbit.kill(node).await?;
+    sleep(back_after).await;
+    rabbit.start(node).await
+}
+
+pub async fn restart_cluster(arena: &Arena) -> Result<()> {
+    let mut rabbit = arena.servers.rabbit.lock().await;
+    for node in 0..rabbit.nodes() {
+        rabbit.wait_until_dispensable(node).await?;
+        arena.timeline.note(format!("restarting node {node}"));
+        rabbit.stop(node).await?;
+        rabbit.start(node).await?;
+    }
+    Ok(())
+}
+
+pub async fn kill_database(arena: &Arena, back_after: Duration) -> Result<()> {
+    let mut postgres = arena.servers.postgres.lock().await;
+    postgres.kill().await?;
+    sleep(back_after).await;
+    postgres.start().await
+}
+
+pub async fn freeze_database(arena: &Arena, lasting: Duration) -> Result<()> {
+    let postgres = arena.servers.postgres.lock().await;
+    postgres.freeze()?;
+    sleep(lasting).await;
+    postgres.thaw()
+}
+
+pub async fn terminate_sessions(arena: &Arena) -> Result<()> {
+    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    arena.pool().execute(others).await?;
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! What the shop, and people, do to the service.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::Result;
+use lapin::BasicProperties;
+use sqlx::Executor;
+use tokio::time::{Instant, sleep};
+
+use super::Rubbish;
+use crate::arena::{Arena, TAP};
+
+/// Wakes arrive again, twice, as they did the first time: the broker takes the expiration off when it moves a message out
+/// of a lane.
+pub async fn replay_wakes(arena: &Arena) -> Result<()> {
+    let wakes = arena.till.announcer.take(TAP, 200).await?;
+    arena.timeline.note(format!("replaying {} wakes, twice", wakes.len()));
+    for wake in wakes.iter().chain(&wakes) {
+        let headers = wake.properties.headers().clone().unwrap_or_default();
+        let properties = BasicProperties::default().with_headers(headers);
+        arena.till.announcer.publish("order.process", &wake.data, properties).await?;
+    }
+    Ok(())
+}
+
+/// Messages that nobody can understand.
+pub async fn send_rubbish(arena: &Arena, rubbish: &Rubbish) -> Result<()> {
+    let wrong = [
+        r#"{"order_id": "#,
+        r#"{"order_id": -1, "n": "#,
+        r#"{"payment_deadline": "soon", "n": "#,
+        "\u{7f}\u{0}",
+    ];
+    for (n, beginning) in wrong.iter().enumerate() {
+        let body = format!("{beginning}{n}{}", rand::random::<u64>()).into_bytes();
+        rubbish.lock().unwrap_or_else(PoisonError::into_inner).push(body.clone());
+        let key = if n % 2 == 0 { "order.delay" } else { "order.process" };
+        arena.till.announcer.publish(key, &body, BasicProperties::default()).await?;
+    }
+    Ok(())
+}
+
+/// Somebody looks at orders that are about to become due, for too long.
+pub async fn lock_rows(arena: &Arena, lasting: Duration) -> Result<()> {
+    let mut transaction = arena.pool().begin().await?;
+    let locked =
+        "SELECT order_id FROM orders WHERE status = 'PENDING' ORDER BY payment_deadline LIMIT 60 FOR UPDATE";
+    transaction.execute(locked).await?;
+    sleep(lasting).await;
+    transaction.rollback().await?;
+    Ok(())
+}
+
+/// A part of the shop that locks products in the wrong order, again and again.
+pub async fn lock_the_other_way_round(arena: &Arena, lasting: Duration) {
+    let until = Instant::now() + lasting;
+    while Instant::now() < until {
+        // A deadlock's victim: it is what this is for.
+        let _ = wrong_way(arena).await;
+    }
+}
+
+async fn wrong_way(arena: &Arena) -> Result<()> {
+    let mut transaction = arena.pool().begin().await?;
+    for product in [7, 3, 2, 1] {
+        let touch = sqlx::query("UPDATE inventory SET stock = stock WHERE product_id = $1");
+        touch.bind(product).execute(&mut *transaction).await?;
+        sleep(Duration::from_millis(20)).await;
+    }
+    let orders = "UPDATE orders SET updated_at = now() WHERE order_id IN (
+        SELECT order_id FROM orders WHERE status = 'PENDING' ORDER BY payment_deadline DESC LIMIT 5)";
+    transaction.execute(orders).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Many orders in one transaction, all due at one moment.
+pub async fn rush(arena: &Arena) -> Result<()> {
+    let mut transaction = arena.pool().begin().await?;
+    transaction.execute("UPDATE inventory SET stock = stock - 2000 WHERE product_id = 1").await?;
+    let placed = "WITH placed AS (
+            INSERT INTO orders (user_id, payment_deadline) SELECT 2, now() + interval '1.5 seconds' FROM generate_series(1, 2000)
+            RETURNING order_id)
+        INSERT INTO order_items SELECT order_id, 1, 1 FROM placed";
+    transaction.execute(placed).await?;
+    transaction.commit().await?;
+    Ok(())
+}
