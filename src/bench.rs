@@ -5,6 +5,7 @@
 mod burst;
 mod pod;
 mod steady;
+mod sweep;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use sqlx::{AssertSqlSafe, Executor, PgPool};
 
 pub use burst::burst;
 pub use steady::{Steady, steady};
+pub use sweep::{Sweeping, sweep};
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -110,12 +112,12 @@ impl Place {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.map_err(failed(doing))
     }
 
-    async fn lateness(&self) -> Result<Lateness, BenchError> {
-        let quantiles: Option<Vec<f64>> = sqlx::query_scalar(
+    async fn lateness(&self, of: &str) -> Result<Lateness, BenchError> {
+        let quantiles: Option<Vec<f64>> = sqlx::query_scalar(AssertSqlSafe(format!(
             "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP
                  (ORDER BY extract(epoch FROM closed_at - payment_deadline)::float8 * 1e3)
-             FROM orders WHERE status = 'CLOSED'",
-        )
+             FROM orders WHERE status = 'CLOSED' AND {of}",
+        )))
         .fetch_one(&self.pool)
         .await
         .map_err(failed("reading lateness"))?;

@@ -1,6 +1,7 @@
 //! The command line: parses it, reads the settings, runs one command, and turns its outcome into an exit code.
 
 mod bench;
+mod lanes;
 mod order;
 mod output;
 mod parked;
@@ -39,12 +40,13 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 broker, database or the service failed; 2 wrong usage or setting;
-3 the order's state or the selection does not allow it; 4 the topology differs.
+3 the order's state or the selection does not allow it; 4 the topology differs, or a lane does not
+deliver.
 Settings are flags, environment variables or keys of the file, in this order: see `overdue run --help`.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run a pod: relay, intake, close and sweep, until SIGTERM or SIGINT
+    /// Run a pod: relay, intake, close, sweep and watch, until SIGTERM or SIGINT
     Run(run::Args),
     /// Create or update the database schema
     Migrate,
@@ -58,6 +60,8 @@ enum Command {
     Publish(publish::Args),
     /// Close now what no wake has closed
     Sweep(sweep::Args),
+    /// Show whether each delay lane delivers, as the last probe through it told
+    Lanes,
     /// List, show, retry or discard parked messages
     #[command(subcommand)]
     Parked(parked::Command),
@@ -89,6 +93,8 @@ enum CliError {
     NothingMeant(String),
     #[error("the topology differs in {0} places")]
     Differs(usize),
+    #[error("{0} queues do not deliver")]
+    Stuck(usize),
     #[error("stopped, but gave back what could not be finished in time")]
     Cut,
     #[error("the {0} role cannot work: {1}")]
@@ -111,7 +117,7 @@ impl CliError {
             | Self::Role(..)
             | Self::System(_) => 1,
             Self::Shop(_) | Self::NothingMeant(_) => 3,
-            Self::Differs(_) => 4,
+            Self::Differs(_) | Self::Stuck(_) => 4,
         }
     }
 }
@@ -167,6 +173,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
             Command::Order(command) => order::run(&context, command).await,
             Command::Publish(args) => publish::run(&context, args).await,
             Command::Sweep(args) => sweep::run(&context, &args).await,
+            Command::Lanes => lanes::run(&context).await,
             Command::Parked(command) => parked::run(&context, command).await,
             Command::Bench(command) => bench::run(&context, command).await,
         }

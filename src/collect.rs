@@ -23,11 +23,13 @@ use crate::hand::{Hand, Held, Tag};
 use crate::message::{self, Reading};
 use crate::park::parked;
 use crate::pod::{Pod, past};
+use crate::probe;
 use crate::role::RoleError;
 use crate::settle::{Next, settle};
 use crate::stats::Count;
 use crate::topology::KEY_PROCESS;
 use crate::wake::{self, Wake};
+use crate::watch;
 
 /// Deliveries taken in one go before the rest of the loop has its turn.
 const GULP: usize = 256;
@@ -53,6 +55,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         hand: Hand::default(),
         closing: JoinSet::new(),
         moving: JoinSet::new(),
+        noting: JoinSet::new(),
+        probes: Vec::new(),
         outbound: Vec::new(),
         parting: Vec::new(),
     };
@@ -82,6 +86,10 @@ struct Collector {
     closing: JoinSet<Result<Vec<(Held, Verdict)>, RoleError>>,
     /// At most one publish on its way; what gathers meanwhile goes together next.
     moving: JoinSet<Result<Vec<Tag>, RoleError>>,
+    /// At most one note of probes on its way.
+    noting: JoinSet<Result<Vec<Tag>, RoleError>>,
+    /// Probes that have come back.
+    probes: Vec<(String, Tag)>,
     /// Wakes to be scheduled again.
     outbound: Vec<(Wake, Tag)>,
     /// Messages to be parked.
@@ -92,15 +100,17 @@ impl Collector {
     async fn work(&mut self, consumer: Deliveries, stop: &CancellationToken) -> Result<(), RoleError> {
         let mut consumer = Some(consumer);
         let mut stopping = false;
-        while consumer.is_some() || self.hand.orders() > 0 {
+        while consumer.is_some() || self.has_work() {
             self.start_closing();
             self.start_moving();
+            self.start_noting();
             let room = self.hand.orders() < self.pod.config.max_held;
             let free = self.closing.len() < self.pod.config.close_concurrency;
             let next = self.hand.next_due().map(|due| self.pod.clock.instant(due));
             tokio::select! {
                 Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?).await?,
                 Some(moved) = self.moving.join_next() => self.acknowledge(flatten(moved)?).await?,
+                Some(noted) = self.noting.join_next() => self.acknowledge_probes(flatten(noted)?).await?,
                 delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
                     Some(delivery) => self.gulp(delivery, &mut consumer)?,
                     // Ours, after basic.cancel; else the server's, without a word.
@@ -121,6 +131,10 @@ impl Collector {
         Ok(())
     }
 
+    fn has_work(&self) -> bool {
+        self.hand.orders() > 0 || !self.probes.is_empty() || !self.noting.is_empty()
+    }
+
     /// Takes this delivery and all that have arrived with it.
     fn gulp(
         &mut self,
@@ -139,10 +153,16 @@ impl Collector {
     }
 
     fn take(&mut self, delivery: Delivery) {
-        let Delivery { delivery_tag: tag, data, properties, .. } = delivery;
+        let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
+        self.pod.stats.add(Count::Redelivered, usize::from(redelivered));
         let now = self.pod.clock.now();
+        let envelope = message::envelope(&properties);
+        if let Some(token) = probe::token(&data, envelope.kind) {
+            self.probes.push((token, tag));
+            return;
+        }
         let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
-        match message::read(&data, message::envelope(&properties), reading) {
+        match message::read(&data, envelope, reading) {
             Ok(wakes) => {
                 self.hand.take(tag, wakes.len());
                 for wake in wakes {
@@ -203,6 +223,26 @@ impl Collector {
         });
     }
 
+    fn start_noting(&mut self) {
+        if !self.noting.is_empty() || self.probes.is_empty() {
+            return;
+        }
+        let (tokens, tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.probes).into_iter().unzip();
+        let pod = Arc::clone(&self.pod);
+        self.noting.spawn(async move {
+            watch::note(&pod, &tokens).await?;
+            Ok(tags)
+        });
+    }
+
+    async fn acknowledge_probes(&mut self, tags: Vec<Tag>) -> Result<(), RoleError> {
+        for tag in tags {
+            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+            self.pod.broker.bounded("acknowledging", ack).await?;
+        }
+        Ok(())
+    }
+
     async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
         let now = self.pod.clock.now();
         let mut done = Vec::with_capacity(batch.len());
@@ -255,6 +295,7 @@ impl Collector {
     async fn give_back(&mut self) {
         self.closing.abort_all();
         self.moving.abort_all();
+        self.noting.abort_all();
         let (messages, orders) = (self.hand.messages(), self.hand.orders());
         if messages > 0 {
             let all = BasicNackOptions { multiple: true, requeue: true };

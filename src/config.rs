@@ -82,6 +82,8 @@ pub struct Config {
     pub sweep_every: Duration,
     /// What the sweep leaves to the wakes.
     pub sweep_grace: Duration,
+    /// Period of the probes.
+    pub probe_every: Duration,
     /// Retry in place while the database is away.
     pub outage_patience: Duration,
     /// Bound of every broker call.
@@ -119,15 +121,16 @@ impl Config {
             relay_batch: whole(raw, "relay_batch", 1, 10_000)?,
             sweep_every: positive(raw, "sweep_every")?,
             sweep_grace: raw.parse("sweep_grace", duration)?,
+            probe_every: positive(raw, "probe_every")?,
             outage_patience: raw.parse("outage_patience", duration)?,
             confirm_timeout: positive(raw, "confirm_timeout")?,
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
-        // One each for the relay, the sweep and the clock; a slot without a connection would look like an outage.
-        let least = config.close_concurrency + 3;
+        // One each for the relay, the sweep, the watch and the clock; a slot without a connection would look like an outage.
+        let least = config.close_concurrency + 4;
         if least > config.database_connections as usize {
-            let problem = format!("must be at least close_concurrency + 3 = {least}");
+            let problem = format!("must be at least close_concurrency + 4 = {least}");
             return Err(raw.wrong("database_connections", problem));
         }
         config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
@@ -260,7 +263,7 @@ mod tests {
             ("prefetch", "2001", "from 1 to 2000"),
             ("relay_poll", "0s", "longer than zero"),
             ("coalesce", "5s", "longer than 1s"),
-            ("database_connections", "4", "at least close_concurrency + 3 = 5"),
+            ("database_connections", "4", "at least close_concurrency + 4 = 6"),
             ("declare_topology", "yes", "neither `true` nor `false`"),
         ] {
             let error = config(&[(name, value)]).expect_err(name);

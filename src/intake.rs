@@ -79,7 +79,8 @@ fn forward(pod: &Pod, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usize) {
     let reading = Reading { now, max_window: pod.config.max_window, delay_is_over: false };
     let mut wakes: Vec<Wake> = Vec::with_capacity(batch.len());
     let mut malformed = Vec::new();
-    for Delivery { data, properties, .. } in batch {
+    for Delivery { data, properties, redelivered, .. } in batch {
+        pod.stats.add(Count::Redelivered, usize::from(redelivered));
         match message::read(&data, message::envelope(&properties), reading) {
             Ok(read) => wakes.extend(read),
             Err(error) => {

@@ -119,6 +119,13 @@ impl Lanes {
         &self.lanes
     }
 
+    /// An expiration that no message in any lane is shorter than.
+    #[must_use]
+    pub fn shortest_wait(&self) -> Duration {
+        // More than zero: see `new`.
+        self.lanes[0].length.saturating_sub(self.lead + self.tolerance)
+    }
+
     /// The hop for a wake that is to look at its orders at `due`.
     ///
     /// A lane of length L carries expirations from L − lead − tolerance to L − lead. A wake that needs one of these

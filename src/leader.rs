@@ -27,6 +27,8 @@ pub enum Office {
     Relay = 1,
     /// The sweep.
     Sweep = 2,
+    /// The watch.
+    Watch = 3,
 }
 
 /// First half of the lock's key, "OVER" in ASCII plus the office: tells our locks from those of the shop's own programs.

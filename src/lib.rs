@@ -22,6 +22,10 @@ pub mod parked;
 pub mod settle;
 pub mod sweep;
 
+// Whether the lanes deliver.
+pub mod probe;
+pub mod watch;
+
 // What they stand on.
 pub mod broker;
 pub mod clock;

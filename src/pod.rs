@@ -17,7 +17,7 @@ use crate::role::{Role, RoleError};
 use crate::schedule::Scheduler;
 use crate::settle::RetryPolicy;
 use crate::stats::{Count, Stats};
-use crate::{collect, intake, relay, sweep};
+use crate::{collect, intake, relay, sweep, watch};
 
 /// What all roles of a pod share.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ impl Pod {
             Role::Close => collect::session(self, soft).await,
             Role::Relay => self.lead(Office::Relay, soft, relay::session(self, soft)).await,
             Role::Sweep => self.lead(Office::Sweep, soft, sweep::session(self, soft)).await,
+            Role::Watch => self.lead(Office::Watch, soft, watch::session(self, soft)).await,
         }
     }
 

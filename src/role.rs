@@ -17,11 +17,13 @@ pub enum Role {
     Close,
     /// What no wake closed; in one pod at a time.
     Sweep,
+    /// Probes through the lanes; in one pod at a time.
+    Watch,
 }
 
 impl Role {
     /// Every role, in the order in which an order meets them.
-    pub const ALL: [Self; 4] = [Self::Relay, Self::Intake, Self::Close, Self::Sweep];
+    pub const ALL: [Self; 5] = [Self::Relay, Self::Intake, Self::Close, Self::Sweep, Self::Watch];
 }
 
 impl FromStr for Role {
@@ -29,7 +31,7 @@ impl FromStr for Role {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|role| role.to_string() == name);
-        known.ok_or_else(|| "the roles are relay, intake, close and sweep".to_owned())
+        known.ok_or_else(|| "the roles are relay, intake, close, sweep and watch".to_owned())
     }
 }
 
@@ -40,6 +42,7 @@ impl fmt::Display for Role {
             Self::Intake => "intake",
             Self::Close => "close",
             Self::Sweep => "sweep",
+            Self::Watch => "watch",
         })
     }
 }

@@ -26,13 +26,28 @@ pub enum Count {
     Events,
     /// Messages parked.
     Parked,
+    /// Messages that had been delivered before: to a pod that died, lost its connection, or gave them back.
+    Redelivered,
+    /// Lanes found stuck, each time it began.
+    Stuck,
     /// Sessions that broke and were built anew.
     Rebuilt,
 }
 
 /// Their names in logs.
-const NAMES: [&str; 9] =
-    ["closed", "swept", "failed", "intake", "woken", "rescheduled", "events", "parked", "sessions_rebuilt"];
+const NAMES: [&str; 11] = [
+    "closed",
+    "swept",
+    "failed",
+    "intake",
+    "woken",
+    "rescheduled",
+    "events",
+    "parked",
+    "redelivered",
+    "lanes_stuck",
+    "sessions_rebuilt",
+];
 
 /// Counters and lateness of this process.
 #[derive(Debug)]

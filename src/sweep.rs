@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DbTime;
 use crate::close::{Closer, Verdict};
+use crate::config::Config;
 use crate::database::{DatabaseError, bounded};
 use crate::pod::Pod;
 use crate::role::RoleError;
@@ -42,7 +44,8 @@ pub struct Overdue {
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!("sweeping");
     while !stop.is_cancelled() {
-        let swept = sweep(&pod.closer, pod.config.sweep_grace, pod.config.close_batch, stop, |_| {}).await?;
+        let (grace, pace) = (pod.config.sweep_grace, Pace::of(&pod.config));
+        let swept = sweep(&pod.closer, grace, pace, stop, |_| {}).await?;
         if swept != Swept::default() {
             tracing::warn!(
                 closed = swept.closed,
@@ -58,28 +61,57 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     Ok(())
 }
 
+/// How fast a sweep closes: as fast as wakes do, and no faster, so that it leaves room for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Orders per transaction.
+    pub batch: usize,
+    /// Transactions at one time.
+    pub at_once: usize,
+}
+
+impl Pace {
+    /// As configured for closing.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self { batch: config.close_batch, at_once: config.close_concurrency }
+    }
+}
+
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
 /// `stop`; `progress` is told after each.
+///
+/// It holds no more orders than its pace says, however many are overdue.
 ///
 /// # Errors
 /// As the database's.
 pub async fn sweep(
     closer: &Closer,
     grace: Duration,
-    batch: usize,
+    pace: Pace,
     stop: &CancellationToken,
     mut progress: impl FnMut(Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
-    let mut after = None;
+    let (mut after, mut more) = (None, true);
+    let mut closing = JoinSet::new();
     loop {
-        let page = overdue(closer, grace, after, batch).await?;
-        let Some(last) = page.last() else {
-            return Ok(swept);
+        // The next page is read while the others are being closed.
+        while more && closing.len() < pace.at_once && !stop.is_cancelled() {
+            let page = overdue(closer, grace, after, pace.batch).await?;
+            more = page.len() == pace.batch;
+            let Some(last) = page.last() else { break };
+            // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
+            after = Some((last.payment_deadline, last.order_id));
+            let (closer, page) = (closer.clone(), page.iter().map(|order| order.order_id).collect());
+            closing.spawn(async move { closer.close(page).await });
+        }
+        let verdicts = match closing.join_next().await {
+            None => return Ok(swept),
+            Some(Ok(verdicts)) => verdicts?,
+            // A defect of ours; the sweep's own task is watched.
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
-        after = Some((last.payment_deadline, last.order_id));
-        let verdicts = closer.close(page.iter().map(|order| order.order_id).collect()).await?;
         for verdict in verdicts.values() {
             match verdict {
                 Verdict::Closed => swept.closed += 1,
@@ -91,9 +123,6 @@ pub async fn sweep(
         let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
         closer.stats.add(Count::Swept, closed);
         progress(swept);
-        if page.len() < batch || stop.is_cancelled() {
-            return Ok(swept);
-        }
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn burst(
     outcome
 }
 
-async fn measure(
+pub(super) async fn measure(
     place: &Place,
     orders: i64,
     log: Option<&Path>,
@@ -58,32 +58,9 @@ async fn measure(
 ) -> Result<Burst, BenchError> {
     say(format!("placing {orders} orders"));
     let pod = place.pod(log)?;
-    let load = format!(
-        "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product;
-         DO $$ BEGIN
-             FOR start IN 0..{orders} - 1 BY 1000 LOOP
-                 WITH placed AS (
-                     INSERT INTO orders (user_id, payment_deadline)
-                     SELECT n, timestamptz 'epoch' + (SELECT interval '1 s' * due FROM bench_deadline)
-                     FROM generate_series(start, least(start + 999, {orders} - 1)) AS n RETURNING order_id
-                 )
-                 INSERT INTO order_items
-                 SELECT order_id, 1 + (order_id * 7 + item * 13) % {PRODUCTS}, 1 + item FROM placed, generate_series(0, 1) AS item
-                 ;
-             END LOOP;
-         END $$"
-    );
-    let ahead = BEFORE.as_secs_f64() + orders as f64 / 20_000.0;
-    let deadline = format!(
-        "CREATE TABLE bench_deadline AS SELECT ceil(extract(epoch FROM clock_timestamp()) + {ahead}) AS due"
-    );
-    place.run("placing orders", &deadline).await?;
-    place.run("placing orders", &load).await?;
-    let to_deadline =
-        "SELECT ceil(1e3 * (due - extract(epoch FROM clock_timestamp())))::bigint FROM bench_deadline";
-    let ahead = place.number("reading the clock", to_deadline).await?;
-    say(format!("waiting {:.0} s for their deadline", ahead as f64 / 1e3));
-    sleep(Duration::from_millis(u64::try_from(ahead).unwrap_or(0))).await;
+    let ahead = load(place, orders, BEFORE).await?;
+    say(format!("waiting {:.0} s for their deadline", ahead.as_secs_f64()));
+    sleep(ahead).await;
     say(format!("closing {orders} orders"));
 
     let start = Instant::now();
@@ -100,17 +77,48 @@ async fn measure(
         seconds,
         closed_per_second: orders as f64 / seconds,
         events_seconds,
-        lateness: place.lateness().await?,
+        lateness: place.lateness("true").await?,
         pod: pod.footprint(),
     };
     pod.stop().await?;
     Ok(result)
 }
 
+/// Places orders in transactions of a thousand, all due at one moment; how far ahead that is afterwards, `before` or more.
+pub(super) async fn load(place: &Place, orders: i64, before: Duration) -> Result<Duration, BenchError> {
+    let load = format!(
+        "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product
+         ON CONFLICT DO NOTHING;
+         DO $$ BEGIN
+             FOR start IN 0..{orders} - 1 BY 1000 LOOP
+                 WITH placed AS (
+                     INSERT INTO orders (user_id, payment_deadline)
+                     SELECT n, timestamptz 'epoch' + (SELECT interval '1 s' * due FROM bench_deadline)
+                     FROM generate_series(start, least(start + 999, {orders} - 1)) AS n RETURNING order_id
+                 )
+                 INSERT INTO order_items
+                 SELECT order_id, 1 + (order_id * 7 + item * 13) % {PRODUCTS}, 1 + item FROM placed, generate_series(0, 1) AS item
+                 ;
+             END LOOP;
+         END $$"
+    );
+    let ahead = before.as_secs_f64() + orders as f64 / 20_000.0;
+    let deadline = format!(
+        "DROP TABLE IF EXISTS bench_deadline;
+         CREATE TABLE bench_deadline AS SELECT ceil(extract(epoch FROM clock_timestamp()) + {ahead}) AS due"
+    );
+    place.run("placing orders", &deadline).await?;
+    place.run("placing orders", &load).await?;
+    let to_deadline =
+        "SELECT ceil(1e3 * (due - extract(epoch FROM clock_timestamp())))::bigint FROM bench_deadline";
+    let ahead = place.number("reading the clock", to_deadline).await?;
+    Ok(Duration::from_millis(u64::try_from(ahead).unwrap_or(0)))
+}
+
 /// Asks often enough to add little to what is measured, and seldom enough not to disturb it.
 const LOOK: Duration = Duration::from_millis(50);
 
-async fn wait_until_none(place: &Place, query: &'static str) -> Result<(), BenchError> {
+pub(super) async fn wait_until_none(place: &Place, query: &'static str) -> Result<(), BenchError> {
     let start = Instant::now();
     loop {
         let open = place.number("counting open orders", query).await?;

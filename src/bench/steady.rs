@@ -106,7 +106,7 @@ async fn measure(
         placed: count("SELECT count(*) FROM orders").await?,
         closed: count("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await?,
         paid: count("SELECT count(*) FROM orders WHERE status = 'PAID'").await?,
-        lateness: place.lateness().await?,
+        lateness: place.lateness("true").await?,
         pod: pod.footprint(),
     };
     pod.stop().await?;

@@ -16,6 +16,14 @@ pub enum Command {
         #[command(flatten)]
         log: Log,
     },
+    /// All orders overdue at one moment, and every wake lost: how fast the sweep closes them
+    Sweep {
+        /// How many, two items each
+        #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
+        orders: i64,
+        #[command(flatten)]
+        log: Log,
+    },
     /// A steady stream with mixed windows: how punctually they are closed
     Steady {
         /// Orders per second
@@ -62,6 +70,27 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     "pod's CPU per 1,000 orders",
                     format!("{:.1} ms", result.pod.cpu_seconds * 1e6 / result.orders as f64),
                 ),
+            ];
+            context.out.show(|| text(&rows), &result);
+        }
+        Command::Sweep { orders, log } => {
+            let result = bench::sweep(&context.raw, orders, log.pod_log.as_deref(), say).await?;
+            bar.finish_and_clear();
+            let beside = result.beside;
+            let rows = [
+                ("orders without a wake", format!("{}", result.orders)),
+                ("swept in", format!("{:.2} s", result.seconds)),
+                ("swept per second", format!("{:.0}", result.swept_per_second)),
+                ("closed per second by wakes", format!("{:.0}", result.burst_per_second)),
+                ("ratio", format!("{:.2}", result.swept_per_second / result.burst_per_second)),
+                (
+                    "lateness of wakes beside it",
+                    format!(
+                        "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+                        beside.p50_ms, beside.p99_ms, beside.max_ms
+                    ),
+                ),
+                ("pod's peak memory", format!("{:.1} MiB", result.pod.peak_memory_mib)),
             ];
             context.out.show(|| text(&rows), &result);
         }

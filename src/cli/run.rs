@@ -11,7 +11,12 @@ use crate::role::Role;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Which parts of the work this pod does
-    #[arg(long, value_delimiter = ',', default_value = "relay,intake,close,sweep", value_name = "ROLES")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "relay,intake,close,sweep,watch",
+        value_name = "ROLES"
+    )]
     roles: Vec<Role>,
 }
 

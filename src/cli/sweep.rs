@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::table;
 use super::{CliError, Context};
 use crate::close::Closer;
-use crate::sweep::{overdue, sweep};
+use crate::sweep::{Pace, overdue, sweep};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -39,7 +39,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
     let bar = context.out.progress("sweeping");
     let never = CancellationToken::new();
-    let swept = sweep(&closer, grace, config.close_batch, &never, |so_far| {
+    let swept = sweep(&closer, grace, Pace::of(&config), &never, |so_far| {
         bar.set_position((so_far.closed + so_far.left) as u64);
     });
     let swept = swept.await?;

@@ -75,8 +75,13 @@ async fn a_setting_that_cannot_be_used_is_named_with_where_it_came_from() {
         fails(world, &["run", "--log", "overdue=loud"], 2, &["`log`"]).await;
         fails(world, &["run", "--log-format", "xml"], 2, &["`log_format`", "neither `text` nor `json`"])
             .await;
-        fails(world, &["run", "--roles", "relay,tea"], 2, &["the roles are relay, intake, close and sweep"])
-            .await;
+        fails(
+            world,
+            &["run", "--roles", "relay,tea"],
+            2,
+            &["the roles are relay, intake, close, sweep and watch"],
+        )
+        .await;
         fails(
             world,
             &["run", "--database-url", "mysql://u:hushhush@h/x"],

@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod a_stuck_lane_is_reported;
 mod closes_unpaid_orders_on_time;
 mod closes_whole_or_not_at_all;
 mod conserves_stock;

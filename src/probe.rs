@@ -1,0 +1,202 @@
+//! Probes: small messages that go through the delay lanes to show that the lanes deliver, and what their rows say.
+//!
+//! A queue expires only from its head, so a probe comes out when everything ahead of it has: at the latest the lane's
+//! length after it was placed. One that is not back by then stands behind messages that stay after their expiry. Probes
+//! come back by the same way as wakes; whichever pod takes one notes it. They decide nothing about any order.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use sqlx::PgPool;
+
+use crate::broker::publisher::Outgoing;
+use crate::clock::DbTime;
+use crate::database::{DatabaseError, bounded};
+
+/// What the messages say their `type` is.
+const PROBE_TYPE: &str = "overdue.probe";
+
+/// Most probes on their way in a lane that delivers: a long lane gets one each eighth of its length, so that a blockage
+/// is noticed after an eighth of it, and not after the whole of it.
+const IN_FLIGHT: u32 = 8;
+
+/// A stuck lane gets another probe when it has been stuck for twice as long, and at least this often: the ones before it
+/// may be lost (somebody emptied the queue), and they must not become many.
+const RETRY_AT_LEAST: Duration = Duration::from_secs(600);
+
+/// The message that goes through the lane with this routing key.
+#[must_use]
+pub fn message(key: String, token: &str, expiration: Duration) -> Outgoing {
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type(PROBE_TYPE.into())
+        .with_expiration(expiration.as_millis().to_string().into());
+    Outgoing { key, body: format!(r#"{{"probe":"{token}"}}"#).into_bytes(), properties, mandatory: true }
+}
+
+/// The probe's token, if this is a message of ours or one that looks exactly like it.
+#[must_use]
+pub fn token(body: &[u8], kind: Option<&str>) -> Option<String> {
+    if kind != Some(PROBE_TYPE) {
+        return None;
+    }
+    let token = body.strip_prefix(br#"{"probe":""#)?.strip_suffix(br#""}"#)?;
+    let fine = token.len() <= 64 && token.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+    if fine { String::from_utf8(token.to_vec()).ok() } else { None }
+}
+
+/// What is known of one probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Its place in the order of placing.
+    pub number: i64,
+    /// The lane's queue.
+    pub queue: String,
+    /// When it was about to be published.
+    pub announced_at: DbTime,
+    /// Until when it must be back; `None` while the broker has not taken responsibility for it.
+    pub due_at: Option<DbTime>,
+    /// When a pod took it from the process queue.
+    pub returned_at: Option<DbTime>,
+}
+
+/// Whether a lane delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Its last probe came back.
+    Well {
+        /// When.
+        at: DbTime,
+    },
+    /// Its first probe is on its way.
+    Waiting {
+        /// Until when it may be.
+        until: DbTime,
+    },
+    /// Messages stay in it after their expiry.
+    Stuck {
+        /// When the oldest probe on its way should have been back.
+        since: DbTime,
+    },
+    /// No probe has been placed yet.
+    Unknown,
+}
+
+/// Whether a lane delivers, from its probes.
+#[must_use]
+pub fn health(probes: &[&Probe], now: DbTime, grace: Duration) -> Health {
+    let due = away(probes).filter_map(|probe| probe.due_at).min();
+    match (due, last_returned(probes).and_then(|probe| probe.returned_at)) {
+        (Some(since), _) if since.plus(grace) < now => Health::Stuck { since },
+        (_, Some(at)) => Health::Well { at },
+        (Some(until), None) => Health::Waiting { until },
+        (None, None) => Health::Unknown,
+    }
+}
+
+/// When a lane is to get its next probe.
+#[must_use]
+pub fn next_at(probes: &[&Probe], length: Duration, every: Duration, now: DbTime) -> DbTime {
+    let Some(last) = probes.iter().map(|probe| probe.announced_at).max() else {
+        return now;
+    };
+    // At the moment of the last one: measured now, it would grow as fast as the wait.
+    let overdue = away(probes).filter_map(|probe| probe.due_at).min().map(|due| last.since(due));
+    let wait = match overdue {
+        None => every,
+        Some(overdue) => every.max(length / IN_FLIGHT).max(overdue.min(RETRY_AT_LEAST)),
+    };
+    last.plus(wait)
+}
+
+fn last_returned<'a>(probes: &[&'a Probe]) -> Option<&'a Probe> {
+    probes.iter().filter(|probe| probe.returned_at.is_some()).max_by_key(|probe| probe.number).copied()
+}
+
+/// Those on their way. One that a later one has overtaken is lost: messages leave a lane in their order.
+fn away<'a>(probes: &[&'a Probe]) -> impl Iterator<Item = &'a Probe> {
+    let last = last_returned(probes).map_or(0, |probe| probe.number);
+    probes.iter().copied().filter(move |probe| probe.returned_at.is_none() && probe.number > last)
+}
+
+/// The database's time and all probes.
+///
+/// # Errors
+/// As the database's.
+pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
+    let rows = sqlx::query!(
+        r#"SELECT clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
+                  due_at AS "due_at?", returned_at AS "returned_at?"
+           FROM (SELECT) AS one LEFT JOIN lane_probes ON true"#
+    );
+    let rows = bounded("reading the probes", rows.fetch_all(pool)).await?;
+    let now = rows.first().map_or(DbTime(0), |row| row.now.into());
+    let probes = rows.into_iter().filter_map(|row| {
+        Some(Probe {
+            number: row.number?,
+            queue: row.queue?,
+            announced_at: row.announced_at?.into(),
+            due_at: row.due_at.map(DbTime::from),
+            returned_at: row.returned_at.map(DbTime::from),
+        })
+    });
+    Ok((now, probes.collect()))
+}
+
+/// Notes that a probe is about to be published; its number and token. Until it is [`placed`] nobody waits for it.
+///
+/// # Errors
+/// As the database's.
+pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), DatabaseError> {
+    let row = sqlx::query!("INSERT INTO lane_probes (queue) VALUES ($1) RETURNING number, token", queue);
+    let row = bounded("announcing a probe", row.fetch_one(pool)).await?;
+    Ok((row.number, row.token))
+}
+
+/// Notes that the broker has taken responsibility for a probe, which must be back after this time.
+///
+/// # Errors
+/// As the database's.
+pub async fn placed(pool: &PgPool, number: i64, within: Duration) -> Result<(), DatabaseError> {
+    let placed = sqlx::query!(
+        "UPDATE lane_probes SET placed_at = now(), due_at = now() + make_interval(secs => $2) WHERE number = $1",
+        number,
+        within.as_secs_f64()
+    );
+    bounded("noting a placed probe", placed.execute(pool)).await?;
+    Ok(())
+}
+
+/// Notes that these probes have come back; the queues of those that were late, and by how much. What names no probe of
+/// ours, or one that is back already, is passed over.
+///
+/// # Errors
+/// As the database's.
+pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
+    let rows = sqlx::query!(
+        r#"UPDATE lane_probes SET returned_at = clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
+           RETURNING queue, due_at, returned_at AS "returned_at!""#,
+        tokens
+    );
+    let rows = bounded("noting a returned probe", rows.fetch_all(pool)).await?;
+    let late =
+        |due: Option<_>, back| due.map_or(Duration::ZERO, |due| DbTime::from(back).since(DbTime::from(due)));
+    Ok(rows.into_iter().map(|row| (row.queue, late(row.due_at, row.returned_at))).collect())
+}
+
+/// Forgets all probes of a lane before its last one that came back.
+///
+/// # Errors
+/// As the database's.
+pub async fn forget(pool: &PgPool, probes: &[&Probe]) -> Result<(), DatabaseError> {
+    let last = last_returned(probes).map_or(0, |probe| probe.number);
+    let old: Vec<_> = probes.iter().map(|probe| probe.number).filter(|number| *number < last).collect();
+    if !old.is_empty() {
+        let delete = sqlx::query!("DELETE FROM lane_probes WHERE number = ANY ($1)", &old);
+        bounded("forgetting old probes", delete.execute(pool)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
