@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
-use crate::broker::consumer::Deliveries;
+use crate::broker::consumer::{Deliveries, QUIET, QUIET_AT_LAST};
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::close::Verdict;
 use crate::database;
@@ -57,6 +57,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         moving: JoinSet::new(),
         noting: JoinSet::new(),
         probes: Vec::new(),
+        cancel_at: None,
+        owed: Vec::new(),
         outbound: Vec::new(),
         parting: Vec::new(),
     };
@@ -90,6 +92,10 @@ struct Collector {
     noting: JoinSet<Result<Vec<Tag>, RoleError>>,
     /// Probes that have come back.
     probes: Vec<(String, Tag)>,
+    /// Told to stop: when no more messages are asked for. Until then nothing is acknowledged; see [`QUIET`].
+    cancel_at: Option<Instant>,
+    /// Messages that are done and not acknowledged for that reason.
+    owed: Vec<Tag>,
     /// Wakes to be scheduled again.
     outbound: Vec<(Wake, Tag)>,
     /// Messages to be parked.
@@ -99,7 +105,7 @@ struct Collector {
 impl Collector {
     async fn work(&mut self, consumer: Deliveries, stop: &CancellationToken) -> Result<(), RoleError> {
         let mut consumer = Some(consumer);
-        let mut stopping = false;
+        let (mut stopping, mut latest) = (false, Instant::now());
         while consumer.is_some() || self.has_work() {
             self.start_closing();
             self.start_moving();
@@ -110,20 +116,29 @@ impl Collector {
             tokio::select! {
                 Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?).await?,
                 Some(moved) = self.moving.join_next() => self.acknowledge(flatten(moved)?).await?,
-                Some(noted) = self.noting.join_next() => self.acknowledge_probes(flatten(noted)?).await?,
+                Some(noted) = self.noting.join_next() => self.acknowledge_messages(flatten(noted)?).await?,
                 delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
-                    Some(delivery) => self.gulp(delivery, &mut consumer)?,
+                    Some(delivery) => {
+                        self.gulp(delivery, &mut consumer)?;
+                        self.cancel_at = self.cancel_at.map(|_| latest.min(Instant::now() + QUIET));
+                    }
                     // Ours, after basic.cancel; else the server's, without a word.
                     None if stopping => consumer = None,
                     None => return Err(BrokerError::ConsumerEnded { queue: self.pod.broker.names.process() }.into()),
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if free && next.is_some() => {}
+                () = sleep_until(self.cancel_at.unwrap_or_else(Instant::now)), if self.cancel_at.is_some() => {
+                    self.cancel_at = None;
+                    if let Some(consumer) = &consumer {
+                        self.pod.broker.cancel(&self.channel, consumer).await?;
+                    }
+                    let owed = std::mem::take(&mut self.owed);
+                    self.acknowledge_messages(owed).await?;
+                }
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
-                    if let Some(consumer) = &consumer {
-                        let cancel = self.channel.basic_cancel(consumer.get_ref().tag(), BasicCancelOptions::default());
-                        self.pod.broker.bounded("basic.cancel", cancel).await?;
-                    }
+                    latest = Instant::now() + QUIET_AT_LAST;
+                    self.cancel_at = Some(Instant::now() + QUIET);
                     tracing::info!(orders = self.hand.orders(), "stopping: finishing what is in hand");
                 }
             }
@@ -132,7 +147,8 @@ impl Collector {
     }
 
     fn has_work(&self) -> bool {
-        self.hand.orders() > 0 || !self.probes.is_empty() || !self.noting.is_empty()
+        let probes = !self.probes.is_empty() || !self.noting.is_empty();
+        self.hand.orders() > 0 || probes || self.cancel_at.is_some()
     }
 
     /// Takes this delivery and all that have arrived with it.
@@ -235,14 +251,6 @@ impl Collector {
         });
     }
 
-    async fn acknowledge_probes(&mut self, tags: Vec<Tag>) -> Result<(), RoleError> {
-        for tag in tags {
-            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-            self.pod.broker.bounded("acknowledging", ack).await?;
-        }
-        Ok(())
-    }
-
     async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
         let now = self.pod.clock.now();
         let mut done = Vec::with_capacity(batch.len());
@@ -281,11 +289,18 @@ impl Collector {
 
     /// Notes that these orders are done and acknowledges the messages of which they were the last.
     async fn acknowledge(&mut self, orders: Vec<Tag>) -> Result<(), RoleError> {
-        for tag in orders {
-            if self.hand.done(tag) {
-                let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-                self.pod.broker.bounded("acknowledging", ack).await?;
-            }
+        let messages = orders.into_iter().filter(|tag| self.hand.done(*tag)).collect();
+        self.acknowledge_messages(messages).await
+    }
+
+    async fn acknowledge_messages(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
+        if self.cancel_at.is_some() {
+            self.owed.extend(messages);
+            return Ok(());
+        }
+        for tag in messages {
+            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+            self.pod.broker.bounded("acknowledging", ack).await?;
         }
         Ok(())
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
-use crate::broker::consumer::Deliveries;
+use crate::broker::consumer::{Deliveries, QUIET, QUIET_AT_LAST};
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::message::{self, Reading};
 use crate::park::parked;
@@ -32,12 +32,22 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let (channel, mut consumer) = pod.broker.consume(&connection, &pod.broker.names.intake(), BATCH).await?;
     tracing::info!("taking order-created messages");
     let ended = || BrokerError::ConsumerEnded { queue: pod.broker.names.intake() };
+    let mut stopping = false;
     loop {
-        let first = tokio::select! {
-            () = stop.cancelled() => break,
-            delivery = consumer.next() => delivery.ok_or_else(ended)?,
+        let batch = tokio::select! {
+            // No more of them; what the broker has sent already is passed on, or it would be delivered a second time.
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                let last = gather_last(&mut consumer).await?;
+                pod.broker.cancel(&channel, &consumer).await?;
+                last
+            }
+            delivery = consumer.next() => match delivery {
+                Some(first) => gather(first, &mut consumer)?,
+                None if stopping => break,
+                None => return Err(ended().into()),
+            },
         };
-        let batch = gather(first, &mut consumer)?;
         let Some(last) = batch.last().map(|delivery| delivery.delivery_tag) else {
             continue;
         };
@@ -68,6 +78,17 @@ fn gather(first: lapin::Result<Delivery>, consumer: &mut Deliveries) -> Result<V
         batch.push(delivery.map_err(|source| BrokerError::during("taking order-created messages", source))?);
         let room = batch.len() < usize::from(BATCH);
         next = if room { consumer.next().now_or_never().flatten() } else { None };
+    }
+    Ok(batch)
+}
+
+/// What still comes when nothing is acknowledged any more.
+async fn gather_last(consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleError> {
+    let (mut batch, latest) = (Vec::new(), Instant::now() + QUIET_AT_LAST);
+    while batch.len() < usize::from(BATCH)
+        && let Ok(Some(first)) = timeout_at(latest.min(Instant::now() + QUIET), consumer.next()).await
+    {
+        batch.extend(gather(first, consumer)?);
     }
     Ok(batch)
 }

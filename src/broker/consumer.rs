@@ -1,8 +1,10 @@
 //! Consuming: a bound on what the broker sends ahead, and batches of what has arrived.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::stream::Fuse;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 
@@ -12,7 +14,22 @@ use super::{Broker, BrokerError};
 /// takes what has arrived in one go may meet the end there, and must meet it again at the next look.
 pub type Deliveries = Fuse<Consumer>;
 
+/// A quorum queue counts what is on its way to a consumer that is being cancelled as delivered, and gives it to the next
+/// one as a redelivery. So before cancelling, nothing is acknowledged until no more comes: this long.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// But cancelled it is after this time: a thin stream is never quiet, and little of it is on its way.
+pub const QUIET_AT_LAST: Duration = Duration::from_secs(1);
+
 impl Broker {
+    /// Ends a consumer of ours; what was delivered before is still in the stream, and then comes its end.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn cancel(&self, channel: &Channel, consumer: &Deliveries) -> Result<(), BrokerError> {
+        let cancel = channel.basic_cancel(consumer.get_ref().tag(), BasicCancelOptions::default());
+        self.bounded("basic.cancel", cancel).await
+    }
+
     /// Opens a channel with a bound on unacknowledged messages, and a consumer on it.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ fn probes_are_placed_regularly_and_never_become_many() {
         112 - 10,
         "an eighth of the lane after one on its way"
     );
-    assert_eq!(next_in(&[probe(1, 200, Some(180), None)]), -88, "stuck: soon");
+    assert_eq!(next_in(&[probe(1, 200, Some(180), None)]), -87, "stuck: soon");
     assert_eq!(
         next_in(&[probe(1, 250, Some(230), None), probe(2, 10, Some(-890), None)]),
         210,

@@ -83,6 +83,16 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "INSERT INTO outbox (id, kind, order_ids, deadlines) OVERRIDING SYSTEM VALUE
                      SELECT id, kind, order_ids, deadlines FROM outbox LIMIT 1",
     ),
+    ("lane_probes_due_iff_placed", "INSERT INTO lane_probes (queue, placed_at) VALUES ('q', now())"),
+    (
+        "lane_probes_due_after_placed",
+        "INSERT INTO lane_probes (queue, placed_at, due_at) VALUES ('q', now(), now())",
+    ),
+    ("lane_probes_token_unique", "INSERT INTO lane_probes (queue, token) VALUES ('q', 't'), ('q', 't')"),
+    (
+        "lane_probes_pkey",
+        "INSERT INTO lane_probes (number, queue) OVERRIDING SYSTEM VALUE VALUES (1, 'q'), (1, 'q')",
+    ),
 ];
 
 #[tokio::test]

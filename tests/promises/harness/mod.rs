@@ -1,5 +1,6 @@
-//! What the tests stand on: a world of one's own, a shop in it, pods, and a breaker for connections.
+//! What the tests stand on: a world of one's own, a shop in it, pods, and a breaker and an alarm for connections.
 
+mod alarm;
 mod breaker;
 mod events;
 mod management;
@@ -7,6 +8,7 @@ mod pods;
 mod shop;
 mod world;
 
+pub use alarm::Alarm;
 pub use breaker::{Breaker, Line};
 pub use events::{Subscriber, order_of};
 pub use pods::{Process, TestPod};

@@ -1,0 +1,66 @@
+//! A pod that is told to stop in a burst finishes what the broker has given it, and soon: no message comes a second time.
+
+use std::time::{Duration, Instant};
+
+use lapin::BasicProperties;
+use overdue::stats::Count;
+
+use crate::harness::{World, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+const BURST: usize = 8_000;
+
+#[tokio::test]
+async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_again() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        // Small messages, so that many are on their way to each pod, more than it has taken in hand.
+        let small = ["--sweep-grace", "1h", "--max-orders-per-wake", "20", "--max-held", "500"];
+        let first = world.process(&small);
+        let second = world.pod(&[("sweep_grace", "1h"), ("max_orders_per_wake", "20")]);
+        first.says("taking wakes").await;
+        world.ready().await;
+        world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
+        eventually("the burst is on", async || {
+            world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 500
+        })
+        .await;
+        let asked = Instant::now();
+        first.send("TERM").await;
+        let (code, log) = first.end().await;
+        assert_eq!(code, 0, "{log}");
+        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
+        assert!(!log.contains("gave back"), "{log}");
+        world.all_settled().await;
+        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
+        assert!(second.pod.stats.get(Count::Closed) < BURST as u64, "the first had no part in it");
+        world.assert_stock_conserved(10_000).await;
+        second.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
+    World::with(async |world| {
+        let (code, _, error) = world.run(&["topology", "declare"]).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+        let order = world.place(3600 * SECOND, &[]).await;
+        let body = format!(r#"{{"order_id":{order}}}"#);
+        let in_an_hour = BasicProperties::default().with_expiration("3600000".into());
+        world.publish_times(10_000, "order.delay", body.as_bytes(), &in_an_hour).await;
+        // There is more than it is given at one time, all the time.
+        let first = world.process(&["--roles", "intake"]);
+        first.says("taking order-created messages").await;
+        first.send("TERM").await;
+        let (code, log) = first.end().await;
+        assert_eq!(code, 0, "{log}");
+        let second = world.pod(&[]);
+        let queue = world.names.intake();
+        eventually("all are taken", async || world.depth(&queue).await == 0).await;
+        eventually("some were left", async || second.pod.stats.get(Count::Intake) > 0).await;
+        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
+        second.stop().await;
+    })
+    .await;
+}
