@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lapin::options::QueuePurgeOptions;
 use overdue::role::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
@@ -31,6 +32,36 @@ async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
         eventually("all are counted", async || counted() == (300, 301)).await;
         assert!(events.all(world).await.len() <= 301);
         world.assert_stock_conserved(1_000).await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_purged_lane_held_is_swept_in_batches_while_wakes_go_on_closing() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let batches = [("close_batch", "100"), ("close_concurrency", "3"), ("lanes", "1s,30m")];
+        let pod = world.pod(&[&batches[..], &[SOON[0], ("sweep_grace", "20s")]].concat());
+        world.ready().await;
+        world.place_many(2_000, 3_600 * SECOND, 3_600 * SECOND, &[(1, 1)]).await;
+        world.outbox_empty().await;
+        let (_connection, channel) = world.channel().await;
+        let purged = channel.queue_purge("order.delay.30m.queue".into(), QueuePurgeOptions::default()).await;
+        assert!(purged.expect("purged") >= 10, "the wakes were not in the lane");
+        // Time passes, and nobody is told.
+        world
+            .sql(
+                "ALTER TABLE orders DISABLE TRIGGER orders_wake_moved;
+                 UPDATE orders SET payment_deadline = now() - interval '1 minute';
+                 ALTER TABLE orders ENABLE TRIGGER orders_wake_moved",
+            )
+            .await;
+        world.place_many(200, SECOND / 10, SECOND, &[(1, 1)]).await;
+        world.all_settled().await;
+        let counted = || (pod.pod.stats.get(Count::Swept), pod.pod.stats.get(Count::Closed));
+        eventually("all are counted", async || counted() == (2_000, 2_201)).await;
+        world.assert_stock_conserved(10_000).await;
         pod.stop().await;
     })
     .await;

@@ -84,6 +84,8 @@ async fn connection(
     blocked: Arc<AtomicUsize>,
 ) {
     let Ok(server) = TcpStream::connect((server.0.as_str(), server.1)).await else { return };
+    // Small frames are not to wait for one another, as they do not without a proxy.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, mut to_client), (mut from_server, to_server)) =
         (client.into_split(), server.into_split());
     // Whole frames only, so that ours can go between two of the broker's.
