@@ -4,6 +4,8 @@
 //! whose session breaks in any way drops it whole and builds a new one.
 
 pub mod consumer;
+pub mod frames;
+mod guard;
 pub mod publisher;
 
 use std::hash::{BuildHasher, RandomState};
@@ -246,7 +248,7 @@ impl Broker {
         }
         let name = format!("overdue {purpose} (pid {})", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(self.timeout, Connection::connect(url.as_str(), properties)).await {
+        match timeout(self.timeout, guard::connect(url.as_str(), properties)).await {
             Ok(answer) => answer.map_err(|source| BrokerError::connecting(node, source)),
             Err(_) => Err(BrokerError::Timeout {
                 doing: format!("connecting to {node}"),

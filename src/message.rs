@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::broker::frames::UNREADABLE;
 use crate::clock::DbTime;
 use crate::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake};
 
@@ -23,6 +24,8 @@ pub struct Envelope<'a> {
     pub expiration: Option<&'a str>,
     /// `type`, as sent.
     pub kind: Option<&'a str>,
+    /// Why the properties, this envelope with them, cannot be read.
+    pub unreadable: Option<&'a str>,
 }
 
 /// The properties of a message that decide how its body is read.
@@ -36,6 +39,10 @@ pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
         content_encoding: text(properties.content_encoding()),
         expiration: text(properties.expiration()),
         kind: text(properties.kind()),
+        unreadable: properties.headers().as_ref().and_then(|headers| {
+            let why = headers.inner().get(UNREADABLE)?.as_long_string()?;
+            Some(std::str::from_utf8(why.as_bytes()).unwrap_or_default())
+        }),
     }
 }
 
@@ -63,6 +70,9 @@ pub enum Malformed {
     /// Beyond [`MAX_BODY`].
     #[error("the body has {0} bytes; an order-created message has at most {MAX_BODY}")]
     TooLarge(usize),
+    /// The properties are no text, too deep, or too large; see [`crate::broker::frames`].
+    #[error("its properties cannot be read: {0}")]
+    Properties(String),
     /// The sender says that it is something else.
     #[error("content_type is `{0}`; send application/json, application/cloudevents+json or text/plain")]
     ContentType(String),
@@ -115,6 +125,9 @@ pub enum Malformed {
 pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec<Wake>, Malformed> {
     if body.len() > MAX_BODY {
         return Err(Malformed::TooLarge(body.len()));
+    }
+    if let Some(why) = envelope.unreadable {
+        return Err(Malformed::Properties(shorten(why)));
     }
     check_content(envelope)?;
     if envelope.kind == Some(WAKE_TYPE) {

@@ -3,6 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
+use crate::broker::frames::UNREADABLE;
 use crate::broker::publisher::Outgoing;
 use crate::clock::DbTime;
 use crate::topology::KEY_PARKED;
@@ -60,7 +61,7 @@ pub fn foreign_headers(original: &BasicProperties) -> FieldTable {
         known.contains(&name)
             || name.starts_with("x-first-death-")
             || name.starts_with("x-last-death-")
-            || [REASON, PARKED_AT, RETRY_KEY, EXPIRATION, USER_ID].contains(&name)
+            || [REASON, PARKED_AT, RETRY_KEY, EXPIRATION, USER_ID, UNREADABLE].contains(&name)
     };
     let Some(headers) = original.headers() else {
         return FieldTable::default();

@@ -5,6 +5,7 @@ mod breaker;
 mod events;
 mod management;
 mod pods;
+mod raw;
 mod shop;
 mod world;
 
@@ -12,4 +13,5 @@ pub use alarm::Alarm;
 pub use breaker::{Breaker, Line};
 pub use events::{Subscriber, order_of};
 pub use pods::{Process, TestPod};
+pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use world::{World, eventually, with_path};

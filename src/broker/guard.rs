@@ -1,0 +1,137 @@
+//! Connecting, with [`Frames`] between the socket (TLS included) and the client library.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::{DummyIO, RuntimeParts};
+use async_rs::{Runtime, Tokio};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::Stream;
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+
+use super::frames::Frames;
+
+/// Connects; what arrives can be read by the library, whatever senders wrote.
+///
+/// # Errors
+/// As the library's own connecting.
+pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Result<Connection> {
+    let uri: AMQPUri = uri.parse().map_err(|error| failed(io::Error::other(error)))?;
+    let tokio = Tokio::current();
+    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Guarding(tokio.clone())));
+    let (tokio, tls) = (Runtime::new(tokio), OwnedTLSConfig::default());
+    let connect = async move |uri: AMQPUri, _: Runtime<_>| {
+        let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await.map_err(failed)?;
+        Ok(AsyncTcpStream::Plain(Guarded::new(socket)))
+    };
+    Connection::connector(uri, runtime, connect, properties).await
+}
+
+fn failed(error: io::Error) -> lapin::Error {
+    lapin::ErrorKind::IOError(Arc::new(error)).into()
+}
+
+type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// Bytes read at once.
+const CHUNK: usize = 32 * 1024;
+
+/// A socket that is read through [`Frames`].
+struct Guarded {
+    socket: Socket,
+    frames: Frames,
+    chunk: Box<[u8]>,
+    /// What may be passed on, and how much of it has been.
+    ready: Vec<u8>,
+    passed: usize,
+}
+
+impl Guarded {
+    fn new(socket: Socket) -> Self {
+        let chunk = vec![0; CHUNK].into_boxed_slice();
+        Self { socket, frames: Frames::default(), chunk, ready: Vec::new(), passed: 0 }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        while this.passed == this.ready.len() {
+            this.ready.clear();
+            this.passed = 0;
+            let read = ready!(Pin::new(&mut this.socket).poll_read(cx, &mut this.chunk))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            this.frames.feed(&this.chunk[..read], &mut this.ready);
+        }
+        let left = &this.ready[this.passed..];
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        this.passed += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(cx)
+    }
+}
+
+/// Tokio's reactor, but for the type of its streams.
+#[derive(Clone, Debug)]
+struct Guarding(Tokio);
+
+impl Reactor for Guarding {
+    type TcpStream = Guarded;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: io::Read + io::Write + Send + 'static>(
+        &self,
+        _socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        // The library never asks for it: it connects.
+        Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connect = self.0.tcp_connect_addr(address);
+        async { connect.await.map(|socket| Guarded::new(AsyncTcpStream::Plain(socket))) }
+    }
+}
