@@ -20,7 +20,7 @@ use crate::broker::publisher::{Outgoing, Publisher};
 use crate::close::Verdict;
 use crate::database;
 use crate::hand::{Hand, Held, Tag};
-use crate::message::{self, Reading};
+use crate::message::{self, Malformed, Reading};
 use crate::park::parked;
 use crate::pod::{Pod, past};
 use crate::probe;
@@ -61,6 +61,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         owed: Vec::new(),
         outbound: Vec::new(),
         parting: Vec::new(),
+        malformed: None,
     };
     tracing::info!("taking wakes");
     let outcome = tokio::select! {
@@ -100,6 +101,8 @@ struct Collector {
     outbound: Vec<(Wake, Tag)>,
     /// Messages to be parked.
     parting: Vec<(Outgoing, Tag)>,
+    /// How many of these could not be understood, and why the last one could not; said in one line for all.
+    malformed: Option<(Malformed, usize)>,
 }
 
 impl Collector {
@@ -188,7 +191,7 @@ impl Collector {
             Err(malformed) => {
                 self.hand.take(tag, 1);
                 let reason = malformed.to_string();
-                tracing::warn!(reason, "parked a malformed message of the process queue");
+                self.malformed = Some((malformed, self.malformed.take().map_or(1, |(_, count)| count + 1)));
                 self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
             }
         }
@@ -223,6 +226,9 @@ impl Collector {
     fn start_moving(&mut self) {
         if !self.moving.is_empty() || (self.outbound.is_empty() && self.parting.is_empty()) {
             return;
+        }
+        if let Some((reason, count)) = self.malformed.take() {
+            tracing::warn!(count, %reason, "parking malformed messages of the process queue");
         }
         let (wakes, mut tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.outbound).into_iter().unzip();
         let (parked, parked_tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parting).into_iter().unzip();

@@ -199,9 +199,17 @@ fn prefix(value: &str) -> Result<String, String> {
     ))
 }
 
+/// No setting means more, and times this short can be added up, and taken from a date in the database.
+const LONGEST_TIME: Duration = Duration::from_secs(1_000 * 366 * 86_400);
+
 fn duration(value: &str) -> Result<Duration, String> {
-    humantime::parse_duration(value)
-        .map_err(|_| format!("`{value}` is not a time: write a number and a unit, such as 250ms, 30s or 15m"))
+    match humantime::parse_duration(value) {
+        Ok(long) if long > LONGEST_TIME => Err(format!("`{value}` is longer than a thousand years")),
+        Ok(duration) => Ok(duration),
+        Err(_) => {
+            Err(format!("`{value}` is not a time: write a number and a unit, such as 250ms, 30s or 15m"))
+        }
+    }
 }
 
 fn coalesce(value: &str) -> Result<Duration, String> {
@@ -259,6 +267,8 @@ mod tests {
             ("lanes", "1s,fast", "`fast` is not a length"),
             ("lead", "soon", "`soon` is not a time"),
             ("coalesce", "-1s", "is not a time"),
+            ("lead", "584942417355years", "longer than a thousand years"),
+            ("confirm_timeout", "584942417355years", "longer than a thousand years"),
             ("max_orders_per_wake", "0", "from 1 to 1000"),
             ("prefetch", "2001", "from 1 to 2000"),
             ("relay_poll", "0s", "longer than zero"),

@@ -100,16 +100,20 @@ fn forward(pod: &Pod, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usize) {
     let reading = Reading { now, max_window: pod.config.max_window, delay_is_over: false };
     let mut wakes: Vec<Wake> = Vec::with_capacity(batch.len());
     let mut malformed = Vec::new();
+    let mut example = String::new();
     for Delivery { data, properties, redelivered, .. } in batch {
         pod.stats.add(Count::Redelivered, usize::from(redelivered));
         match message::read(&data, message::envelope(&properties), reading) {
             Ok(read) => wakes.extend(read),
             Err(error) => {
-                let reason = error.to_string();
-                tracing::warn!(reason, "parked a malformed order-created message");
-                malformed.push(parked(data, &properties, &reason, KEY_DELAY, now));
+                example = error.to_string();
+                malformed.push(parked(data, &properties, &example, KEY_DELAY, now));
             }
         }
+    }
+    // One line for all of them: a flood of messages is not to become a flood of lines.
+    if !malformed.is_empty() {
+        tracing::warn!(count = malformed.len(), reason = example, "parking malformed order-created messages");
     }
     let counts = (wakes.len(), malformed.len());
     let mut messages = pod.scheduler.messages(wakes, now);

@@ -162,10 +162,13 @@ impl FromStr for Lane {
             "d" => 86_400_000,
             _ => return Err(wrong()),
         };
+        // Zeros in front would make one length many names, and a name longer than a queue's may be.
+        if label.starts_with('0') {
+            return Err(wrong());
+        }
         let count: u64 = label[..digits].parse().map_err(|_| wrong())?;
         let length = Duration::from_millis(count.checked_mul(unit).ok_or_else(wrong)?);
         match length {
-            Duration::ZERO => Err(wrong()),
             length if length > LONGEST => Err(LaneError::TooLong(label.to_owned())),
             length => Ok(Self { label: label.to_owned(), length }),
         }
@@ -225,6 +228,7 @@ mod tests {
         assert!(refuse("1s,fast").contains("`fast` is not a length"));
         assert!(refuse("1s,1.5m").contains("`1.5m`"));
         assert!(refuse("0s").contains("`0s`"));
+        assert!(refuse("1s,015m").contains("`015m`"));
         assert!(refuse("1s,60s,1m").contains("`60s` and `1m` are the same length"));
         assert!(refuse("1s,50d").contains("49 days"));
         assert!(refuse("15m,1h").contains("keep a short one"));

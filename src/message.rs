@@ -131,10 +131,10 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
     }
     check_content(envelope)?;
     if envelope.kind == Some(WAKE_TYPE) {
-        return read_wake(body);
+        return read_wake(body, reading);
     }
     match serde_json::from_slice(body).map_err(not_json)? {
-        Value::Object(object) if object.contains_key("wake") => read_wake(body),
+        Value::Object(object) if object.contains_key("wake") => read_wake(body, reading),
         Value::Object(object) if object.contains_key("specversion") => {
             read_cloud_event(&object, envelope, reading)
         }
@@ -170,7 +170,7 @@ struct WakeBody {
     wake: Vec<(i64, i64, u32)>,
 }
 
-fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
+fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
     let WakeBody { wake } = serde_json::from_slice(body).map_err(not_json)?;
     if wake.is_empty() || wake.len() > MAX_ORDERS_PER_WAKE {
         return Err(Malformed::WakeSize(wake.len()));
@@ -189,7 +189,12 @@ fn read_wake(body: &[u8]) -> Result<Vec<Wake>, Malformed> {
                     got: due.to_string(),
                 });
             }
-            Ok(Wake { due: DbTime(due), order_id, attempt })
+            let due = DbTime(due);
+            // Our own wakes go as far as the shop's deadlines; what comes from services has the services' limit.
+            if !reading.delay_is_over {
+                within("wake", due.since(reading.now), reading)?;
+            }
+            Ok(Wake { due, order_id, attempt })
         })
         .collect()
 }

@@ -66,14 +66,32 @@ pub fn foreign_headers(original: &BasicProperties) -> FieldTable {
     let Some(headers) = original.headers() else {
         return FieldTable::default();
     };
-    // Their debug form is longer than their wire form, which is what counts.
-    if format!("{headers:?}").len() > MOST_HEADER_BYTES {
+    if table_size(headers) > MOST_HEADER_BYTES {
         return FieldTable::default();
     }
     let kept = headers.inner().iter().filter(|(name, _)| !brokers(name.as_str()));
     kept.map(|(name, value)| (name.clone(), value.clone()))
         .collect::<std::collections::BTreeMap<_, _>>()
         .into()
+}
+
+/// The bytes that headers take in a frame.
+fn table_size(table: &FieldTable) -> usize {
+    let sizes = table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + value_size(value));
+    4 + sizes.sum::<usize>()
+}
+
+fn value_size(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Void => 0,
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::FieldArray(list) => 4 + list.as_slice().iter().map(value_size).sum::<usize>(),
+        AMQPValue::FieldTable(table) => table_size(table),
+        // Numbers and times: none is longer.
+        _ => 8,
+    }
 }
 
 /// The original's properties except headers, expiration, user id and delivery mode.

@@ -1,6 +1,6 @@
 //! The parked queue for a person: look, send again, throw away.
 
-use lapin::message::BasicGetMessage;
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
@@ -104,12 +104,19 @@ pub async fn go_through(
             break;
         };
         last = message.delivery.delivery_tag;
-        let parked = describe(&message);
+        let mut parked = describe(&message.delivery.data, &message.delivery.properties);
         if selection.includes(&parked) {
+            if action != Action::Look {
+                // There may be very many, and who sends them away does not read them.
+                (parked.body, parked.properties) = Default::default();
+            }
             match action {
                 Action::Look => {}
                 Action::Discard => acknowledge(broker, &channel, last).await?,
-                Action::Retry => again.push((outgoing(message, &parked), last)),
+                Action::Retry => {
+                    let Delivery { data, properties, .. } = message.delivery;
+                    again.push((as_it_was(data, &properties), last));
+                }
             }
             meant.push(parked);
         }
@@ -155,8 +162,9 @@ async fn acknowledge(broker: &Broker, channel: &Channel, tag: u64) -> Result<(),
     broker.bounded("taking a parked message out", channel.basic_ack(tag, BasicAckOptions::default())).await
 }
 
-fn describe(message: &BasicGetMessage) -> Parked {
-    let (data, properties) = (&message.delivery.data, &message.delivery.properties);
+/// A message of the parked queue as a person sees it.
+#[must_use]
+pub fn describe(data: &[u8], properties: &BasicProperties) -> Parked {
     let header = |name: &str| text_header(properties, name);
     let reason = header(REASON).unwrap_or_else(|| match header("x-first-death-reason") {
         Some(reason) => format!("the broker gave up delivering it ({reason})"),
@@ -172,7 +180,7 @@ fn describe(message: &BasicGetMessage) -> Parked {
         id,
         reason,
         parked_at,
-        retry_key: header(RETRY_KEY).unwrap_or_else(|| KEY_PROCESS.to_owned()),
+        retry_key: retry_key(properties).to_owned(),
         order_ids: wakes.iter().map(|wake| wake.order_id).collect(),
         bytes: data.len(),
         body: String::from_utf8_lossy(data).into_owned(),
@@ -208,21 +216,26 @@ fn header_text(value: &AMQPValue) -> String {
     }
 }
 
-/// The message as it was before it was parked.
-fn outgoing(message: BasicGetMessage, parked: &Parked) -> Outgoing {
-    let original = &message.delivery.properties;
-    let mut properties = keepable(original).with_headers(foreign_headers(original));
-    if let Some(expiration) = text_header(original, EXPIRATION)
+/// The key under which a retry publishes the message. Nothing but our two ways in: another one, whoever wrote it there,
+/// would lead nowhere or tell the shop an event that never happened.
+fn retry_key(properties: &BasicProperties) -> &'static str {
+    match text_header(properties, RETRY_KEY) {
+        Some(key) if key == KEY_DELAY => KEY_DELAY,
+        _ => KEY_PROCESS,
+    }
+}
+
+/// The message of the parked queue as it was before it was parked.
+#[must_use]
+pub fn as_it_was(body: Vec<u8>, parked: &BasicProperties) -> Outgoing {
+    let key = retry_key(parked);
+    let mut properties = keepable(parked).with_headers(foreign_headers(parked));
+    if let Some(expiration) = text_header(parked, EXPIRATION)
         // Only a number may go back: the broker closes the channel over anything else.
-        && parked.retry_key == KEY_DELAY
+        && key == KEY_DELAY
         && expiration.parse::<u32>().is_ok()
     {
         properties = properties.with_expiration(expiration.into());
     }
-    Outgoing {
-        key: parked.retry_key.clone(),
-        body: message.delivery.data.clone(),
-        properties,
-        mandatory: true,
-    }
+    Outgoing { key: key.to_owned(), body, properties, mandatory: true }
 }

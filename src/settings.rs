@@ -156,7 +156,22 @@ impl Raw {
         env: impl Fn(&str) -> Option<String>,
         file: Option<&Path>,
     ) -> Result<Self, SettingError> {
-        let mut from_file = file.map(read_file).transpose()?.unwrap_or_default();
+        let from_file = file.map(read_file).transpose()?;
+        let shown = file.map(|path| path.display().to_string()).unwrap_or_default();
+        Self::with_file(flag, env, &shown, &from_file.unwrap_or_default())
+    }
+
+    /// As [`Raw::collect`], with the file's name and text.
+    ///
+    /// # Errors
+    /// As [`Raw::collect`].
+    pub fn with_file(
+        flag: impl Fn(&str) -> Option<String>,
+        env: impl Fn(&str) -> Option<String>,
+        path: &str,
+        text: &str,
+    ) -> Result<Self, SettingError> {
+        let mut from_file = parse_file(path, text)?;
         let mut values = BTreeMap::new();
         for Setting { name, env: variable, default, .. } in SETTINGS {
             let file_value = from_file.remove(*name);
@@ -170,9 +185,9 @@ impl Raw {
                 values.insert(*name, value);
             }
         }
-        if let (Some(path), Some((key, _))) = (file, from_file.pop_first()) {
+        if let Some((key, _)) = from_file.pop_first() {
             let problem = format!("`{key}` is no setting; `overdue run --help` lists them");
-            return Err(SettingError::File { path: path.display().to_string(), problem });
+            return Err(SettingError::File { path: path.to_owned(), problem });
         }
         Ok(Self(values))
     }
@@ -229,10 +244,13 @@ impl Raw {
     }
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
-    let shown = path.display().to_string();
-    let error = |problem: String| SettingError::File { path: shown.clone(), problem };
-    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+fn read_file(path: &Path) -> Result<String, SettingError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| SettingError::File { path: path.display().to_string(), problem: error.to_string() })
+}
+
+fn parse_file(shown: &str, text: &str) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
+    let error = |problem: String| SettingError::File { path: shown.to_owned(), problem };
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| error(e.to_string()))?;
     table
         .into_iter()
@@ -245,7 +263,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, (String, Origin)>, SettingE
                     return Err(error(format!("`{key}` must be a string, a whole number, true or false")));
                 }
             };
-            Ok((key, (value, Origin::File(shown.clone()))))
+            Ok((key, (value, Origin::File(shown.to_owned()))))
         })
         .collect()
 }

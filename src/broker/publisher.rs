@@ -32,8 +32,25 @@ pub struct Publisher {
     timeout: Duration,
 }
 
-/// Messages whose confirms are awaited together; bounds memory, and what one timeout is for.
+/// Messages whose confirms are awaited together, and their bytes, which the library copies; bounds memory, and what one
+/// timeout is for.
 const IN_FLIGHT: usize = 1_000;
+const BYTES_IN_FLIGHT: usize = 4 * 1024 * 1024;
+
+/// Parts of the messages that are in flight together, in order.
+fn together(mut messages: &[Outgoing]) -> impl Iterator<Item = &[Outgoing]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0_usize;
+        let fits = |message: &&Outgoing| {
+            bytes = bytes.saturating_add(message.body.len());
+            bytes <= BYTES_IN_FLIGHT
+        };
+        let fitting = messages.iter().take(IN_FLIGHT).take_while(fits).count().max(1);
+        let (some, rest) = messages.split_at_checked(fitting)?;
+        messages = rest;
+        Some(some)
+    })
+}
 
 /// The delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
@@ -62,7 +79,7 @@ impl Publisher {
     /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
     /// with a new publisher.
     pub async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        for some in messages.chunks(IN_FLIGHT) {
+        for some in together(messages) {
             let mut publishing = std::pin::pin!(self.publish_some(some));
             loop {
                 let status = self.connection.status();
@@ -121,5 +138,24 @@ impl Publisher {
     pub async fn close(self) {
         // A connection that cannot be closed in an orderly way is dropped, which closes it too.
         let _ = timeout(self.timeout, self.connection.close(200, "done".into())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_large_messages_or_many_small_ones_are_in_flight_together() {
+        let of = |bytes: usize| Outgoing {
+            key: String::new(),
+            body: vec![0; bytes],
+            properties: BasicProperties::default(),
+            mandatory: true,
+        };
+        let sizes = |messages: &[Outgoing]| together(messages).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&[]), Vec::<usize>::new());
+        assert_eq!(sizes(&vec![of(1); 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(sizes(&[of(3 << 20), of(1 << 20), of(9 << 20), of(9 << 20), of(1)]), [2, 1, 1, 1]);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::output::table;
+use super::output::{harmless, table};
 use super::{CliError, Context};
 use crate::broker::Broker;
 use crate::parked::{Action, Parked, Selection, go_through};
@@ -144,5 +144,6 @@ fn detail(parked: &Parked) -> String {
         vec!["bytes".to_owned(), parked.bytes.to_string()],
     ];
     rows.extend(parked.properties.iter().map(|(name, value)| vec![name.clone(), value.clone()]));
-    format!("{}\n\n{}", table(&["", ""], &rows).trim_start(), parked.body)
+    let body: Vec<_> = parked.body.lines().map(harmless).collect();
+    format!("{}\n\n{}", table(&["", ""], &rows).trim_start(), body.join("\n"))
 }

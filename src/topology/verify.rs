@@ -19,6 +19,14 @@ pub struct Difference {
     pub remedy: &'static str,
 }
 
+/// What a broker has, as its management API says it.
+#[derive(Debug, Default, Deserialize)]
+pub struct Live {
+    exchanges: Vec<LiveExchange>,
+    queues: Vec<LiveQueue>,
+    bindings: Vec<LiveBinding>,
+}
+
 #[derive(Debug, Deserialize)]
 struct LiveExchange {
     name: String,
@@ -71,11 +79,20 @@ pub fn verify(
     names: &Names,
     topology: &Topology,
 ) -> Result<Vec<Difference>, ManagementError> {
-    let exchanges: Vec<LiveExchange> = management.list("exchanges")?;
-    let queues: Vec<LiveQueue> = management.list("queues")?;
-    let bindings: Vec<LiveBinding> = management.list("bindings")?;
+    let live = Live {
+        exchanges: management.list("exchanges")?,
+        queues: management.list("queues")?,
+        bindings: management.list("bindings")?,
+    };
+    Ok(differences(&live, names, topology))
+}
+
+/// Every difference between what a broker has and the code.
+#[must_use]
+pub fn differences(live: &Live, names: &Names, topology: &Topology) -> Vec<Difference> {
+    let Live { exchanges, queues, bindings } = live;
     let mut found = Findings::default();
-    found.exchange(&exchanges, &topology.exchange);
+    found.exchange(exchanges, &topology.exchange);
     for queue in &topology.queues {
         let Some(live) = queues.iter().find(|live| live.name == queue.name) else {
             found.add(&queue.name, "the queue is missing".to_owned(), DECLARE);
@@ -102,7 +119,7 @@ pub fn verify(
             found.add(&live.name, "the queue is not one of the configured ones".to_owned(), EXTRA_QUEUE);
         }
     }
-    Ok(found.0)
+    found.0
 }
 
 #[derive(Default)]

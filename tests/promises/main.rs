@@ -9,8 +9,11 @@
 )]
 
 mod harness;
+#[path = "../../fuzz/src/lib.rs"]
+mod properties;
 
 mod a_stuck_lane_is_reported;
+mod bad_messages_hold_up_nobody;
 mod closes_unpaid_orders_on_time;
 mod closes_whole_or_not_at_all;
 mod conserves_stock;
@@ -18,6 +21,7 @@ mod documents_are_true;
 mod does_what_the_command_line_says;
 mod drops_no_message;
 mod errors_name_the_setting;
+mod every_decoder_keeps_its_word;
 mod holds_up_nobody;
 mod keeps_one_truth_for_the_topology;
 mod migrations_keep_the_data;

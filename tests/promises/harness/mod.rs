@@ -3,6 +3,7 @@
 mod alarm;
 mod breaker;
 mod events;
+mod hostile;
 mod management;
 mod pods;
 mod raw;
@@ -12,6 +13,7 @@ mod world;
 pub use alarm::Alarm;
 pub use breaker::{Breaker, Line};
 pub use events::{Subscriber, order_of};
+pub use hostile::{Dice, Hostile};
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
-pub use world::{World, eventually, with_path};
+pub use world::{World, eventually, patiently, with_path};

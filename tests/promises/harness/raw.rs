@@ -37,6 +37,7 @@ impl World {
         let url = Url::parse(&self.amqp_url).expect("a URL");
         let address = (url.host_str().expect("a host"), url.port().unwrap_or(5672));
         let stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
         let mut raw = Raw { stream, exchange: self.names.exchange() };
         raw.stream.write_all(b"AMQP\0\0\x09\x01").await.expect("sent");
         raw.read(10, 10).await;

@@ -122,10 +122,15 @@ impl World {
 }
 
 /// Waits until a condition holds, and fails loudly when it does not within half a minute.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    patiently(what, Duration::from_secs(30), condition).await;
+}
+
+/// The same with another bound.
+pub async fn patiently(what: &str, bound: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(30), "after 30 s still not: {what}");
+        assert!(start.elapsed() < bound, "after {bound:?} still not: {what}");
         // The one wait in the tests: between two looks at a condition.
         sleep(Duration::from_millis(20)).await;
     }

@@ -1,0 +1,20 @@
+//! What must hold for every input of every decoder. The fuzz targets look for inputs that break it; the tests of the
+//! service run the kept corpus and generated inputs through the same functions, as `tests/promises/properties`.
+
+pub mod frames;
+pub mod management;
+pub mod message;
+pub mod parked;
+pub mod settings;
+
+/// A decoder's name, which is also its folder in the corpus, and what must hold for its input.
+pub type Property = (&'static str, fn(&[u8]));
+
+/// Every decoder.
+pub const ALL: [Property; 5] = [
+    ("frames", frames::holds),
+    ("management", management::holds),
+    ("message", message::holds),
+    ("parked", parked::holds),
+    ("settings", settings::holds),
+];

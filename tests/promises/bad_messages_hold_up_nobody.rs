@@ -1,0 +1,149 @@
+//! A flood of bad messages, at the intake and straight in the process queue: each is parked with a reason, or
+//! acknowledged because the order that it names needs nothing; and orders are closed on time meanwhile.
+//!
+//! `make flood MESSAGES=100000` runs the long form.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use serde_json::json;
+
+use crate::harness::{CONTENT_TYPE, Dice, Hostile, Process, World, eventually, patiently, short};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How late an order may be that a flood meets.
+const LATEST_BY_SQL: f64 = 2.0;
+/// The same for one that is announced by a message, which stands in line behind the flood.
+const LATEST_BY_AMQP: f64 = 10.0;
+/// More than any pod needs: 1,200 messages of a mebibyte are on their way to it at most.
+const MOST_MEMORY: u64 = 1_500_000;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Publishes bad messages; how many will be parked.
+async fn flood(world: &World, dice: &mut Dice, count: usize, settled: i64) -> usize {
+    let (connection, channel) = world.channel().await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    let mut raw = world.raw().await;
+    let exchange = world.names.exchange();
+    let (mut parks, mut confirms) = (0, Vec::new());
+    for n in 0..count {
+        let bad = match n % 500 {
+            // What no library sends.
+            100 => {
+                raw.publish("order.delay", CONTENT_TYPE, &short(b"\xff\xfe"), b"1").await;
+                parks += 1;
+                continue;
+            }
+            200 if n < 10_000 => Hostile::large(dice, 1 << 20),
+            300 => Hostile::large(dice, 257 * 1024),
+            _ => Hostile::new(dice, 1_000_000_000_000 + i64::try_from(n).expect("a number"), settled),
+        };
+        parks += bad.parks;
+        let (options, properties) = (BasicPublishOptions::default(), bad.properties.with_delivery_mode(2));
+        let publish = channel.basic_publish(exchange.as_str().into(), bad.key.into(), options, &bad.body, properties);
+        confirms.push(publish.await.expect("published"));
+        if confirms.len() == 500 || n + 1 == count {
+            for confirm in confirms.drain(..) {
+                confirm.await.expect("confirmed");
+            }
+        }
+    }
+    connection.close(200, "done".into()).await.expect("closed");
+    parks
+}
+
+/// Places orders until it is told to stop, every second one announced by a message alone.
+async fn good_orders(world: &World, stop: &AtomicBool) -> (Vec<i64>, Vec<i64>) {
+    let (mut by_sql, mut by_amqp) = (Vec::new(), Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        by_sql.extend(world.place_many(10, SECOND, 3 * SECOND, &[(1, 1)]).await);
+        let mut shop = world.pool.begin().await.expect("a transaction");
+        let insert = "INSERT INTO orders (user_id, payment_deadline) VALUES (1, now() + interval '3 s')
+                      RETURNING order_id, to_char(payment_deadline AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let (order, deadline): (i64, String) = sqlx::query_as(insert).fetch_one(&mut *shop).await.expect("placed");
+        let unsay = sqlx::query("DELETE FROM outbox WHERE kind = 'wake' AND $1 = ANY (order_ids)").bind(order);
+        unsay.execute(&mut *shop).await.expect("no wake of its own");
+        shop.commit().await.expect("committed");
+        let body = json!({"order_id": order, "payment_deadline": deadline}).to_string();
+        world.publish("order.delay", body.as_bytes(), lapin::BasicProperties::default()).await;
+        by_amqp.push(order);
+    }
+    (by_sql, by_amqp)
+}
+
+/// The worst lateness in seconds of orders that are all closed.
+async fn worst(world: &World, orders: &[i64]) -> f64 {
+    let late = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE status = 'CLOSED'), max(extract(epoch FROM closed_at - payment_deadline))::float8
+         FROM orders WHERE order_id = ANY ($1)",
+    );
+    let (closed, worst): (i64, Option<f64>) = late.bind(orders).fetch_one(&world.pool).await.expect("lateness");
+    assert_eq!(usize::try_from(closed).expect("a count"), orders.len());
+    worst.unwrap_or_default()
+}
+
+/// No session broke, and the pod stops as if nothing had happened.
+async fn unimpressed(pod: Process) {
+    let log = pod.log();
+    assert!(!log.contains("session broke") && !log.contains("panicked"), "{log}");
+    pod.send("TERM").await;
+    assert_eq!(pod.end().await.0, 0);
+}
+
+#[tokio::test]
+async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhile() {
+    World::with(async |world| {
+        let count = usize::try_from(number("BAD_MESSAGES", 3_000)).expect("a number");
+        let mut dice = Dice(number("BAD_MESSAGES_SEED", 7));
+        world.stock(1, 1_000_000).await;
+        let quick = ["--sweep-grace", "1h", "--max-attempts", "2", "--retry-base", "50ms"];
+        let pods = [world.process(&quick), world.process(&quick)];
+        world.ready().await;
+        let settled = world.place(3600 * SECOND, &[]).await;
+        assert!(world.pay(settled).await);
+
+        let (stop, began) = (AtomicBool::new(false), Instant::now());
+        let (queue, intake, process) = (world.names.parked(), world.names.intake(), world.names.process());
+        let flooding = async {
+            let parks = flood(world, &mut dice, count, settled).await;
+            let sent = began.elapsed();
+            patiently("all is parked", 10 * 60 * SECOND, async || world.depth(&queue).await as usize >= parks).await;
+            let parked = began.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            (parks, sent, parked)
+        };
+        let ((parks, sent, parked), (by_sql, by_amqp)) = tokio::join!(flooding, good_orders(world, &stop));
+        eventually("no good order is open", async || !world.statuses().await.contains_key("PENDING")).await;
+        for left in [&intake, &process] {
+            eventually("every message is settled", async || world.depth(left).await == 0).await;
+        }
+        assert_eq!(world.depth(&queue).await as usize, parks, "each once");
+        assert_eq!(world.status(settled).await, "PAID");
+        world.assert_stock_conserved(1_000_000).await;
+
+        let (late_sql, late_amqp) = (worst(world, &by_sql).await, worst(world, &by_amqp).await);
+        let memory: Vec<_> = pods.iter().map(Process::peak_memory).collect();
+        eprintln!(
+            "{count} bad messages sent in {sent:.1?}; {parks} parked in {parked:.1?}, {:.0}/s; worst lateness of {} \
+             orders by SQL {late_sql:.3} s, of {} by AMQP {late_amqp:.3} s; peak memory of the pods {memory:?} KiB",
+            parks as f64 / parked.as_secs_f64(), by_sql.len(), by_amqp.len()
+        );
+        assert!(late_sql < LATEST_BY_SQL && late_amqp < LATEST_BY_AMQP, "{late_sql} {late_amqp}");
+        assert!(memory.iter().all(|kib| *kib < MOST_MEMORY), "{memory:?} KiB");
+        let (code, list, _) = world.run(&["parked", "list", "--limit", "500", "--json"]).await;
+        let list: Vec<serde_json::Value> = serde_json::from_str(&list).expect("a list");
+        assert!(code == 0 && list.iter().all(|parked| parked["reason"] != ""));
+        let (began, discard) = (Instant::now(), ["parked", "discard", "--all", "--json"]);
+        assert_eq!(world.run(&discard).await.0, 0);
+        eprintln!("all discarded in {:.1?}", began.elapsed());
+        assert_eq!(world.depth(&queue).await, 0);
+        for pod in pods {
+            unimpressed(pod).await;
+        }
+    })
+    .await;
+}

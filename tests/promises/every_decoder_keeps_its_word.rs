@@ -1,0 +1,68 @@
+//! What must hold for whatever a decoder is given holds for the corpus that fuzzing has kept, and for mixtures of it.
+//!
+//! `make fuzz` looks for more; see fuzz/README.md.
+
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use crate::harness::Dice;
+use crate::properties::{ALL, Property};
+
+/// The kept inputs of a decoder.
+fn corpus(decoder: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(decoder);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
+}
+
+#[test]
+fn every_kept_input_of_every_decoder_holds() {
+    for (decoder, holds) in ALL {
+        let corpus = corpus(decoder);
+        assert!(!corpus.is_empty(), "{decoder} has no corpus");
+        for (path, input) in corpus {
+            assert!(catch_unwind(|| holds(&input)).is_ok(), "{} breaks {decoder}", path.display());
+        }
+    }
+}
+
+/// Another input: pieces of kept ones with a few bytes changed.
+fn mixture(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let piece = |dice: &mut Dice| {
+        let (_, input) = &corpus[dice.below(corpus.len())];
+        let start = dice.below(input.len() + 1);
+        input[start..start + dice.below(input.len() - start + 1)].to_vec()
+    };
+    let whole = corpus[dice.below(corpus.len())].1.clone();
+    let mut input = match dice.below(4) {
+        0 => [piece(dice), piece(dice)].concat(),
+        1 => [whole, piece(dice)].concat(),
+        _ => whole,
+    };
+    for _ in 0..dice.below(5) {
+        let at = dice.below(input.len() + 1);
+        let byte = if dice.below(2) == 0 { dice.roll().to_be_bytes()[0] } else { b"0127-9{}[]\",:\n\xff"[dice.below(15)] };
+        match (dice.below(3), at < input.len()) {
+            (0, true) => input[at] = byte,
+            (1, true) => drop(input.remove(at)),
+            _ => input.insert(at, byte),
+        }
+    }
+    input
+}
+
+#[test]
+fn mixtures_of_the_kept_inputs_hold() {
+    const EACH: usize = 4_000;
+    for (decoder, holds) in ALL as [Property; ALL.len()] {
+        let (corpus, mut dice) = (corpus(decoder), Dice(1));
+        for _ in 0..EACH {
+            let input = mixture(&mut dice, &corpus);
+            if catch_unwind(|| holds(&input)).is_err() {
+                panic!("this breaks {decoder}: {:?} ({input:?})", String::from_utf8_lossy(&input));
+            }
+        }
+    }
+}
