@@ -19,8 +19,9 @@ use crate::stats::Count;
 use crate::topology::KEY_DELAY;
 use crate::wake::Wake;
 
-/// Messages taken together. Foreign bodies may be large, so this also bounds the memory that they take.
-const BATCH: u16 = 200;
+/// Messages taken together. Foreign bodies may be as large as the broker lets them (`max_message_size` in
+/// `rabbitmq/rabbitmq.conf`), so this also bounds the memory that they take.
+const BATCH: u16 = 100;
 
 /// One session: connects, works until `stop` or until something breaks.
 ///

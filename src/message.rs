@@ -61,6 +61,9 @@ pub struct Reading {
 /// No order-created message needs more; larger bodies are parked unread.
 pub const MAX_BODY: usize = 256 * 1024;
 
+/// The most that the setting `max_attempts` may be.
+const MOST_ATTEMPTS: u32 = 1_000;
+
 /// 3000-01-01T00:00:00Z in microseconds since 1970.
 const YEAR_3000: i64 = 32_503_680_000_000_000;
 
@@ -188,6 +191,11 @@ fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
                     expected: "before the year 3000",
                     got: due.to_string(),
                 });
+            }
+            // We give up long before, so somebody else wrote it, and a reason that quoted it would say what never happened.
+            if attempt > MOST_ATTEMPTS {
+                let expected = "an attempt up to 1000";
+                return Err(Malformed::Field { field: "wake", expected, got: attempt.to_string() });
             }
             let due = DbTime(due);
             // Our own wakes go as far as the shop's deadlines; what comes from services has the services' limit.

@@ -1,17 +1,19 @@
 //! The parked queue for a person: look, send again, throw away.
 
+mod shelf;
+
+use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
+use lapin::types::AMQPValue;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::broker::publisher::{Outgoing, Publisher};
+use crate::broker::publisher::Outgoing;
 use crate::broker::{Broker, BrokerError};
 use crate::message::{self, Reading};
 use crate::park::{EXPIRATION, PARKED_AT, REASON, RETRY_KEY, foreign_headers, keepable};
 use crate::topology::{KEY_DELAY, KEY_PROCESS};
+use shelf::Shelf;
 
 /// A parked message as a person sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -66,13 +68,10 @@ impl Selection {
     }
 }
 
-/// Messages published again before their confirms are awaited.
-const RETRY_BATCH: usize = 200;
-
 /// Goes through the parked messages that are there now, and does `action` with those meant, at most `most` of them.
 ///
 /// Returns the messages that were meant. When this is interrupted, every message is still there or has been published
-/// again; one may be both, which is harmless.
+/// again; at most a few hundred are both, which is harmless.
 ///
 /// # Errors
 /// As the broker's.
@@ -83,83 +82,33 @@ pub async fn go_through(
     most: usize,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<Parked>, BrokerError> {
-    let connection = broker.connect("parked").await?;
-    broker.declare(&connection).await?;
-    let channel = broker.channel(&connection).await?;
-    let queue = broker.names.parked();
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-    let state = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
-    // What is parked again meanwhile is not looked at: else a retry that fails at once would go round for ever.
-    let there = u64::from(broker.bounded("asking for the parked queue", state).await?.message_count());
-    let publisher = match action {
-        Action::Retry => Some(Publisher::connect(broker, "parked").await?),
-        Action::Look | Action::Discard => None,
-    };
+    let mut shelf = Shelf::open(broker, action).await?;
+    let there = shelf.there;
     let mut meant = Vec::new();
-    let mut again: Vec<(Outgoing, u64)> = Vec::new();
-    let mut last = 0;
     for n in 0..there {
-        let get = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let Some(message) = broker.bounded("reading a parked message", get).await? else {
+        let Some(Delivery { data, properties, delivery_tag, .. }) = shelf.next().await? else {
             break;
         };
-        last = message.delivery.delivery_tag;
-        let mut parked = describe(&message.delivery.data, &message.delivery.properties);
+        let mut parked = describe(&data, &properties);
         if selection.includes(&parked) {
+            match action {
+                Action::Look => {}
+                Action::Discard => shelf.take_out(delivery_tag).await?,
+                Action::Retry => shelf.retry(as_it_was(data, &properties), delivery_tag).await?,
+            }
             if action != Action::Look {
                 // There may be very many, and who sends them away does not read them.
                 (parked.body, parked.properties) = Default::default();
             }
-            match action {
-                Action::Look => {}
-                Action::Discard => acknowledge(broker, &channel, last).await?,
-                Action::Retry => {
-                    let Delivery { data, properties, .. } = message.delivery;
-                    again.push((as_it_was(data, &properties), last));
-                }
-            }
             meant.push(parked);
-        }
-        if again.len() == RETRY_BATCH {
-            retry(broker, publisher.as_ref(), &channel, &mut again).await?;
         }
         progress(n + 1, there);
         if meant.len() == most {
             break;
         }
     }
-    retry(broker, publisher.as_ref(), &channel, &mut again).await?;
-    if last > 0 {
-        let all = BasicNackOptions { multiple: true, requeue: true };
-        broker.bounded("giving messages back", channel.basic_nack(0, all)).await?;
-    }
-    if let Some(publisher) = publisher {
-        publisher.close().await;
-    }
-    broker.bounded("closing the connection", connection.close(200, "done".into())).await?;
+    shelf.close().await?;
     Ok(meant)
-}
-
-/// Published and confirmed first, taken out second.
-async fn retry(
-    broker: &Broker,
-    publisher: Option<&Publisher>,
-    channel: &Channel,
-    again: &mut Vec<(Outgoing, u64)>,
-) -> Result<(), BrokerError> {
-    let Some(publisher) = publisher else {
-        return Ok(());
-    };
-    let (messages, tags): (Vec<_>, Vec<_>) = std::mem::take(again).into_iter().unzip();
-    publisher.publish(&messages).await?;
-    for tag in tags {
-        acknowledge(broker, channel, tag).await?;
-    }
-    Ok(())
-}
-
-async fn acknowledge(broker: &Broker, channel: &Channel, tag: u64) -> Result<(), BrokerError> {
-    broker.bounded("taking a parked message out", channel.basic_ack(tag, BasicAckOptions::default())).await
 }
 
 /// A message of the parked queue as a person sees it.

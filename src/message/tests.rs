@@ -61,6 +61,8 @@ fn a_message_that_cannot_be_understood_says_why() {
         (r#"{"wake":[[0,1,0]]}"#, None, "`wake` is 0"),
         (r#"{"wake":[[1,2]]}"#, None, "not JSON"),
         (r#"{"wake":[[1,9223372036854775807,0]]}"#, None, "before the year 3000"),
+        (r#"{"wake":[[1,32503679999999999,0]]}"#, None, "`wake` lies 355744 days ahead; at most 366"),
+        (r#"{"wake":[[1,2,4294967295]]}"#, None, "`wake` is 4294967295; it must be an attempt up to 1000"),
     ] {
         let got = reason(body, expiration);
         assert!(got.contains(expected), "{body} said: {got}");
@@ -98,7 +100,7 @@ fn a_message_whose_delay_the_broker_took_away_means_now() {
 
 proptest! {
     #[test]
-    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, any::<u32>()), 1..50)) {
+    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS), 1..50)) {
         let wakes: Vec<_> = wakes.into_iter()
             .map(|(order_id, due, attempt)| Wake { due: DbTime(due), order_id, attempt }).collect();
         let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
