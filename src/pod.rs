@@ -85,6 +85,8 @@ impl Pod {
             async move { database::keep_time(&pool, &clock).await }
         });
         let mut ended = Ended::Clean;
+        // One for all roles: made anew in the loop, it would begin again with each role that ends.
+        let mut overtime = std::pin::pin!(past(soft, self.config.drain_timeout + GIVING_BACK));
         loop {
             tokio::select! {
                 role = playing.join_next() => match role {
@@ -101,7 +103,7 @@ impl Pod {
                     // The task only waits for sessions, which are tasks of their own; it cannot panic.
                     Some(Err(error)) => tracing::error!(%error, "a role ended"),
                 },
-                () = past(soft, self.config.drain_timeout + GIVING_BACK) => { ended = cut(ended); break }
+                () = &mut overtime => { ended = cut(ended); break }
                 () = hard.cancelled() => { ended = cut(ended); break }
             }
         }

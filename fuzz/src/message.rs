@@ -14,14 +14,16 @@ const YEAR_3000: DbTime = DbTime(32_503_680_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// As from a service, at the intake.
-pub const INTAKE: Reading = Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
+pub const INTAKE: Reading =
+    Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
 
 /// `input` is lines `name: value` for the properties, an empty line, and the body; so a person can write one.
 pub fn holds(input: &[u8]) {
     let (envelope, body) = split(input);
     let intake = read(body, envelope, INTAKE);
     // A message that expires at the intake has lost its expiration when a pod reads it in the process queue.
-    let process = read(body, Envelope { expiration: None, ..envelope }, Reading { delay_is_over: true, ..INTAKE });
+    let process =
+        read(body, Envelope { expiration: None, ..envelope }, Reading { delay_is_over: true, ..INTAKE });
     for outcome in [&intake, &process] {
         match outcome {
             Ok(wakes) => understood(wakes),
@@ -53,13 +55,15 @@ fn understood(wakes: &[Wake]) {
     for message in scheduler.messages(wakes.to_vec(), NOW) {
         scheduled.extend(read(&message.body, ours, process).expect("our own message"));
         let expiration = message.properties.expiration().as_ref().map(|text| text.as_str().parse::<u32>());
-        let wait = Duration::from_millis(expiration.map_or(0, |millis| u64::from(millis.expect("milliseconds"))));
+        let wait =
+            Duration::from_millis(expiration.map_or(0, |millis| u64::from(millis.expect("milliseconds"))));
         assert!(wait <= 7 * DAY);
         let early = |wake: &Wake| wait.is_zero() || NOW.plus(wait) <= wake.due;
         assert!(scheduled.iter().rev().take(1).all(early), "no lane brings it late");
     }
     let key = |wake: &Wake| (wake.due, wake.order_id);
-    let (mut there, mut here): (Vec<_>, Vec<_>) = (wakes.iter().map(key).collect(), scheduled.iter().map(key).collect());
+    let (mut there, mut here): (Vec<_>, Vec<_>) =
+        (wakes.iter().map(key).collect(), scheduled.iter().map(key).collect());
     there.sort_unstable();
     there.dedup();
     here.sort_unstable();
@@ -74,7 +78,10 @@ fn split(input: &[u8]) -> (Envelope<'_>, &[u8]) {
         if line.is_empty() {
             return (envelope, after);
         }
-        let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(": ")) else { break };
+        let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(": "))
+        else {
+            break;
+        };
         // The broker takes no longer ones.
         let value = Some(value).filter(|value| value.len() <= 255);
         match name {

@@ -39,9 +39,15 @@ pub fn holds(input: &[u8]) {
     let again = as_it_was(away.body, &away.properties);
     assert_eq!((again.key.as_str(), again.body.as_slice()), (key, body));
     let expected = expected(&original, key);
-    assert_eq!(wire(&again.properties), wire(&expected), "properties are kept: {:?} {expected:?}", again.properties);
+    assert_eq!(
+        wire(&again.properties),
+        wire(&expected),
+        "properties are kept: {:?} {expected:?}",
+        again.properties
+    );
     // Parking it once more adds nothing and takes nothing away.
-    let once_more = as_it_was(body.to_vec(), &parked(body.to_vec(), &again.properties, "again", key, NOW).properties);
+    let once_more =
+        as_it_was(body.to_vec(), &parked(body.to_vec(), &again.properties, "again", key, NOW).properties);
     assert_eq!(wire(&once_more.properties), wire(&again.properties));
 }
 
@@ -49,7 +55,8 @@ pub fn holds(input: &[u8]) {
 fn wire(properties: &BasicProperties) -> Vec<u8> {
     let mut bytes = vec![0; MOST_HEADERS];
     let cursor = std::io::Cursor::new(bytes.as_mut_slice());
-    let written = lapin::protocol::basic::gen_properties(properties)(cursor.into()).expect("they fit a frame");
+    let written =
+        lapin::protocol::basic::gen_properties(properties)(cursor.into()).expect("they fit a frame");
     let length = usize::try_from(written.position).expect("a length");
     bytes.truncate(length);
     bytes
@@ -59,13 +66,16 @@ fn wire(properties: &BasicProperties) -> Vec<u8> {
 fn expected(original: &BasicProperties, key: &str) -> BasicProperties {
     let gone = |name: &str| {
         ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count", "overdue-unreadable"].contains(&name)
-            || [park::REASON, park::PARKED_AT, park::RETRY_KEY, park::EXPIRATION, park::USER_ID].contains(&name)
+            || [park::REASON, park::PARKED_AT, park::RETRY_KEY, park::EXPIRATION, park::USER_ID]
+                .contains(&name)
             || name.starts_with("x-first-death-")
             || name.starts_with("x-last-death-")
     };
     let headers = original.headers().iter().flat_map(|headers| headers.inner());
-    let kept: std::collections::BTreeMap<_, AMQPValue> =
-        headers.filter(|(name, _)| !gone(name.as_str())).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let kept: std::collections::BTreeMap<_, AMQPValue> = headers
+        .filter(|(name, _)| !gone(name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     let mut expected = BasicProperties::default().with_headers(FieldTable::from(kept));
     type Text = lapin::types::ShortString;
     let mut text = |value: &Option<Text>, set: fn(BasicProperties, Text) -> BasicProperties| {

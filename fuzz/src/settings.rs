@@ -26,7 +26,8 @@ pub fn holds(input: &[u8]) {
     match checked {
         Err(error) => {
             let said = error.to_string();
-            let named = said.contains("overdue.toml") || SETTINGS.iter().any(|setting| said.contains(setting.name));
+            let named =
+                said.contains("overdue.toml") || SETTINGS.iter().any(|setting| said.contains(setting.name));
             assert!(named, "which setting? {said}");
             assert!(!said.contains(SECRET));
         }
@@ -66,7 +67,9 @@ fn usable(config: &Config) {
         // Every hop brings it nearer; with a lane at most 49 days long and at least as long as the lead, in the end.
         for _ in 0..3 {
             use overdue::lane::Hop;
-            let (Hop::Last { wait, .. } | Hop::Stage { wait, .. }) = config.lanes.hop(due, now) else { break };
+            let (Hop::Last { wait, .. } | Hop::Stage { wait, .. }) = config.lanes.hop(due, now) else {
+                break;
+            };
             assert!(wait > Duration::ZERO && now.plus(wait) <= due);
             now = now.plus(wait);
         }

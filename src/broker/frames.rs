@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn what_can_be_read_passes_byte_for_byte_in_whatever_pieces_it_comes() {
-        let tune = [&[METHOD, 0, 0, 0, 0, 0, 12][..], &[0, 10, 0, 30, 0, 0, 0, 2, 0, 0, 0, 60], &[END]].concat();
+        let tune =
+            [&[METHOD, 0, 0, 0, 0, 0, 12][..], &[0, 10, 0, 30, 0, 0, 0, 2, 0, 0, 0, 60], &[END]].concat();
         let headers = b"\0\0\0\x0d\x01kF\0\0\0\x06\x01nA\0\0\0\0";
         let body = [&[3, 0, 1, 0, 0, 0, 9][..], b"{\"a\": 12}", &[END]].concat();
         let all = [tune, frame(HEADERS, headers), body.clone(), frame(1 << 15, b"\x04text"), body].concat();
@@ -259,7 +260,8 @@ mod tests {
         let table = [&((nested.len() + 2) as u32).to_be_bytes(), b"\x01k".as_slice(), &nested].concat();
         assert!(String::from_utf8_lossy(&passed(&frame(HEADERS, &table), 9)).contains("nested too deeply"));
 
-        let tune = [&[METHOD, 0, 0, 0, 0, 0, 12][..], &[0, 10, 0, 30, 0, 0, 0, 0, 0, 40, 0, 60], &[END]].concat();
+        let tune =
+            [&[METHOD, 0, 0, 0, 0, 0, 12][..], &[0, 10, 0, 30, 0, 0, 0, 0, 0, 40, 0, 60], &[END]].concat();
         let long = [&[100][..], &[b'x'; 100]].concat();
         let out = passed(&[tune.clone(), frame(1 << 15, &long)].concat(), 1_000);
         assert!(String::from_utf8_lossy(&out[tune.len()..]).contains("larger than a frame"));

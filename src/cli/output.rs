@@ -52,7 +52,10 @@ pub fn spinner(out: Output) -> ProgressBar {
 
 /// Foreign text for a terminal: what would move the cursor, colour the screen or hide something is written out.
 pub fn harmless(text: &str) -> String {
-    let plain = |c: char| !c.is_control() && !"\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c);
+    let plain = |c: char| {
+        !c.is_control()
+            && !"\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
+    };
     let written = |c: char| if plain(c) { String::from(c) } else { c.escape_unicode().to_string() };
     text.chars().map(written).collect()
 }

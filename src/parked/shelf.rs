@@ -104,7 +104,8 @@ impl<'a> Shelf<'a> {
     pub async fn close(mut self) -> Result<(), BrokerError> {
         self.flush().await?;
         // Else what is given back would come again at once.
-        let cancel = self.channel.basic_cancel(self.deliveries.get_ref().tag(), BasicCancelOptions::default());
+        let cancel =
+            self.channel.basic_cancel(self.deliveries.get_ref().tag(), BasicCancelOptions::default());
         self.broker.bounded("basic.cancel", cancel).await?;
         for channel in self.full.iter().chain([&self.channel]) {
             let all = BasicNackOptions { multiple: true, requeue: true };

@@ -44,7 +44,8 @@ async fn flood(world: &World, dice: &mut Dice, count: usize, settled: i64) -> us
         };
         parks += bad.parks;
         let (options, properties) = (BasicPublishOptions::default(), bad.properties.with_delivery_mode(2));
-        let publish = channel.basic_publish(exchange.as_str().into(), bad.key.into(), options, &bad.body, properties);
+        let publish =
+            channel.basic_publish(exchange.as_str().into(), bad.key.into(), options, &bad.body, properties);
         confirms.push(publish.await.expect("published"));
         if confirms.len() == 500 || n + 1 == count {
             for confirm in confirms.drain(..) {
@@ -64,8 +65,10 @@ async fn good_orders(world: &World, stop: &AtomicBool) -> (Vec<i64>, Vec<i64>) {
         let mut shop = world.pool.begin().await.expect("a transaction");
         let insert = "INSERT INTO orders (user_id, payment_deadline) VALUES (1, now() + interval '3 s')
                       RETURNING order_id, to_char(payment_deadline AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-        let (order, deadline): (i64, String) = sqlx::query_as(insert).fetch_one(&mut *shop).await.expect("placed");
-        let unsay = sqlx::query("DELETE FROM outbox WHERE kind = 'wake' AND $1 = ANY (order_ids)").bind(order);
+        let (order, deadline): (i64, String) =
+            sqlx::query_as(insert).fetch_one(&mut *shop).await.expect("placed");
+        let unsay =
+            sqlx::query("DELETE FROM outbox WHERE kind = 'wake' AND $1 = ANY (order_ids)").bind(order);
         unsay.execute(&mut *shop).await.expect("no wake of its own");
         shop.commit().await.expect("committed");
         let body = json!({"order_id": order, "payment_deadline": deadline}).to_string();
@@ -81,7 +84,8 @@ async fn worst(world: &World, orders: &[i64]) -> f64 {
         "SELECT count(*) FILTER (WHERE status = 'CLOSED'), max(extract(epoch FROM closed_at - payment_deadline))::float8
          FROM orders WHERE order_id = ANY ($1)",
     );
-    let (closed, worst): (i64, Option<f64>) = late.bind(orders).fetch_one(&world.pool).await.expect("lateness");
+    let (closed, worst): (i64, Option<f64>) =
+        late.bind(orders).fetch_one(&world.pool).await.expect("lateness");
     assert_eq!(usize::try_from(closed).expect("a count"), orders.len());
     worst.unwrap_or_default()
 }
@@ -176,8 +180,10 @@ async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_th
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         let (options, properties) = (BasicPublishOptions::default(), lapin::BasicProperties::default());
         let exchange = world.names.exchange();
-        let publish = channel.basic_publish(exchange.into(), "order.delay".into(), options, &larger, properties);
-        let refused = publish.await.expect("sent").await.expect_err("the broker has the project's rabbitmq.conf");
+        let publish =
+            channel.basic_publish(exchange.into(), "order.delay".into(), options, &larger, properties);
+        let refused =
+            publish.await.expect("sent").await.expect_err("the broker has the project's rabbitmq.conf");
         assert!(refused.to_string().contains("larger than configured max size 1048576"), "{refused}");
         unimpressed(pod).await;
     })

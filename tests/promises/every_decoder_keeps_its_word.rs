@@ -43,7 +43,11 @@ fn mixture(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
     };
     for _ in 0..dice.below(5) {
         let at = dice.below(input.len() + 1);
-        let byte = if dice.below(2) == 0 { dice.roll().to_be_bytes()[0] } else { b"0127-9{}[]\",:\n\xff"[dice.below(15)] };
+        let byte = if dice.below(2) == 0 {
+            dice.roll().to_be_bytes()[0]
+        } else {
+            b"0127-9{}[]\",:\n\xff"[dice.below(15)]
+        };
         match (dice.below(3), at < input.len()) {
             (0, true) => input[at] = byte,
             (1, true) => drop(input.remove(at)),

@@ -61,7 +61,10 @@ async fn a_message_whose_properties_no_library_can_read_is_parked_and_the_next_i
             assert_eq!(reasons.len(), KEYS.len(), "{what}: {reasons:?}");
             // What expires in the process queue is parked by the broker, which knows no reason.
             let understood = |reason: &&str| reason.contains(why) || reason.contains("the broker gave up");
-            assert!(reasons.iter().all(understood) && reasons.iter().any(|r| r.contains(why)), "{what}: {reasons:?}");
+            assert!(
+                reasons.iter().all(understood) && reasons.iter().any(|r| r.contains(why)),
+                "{what}: {reasons:?}"
+            );
         }
         let log = pod.log();
         assert!(!log.contains("session broke"), "{log}");

@@ -26,8 +26,13 @@ async fn park_many(world: &World) {
         let key = if n % 2 == 0 { "order.delay" } else { "order.process" };
         let original = BasicProperties::default().with_message_id(format!("m-{n}").into());
         let reason = format!("reason number {}", n % 2);
-        let message =
-            overdue::park::parked(n.to_string().into_bytes(), &original, &reason, key, overdue::clock::DbTime(0));
+        let message = overdue::park::parked(
+            n.to_string().into_bytes(),
+            &original,
+            &reason,
+            key,
+            overdue::clock::DbTime(0),
+        );
         let publish = channel.basic_publish(
             world.names.exchange().into(),
             "order.parked".into(),
@@ -75,12 +80,20 @@ async fn a_retry_that_is_killed_again_and_again_loses_nothing_and_doubles_only_w
         park_many(world).await;
         // A witness instead of a pod.
         let (_connection, channel) = world.channel().await;
-        let (intake, process, exchange) = (world.names.intake(), world.names.process(), world.names.exchange());
-        channel.queue_declare("seen".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.expect("a queue");
+        let (intake, process, exchange) =
+            (world.names.intake(), world.names.process(), world.names.exchange());
+        channel
+            .queue_declare("seen".into(), QueueDeclareOptions::durable(), FieldTable::default())
+            .await
+            .expect("a queue");
         for (queue, key) in [(&intake, "order.delay"), (&process, "order.process")] {
             world.bind("seen", key).await;
-            let unbind =
-                channel.queue_unbind(queue.as_str().into(), exchange.as_str().into(), key.into(), FieldTable::default());
+            let unbind = channel.queue_unbind(
+                queue.as_str().into(),
+                exchange.as_str().into(),
+                key.into(),
+                FieldTable::default(),
+            );
             unbind.await.expect("unbound");
         }
         const KILLS: usize = 4;
@@ -102,7 +115,11 @@ async fn a_retry_that_is_killed_again_and_again_loses_nothing_and_doubles_only_w
             let body = String::from_utf8(delivery.data).expect("text");
             let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
             assert_eq!(id, Some(format!("m-{body}")), "a double is the very same message");
-            let key = if body.parse::<usize>().expect("a number") % 2 == 0 { "order.delay" } else { "order.process" };
+            let key = if body.parse::<usize>().expect("a number") % 2 == 0 {
+                "order.delay"
+            } else {
+                "order.process"
+            };
             assert_eq!(delivery.routing_key.as_str(), key);
             *seen.entry(body).or_default() += 1;
         }
@@ -132,7 +149,8 @@ async fn a_discard_that_is_killed_again_and_again_takes_only_what_was_meant() {
             world.depth(&queue).await == half
         })
         .await;
-        let (_, list, _) = world.run(&["parked", "list", "--reason", "number 0", "--limit", "9999", "--json"]).await;
+        let (_, list, _) =
+            world.run(&["parked", "list", "--reason", "number 0", "--limit", "9999", "--json"]).await;
         let list: Vec<serde_json::Value> = serde_json::from_str(&list).expect("a list");
         assert_eq!(list.len(), MESSAGES / 2);
     })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use overdue::stats::Count;
 
-use crate::harness::{World, eventually};
+use crate::harness::{Breaker, World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 8_000;
@@ -61,6 +61,23 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
         eventually("some were left", async || second.pod.stats.get(Count::Intake) > 0).await;
         assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
         second.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
+    World::with(async |world| {
+        let broker = Breaker::before(&world.amqp_url).await;
+        let pod =
+            world.process(&["--amqp-url", &broker.url, "--drain-timeout", "10s", "--confirm-timeout", "10s"]);
+        world.ready().await;
+        broker.silence();
+        pod.send("TERM").await;
+        let asked = Instant::now();
+        let (_, log) = pod.end().await;
+        // The drain, 3 s for giving back, and as many for the database's connections.
+        assert!(asked.elapsed() < 17 * SECOND, "{:?}: {log}", asked.elapsed());
     })
     .await;
 }

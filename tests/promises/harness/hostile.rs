@@ -74,7 +74,8 @@ impl Hostile {
             let id = dice.below(100).to_string();
             properties = properties.with_message_id(id.into()).with_type("overdue.wake".into());
         }
-        let deadline = dice.one(&["2000-01-01T00:00:00Z", "2020-02-29T23:59:60Z", "2024-01-01T00:00:00+14:00"]);
+        let deadline =
+            dice.one(&["2000-01-01T00:00:00Z", "2020-02-29T23:59:60Z", "2024-01-01T00:00:00+14:00"]);
         let (body, parks) = match dice.below(16) {
             // Hints that are understood: about nothing, or about what is settled already.
             0 => (format!("{{\"wake\":[[{unknown},0,0]]}}").into_bytes(), 1),
@@ -91,7 +92,12 @@ impl Hostile {
             8 => (format!("{{\"order_id\":\"{}\"}}", "\u{1F525}".repeat(dice.below(300))).into_bytes(), 1),
             // Properties that say that it is something else.
             9 => {
-                let kind = dice.one(&["image/png", "application/x-java-serialized-object", "\u{1b}[2J", "text/html"]);
+                let kind = dice.one(&[
+                    "image/png",
+                    "application/x-java-serialized-object",
+                    "\u{1b}[2J",
+                    "text/html",
+                ]);
                 properties = properties.with_content_type(kind.into());
                 (b"1".to_vec(), 1)
             }

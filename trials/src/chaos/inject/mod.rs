@@ -44,7 +44,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
             servers::raise_alarm(arena, node, lasting, setting, values).await?;
         }
         Fault::DiskAlarm(node, lasting) => {
-            let (setting, values) = ("set_disk_free_limit", ["900TB", "100MB"]);
+            let (setting, values) = ("set_disk_free_limit", ["900000000000000", "100MB"]);
             servers::raise_alarm(arena, node, lasting, setting, values).await?;
         }
         Fault::NodeIsolated(node, lasting) => servers::isolate_node(arena, node, lasting).await?,
