@@ -39,6 +39,7 @@ bench: toolchain ## measure speed, punctuality and memory on a release build
 	dev/with-services sh -euc 'for n in 1 2 3; do \
 	  echo "== burst, run $$n"; target/release/overdue bench burst; \
 	  echo "== burst, one message per order, run $$n"; target/release/overdue --max-orders-per-wake 1 bench burst; \
+	  echo "== sweep, every wake lost, run $$n"; target/release/overdue bench sweep; \
 	  echo "== steady, run $$n"; target/release/overdue bench steady; done'
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
