@@ -109,7 +109,7 @@ pub async fn judge(evidence: &Evidence<'_>) -> Result<Vec<String>> {
 
 /// 2 and 6: each closed order has its event, one and the same however often it came; nobody else has one.
 async fn events(evidence: &Evidence<'_>, broken: &mut Vec<String>) -> Result<()> {
-    let News { events, wrong } = evidence.news;
+    let News { events, wrong, .. } = evidence.news;
     broken.extend(wrong.iter().map(|wrong| format!("an event: {wrong}")));
     let closed: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders WHERE status = 'CLOSED'")
         .fetch_all(evidence.pool)

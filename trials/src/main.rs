@@ -5,10 +5,17 @@ mod arena;
 mod breaker;
 mod chaos;
 mod checker;
+mod load;
+mod measure;
+mod outage;
 mod pods;
+mod proc;
 mod servers;
 mod shop;
+mod soak;
+mod takeover;
 mod timeline;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -24,6 +31,12 @@ enum Trial {
     Judge,
     /// One fault after another in a cluster of three brokers, under load; how late orders were closed meanwhile
     Cluster(chaos::cluster::Args),
+    /// A server is away for minutes, and everything is made good when it is back
+    Outage(outage::Args),
+    /// Steady load for a long time: nothing grows
+    Soak(soak::Args),
+    /// How soon others take over from what was lost
+    Takeover(takeover::Args),
 }
 
 #[tokio::main]
@@ -33,6 +46,9 @@ async fn main() -> ExitCode {
             Trial::Chaos(args) => chaos::run(&args).await,
             Trial::Judge => chaos::crime::run().await,
             Trial::Cluster(args) => chaos::cluster::run(&args).await,
+            Trial::Outage(args) => outage::run(&args).await,
+            Trial::Soak(args) => soak::run(&args).await,
+            Trial::Takeover(args) => takeover::run(&args).await,
         }
     };
     let interrupted = async {

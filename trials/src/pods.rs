@@ -137,6 +137,17 @@ impl Pod {
         process.as_ref().map_or(Ok(()), |process| process.signal(signal))
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id, while it runs.
+    pub async fn pid(&self) -> Option<i32> {
+        let process = self.process.lock().await;
+        process.as_ref().and_then(|process| Some(process.pid().ok()?.as_raw_nonzero().get()))
+    }
+
     /// Resident memory in KiB.
     pub async fn resident_kib(&self) -> u64 {
         self.process.lock().await.as_ref().map_or(0, Process::resident_kib)
@@ -160,6 +171,22 @@ impl Pod {
         let panic = log.lines().find(|line| line.contains("panicked"));
         ensure!(panic.is_none(), "{}: {}", self.name, panic.unwrap_or_default());
         Ok(())
+    }
+
+    /// When it began to lead an office, as its log says it, unless it has ended or lost a session since then.
+    pub async fn leads_since(&self, office: &str) -> Option<String> {
+        self.pid().await?;
+        let (log, mut since) = (std::fs::read_to_string(&self.log).ok()?, None);
+        for line in log.lines() {
+            if line.contains(" starting")
+                || line.contains(&format!("session broke; building a new one role={}", office.to_lowercase()))
+            {
+                since = None;
+            } else if line.contains(&format!("leading office={office}")) {
+                since = line.split_whitespace().next().map(str::to_owned);
+            }
+        }
+        since
     }
 
     /// The last value of a counter in its log, summed over its lives. What was not reported before a kill is missing.

@@ -109,6 +109,14 @@ impl Announcer {
         Ok(timeout(CONFIRM, state).await.context("no answer")??.message_count())
     }
 
+    /// Who consumes a queue.
+    pub async fn consumers(&self, queue: &str) -> Result<u32> {
+        let channel = self.channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        let state = channel.queue_declare(self.place.name(queue).into(), passive, FieldTable::default());
+        Ok(timeout(CONFIRM, state).await.context("no answer")??.consumer_count())
+    }
+
     /// Takes up to `most` messages out of a queue.
     pub async fn take(&self, queue: &str, most: usize) -> Result<Vec<lapin::message::Delivery>> {
         let (channel, name, mut taken) = (self.channel().await?, self.place.name(queue), Vec::new());

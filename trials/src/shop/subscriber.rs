@@ -38,6 +38,8 @@ pub struct News {
     pub events: HashMap<String, Heard>,
     /// Events that contradict themselves or each other.
     pub wrong: Vec<String>,
+    /// Events of orders up to this one were handed over; they may come again, and are then not noted.
+    forgotten: i64,
 }
 
 /// Listens until it is dropped.
@@ -67,6 +69,14 @@ impl Subscriber {
     /// What was heard so far.
     pub fn news(&self) -> News {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands over what was heard of orders up to this one, and remembers it no longer.
+    pub fn forget(&self, newest: i64) -> News {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.forgotten = newest;
+        let events = news.events.extract_if(|_, heard| heard.order_id <= newest).collect();
+        News { events, wrong: std::mem::take(&mut news.wrong), forgotten: newest }
     }
 
     /// How many different events were heard so far.
@@ -111,6 +121,9 @@ fn note(news: &mut News, body: &[u8], message_id: Option<String>) -> Result<()> 
         closed_at: text(&event["data"]["closed_at"]),
         times: 1,
     };
+    if heard.order_id <= news.forgotten {
+        return Ok(());
+    }
     match news.events.get_mut(&id) {
         Some(before) => {
             anyhow::ensure!(

@@ -61,6 +61,12 @@ impl Till {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Hands over what it was told of orders up to this one, and remembers it no longer.
+    pub fn forget(&self, newest: i64) -> Ledger {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.extract_if(|order, _| *order <= newest).collect()
+    }
+
     fn remember(&self, order: i64, told: Told) {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).insert(order, told);
     }
@@ -108,7 +114,8 @@ impl Till {
         Ok(())
     }
 
-    async fn place(&self, life: &Life) -> Result<i64> {
+    /// Places an order, in one transaction.
+    pub async fn place(&self, life: &Life) -> Result<i64> {
         let mut transaction = self.pool.begin().await?;
         let by_message = matches!(life.via, Via::Message | Via::Expiration);
         if by_message {
@@ -182,7 +189,8 @@ impl Till {
         }
     }
 
-    async fn pay(&self, order: i64) -> Result<bool> {
+    /// Pays an order; false when it is too late.
+    pub async fn pay(&self, order: i64) -> Result<bool> {
         let paid = sqlx::query(
             "UPDATE orders SET status = 'PAID', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'",
         );

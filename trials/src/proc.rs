@@ -1,0 +1,63 @@
+//! What the kernel says of a process.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Resident memory of this process in KiB.
+pub fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Files and sockets that a process has open.
+pub fn descriptors(process: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count)
+}
+
+/// A process's established connections to a local port.
+pub fn connections(process: i32, port: u16) -> usize {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };
+    let links = descriptors.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let inodes: HashSet<String> = links.filter_map(|link| inode(&link)).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let established = table.lines().filter_map(Socket::read).filter(|socket| socket.established);
+    established.filter(|socket| socket.remote_port == port && inodes.contains(socket.inode)).count()
+}
+
+fn inode(link: &Path) -> Option<String> {
+    Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+}
+
+/// A line of /proc/net/tcp.
+struct Socket<'a> {
+    remote_port: u16,
+    established: bool,
+    inode: &'a str,
+}
+
+impl<'a> Socket<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[_, _, remote, state, _, _, _, _, _, inode, ..] = fields.as_slice() else { return None };
+        let remote_port = u16::from_str_radix(remote.split_once(':')?.1, 16).ok()?;
+        Some(Self { remote_port, established: state == "01", inode })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_open_connection_is_counted_and_a_closed_one_is_not() -> std::io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (port, own) = (listener.local_addr()?.port(), i32::try_from(std::process::id()).unwrap_or(0));
+        let connection = TcpStream::connect(("127.0.0.1", port))?;
+        assert_eq!(super::connections(own, port), 1);
+        assert!(super::descriptors(own) >= 2);
+        drop(connection);
+        assert_eq!(super::connections(own, port), 0);
+        Ok(())
+    }
+}

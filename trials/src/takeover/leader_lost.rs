@@ -1,0 +1,86 @@
+//! The pod that leads is killed: when does the next leader do its work?
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::sleep;
+
+use super::{Measure, PATIENCE, quiet};
+use crate::arena::Arena;
+use crate::load::bulk;
+use crate::measure::{newest_outbox_row, outbox_until, until};
+use crate::pods::Pod;
+
+/// What is led, by its name in the pods' logs.
+#[derive(Clone, Copy, Debug)]
+pub enum Office {
+    Relay,
+    Sweep,
+}
+
+pub async fn play(arena: &Arena, times: usize, office: Office) -> Result<Vec<Measure>> {
+    let mut measure = match office {
+        Office::Relay => {
+            Measure::seconds("the relay's leader is killed: its outbox drained by the next", Some(10.0))
+        }
+        Office::Sweep => {
+            Measure::seconds("the sweep's leader is killed: an overdue order closed by the next", Some(10.0))
+        }
+    };
+    for _ in 0..times {
+        let leader = leader(arena, office).await?;
+        arena.timeline.note(format!("{} leads the {office:?}", leader.name()));
+        leader.kill().await?;
+        // What is recorded from now on is the next leader's work alone.
+        let pool = arena.pool();
+        let took = match office {
+            Office::Relay => {
+                bulk(pool, 1, Duration::from_secs(1), Duration::ZERO).await?;
+                let row = newest_outbox_row(pool).await?;
+                until("outbox drained", PATIENCE, async || Ok(outbox_until(pool, row).await? == 0)).await?
+            }
+            Office::Sweep => {
+                let order = forgotten(arena).await?;
+                until("an overdue order closed", PATIENCE, async || {
+                    let closed =
+                        sqlx::query_scalar("SELECT status = 'CLOSED' FROM orders WHERE order_id = $1");
+                    Ok(closed.bind(order).fetch_one(pool).await?)
+                })
+                .await?
+            }
+        };
+        arena.timeline.note(format!("taken over after {took:?}"));
+        measure.values.push(took.as_secs_f64());
+        quiet(arena).await?;
+    }
+    Ok(vec![measure])
+}
+
+/// The pod that said last that it leads.
+async fn leader(arena: &Arena, office: Office) -> Result<&Pod> {
+    for _ in 0..100 {
+        let mut leading = Vec::new();
+        for pod in &arena.pods {
+            leading.extend(pod.leads_since(&format!("{office:?}")).await.map(|since| (since, pod)));
+        }
+        // In RFC 3339, later is greater.
+        leading.sort_by(|(one, _), (other, _)| one.cmp(other));
+        if let Some((_, pod)) = leading.pop() {
+            return Ok(pod);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    None.context("no pod leads")
+}
+
+/// An order that is long overdue and that no wake tells of; no items, and so no stock.
+async fn forgotten(arena: &Arena) -> Result<i64> {
+    let mut transaction = arena.pool().begin().await?;
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
+    let order = sqlx::query_scalar(
+        "INSERT INTO orders (user_id, payment_deadline) VALUES (3, now() - interval '1 minute') RETURNING order_id",
+    );
+    let order = order.fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(order)
+}

@@ -1,0 +1,46 @@
+//! A pod is gone with wakes in its hands: how late are they, when others have closed them?
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::{Measure, PATIENCE, quiet};
+use crate::arena::Arena;
+use crate::measure::{lateness, now, overdue, until};
+
+/// Orders that fell due so shortly before may have been in its hands.
+const BEFORE: f64 = 1.0;
+/// Whatever it had is due by then.
+const AFTER: Duration = Duration::from_secs(5);
+
+pub async fn play(arena: &Arena, times: usize, signal: Signal) -> Result<Vec<Measure>> {
+    let mut latest = if signal == Signal::KILL {
+        Measure::seconds("a pod is killed: the latest of the orders due around it", Some(5.0))
+    } else {
+        // The broker misses two heartbeats, of ten seconds each, and looks every ten seconds.
+        Measure::seconds("a pod hangs: the latest of the orders due around it", Some(45.0))
+    };
+    for n in 0..times {
+        let pod = &arena.pods[n % arena.pods.len()];
+        let lost = now(arena.pool()).await?;
+        arena.timeline.note(format!("{signal:?} to {}", pod.name()));
+        if signal == Signal::KILL {
+            pod.kill().await?;
+        } else {
+            pod.signal(signal).await?;
+        }
+        sleep(AFTER).await;
+        let until_then = now(arena.pool()).await?;
+        until("its orders closed by others", PATIENCE, async || {
+            Ok(overdue(arena.pool(), until_then).await? == 0)
+        })
+        .await?;
+        let lateness = lateness(arena.pool(), lost - BEFORE, until_then).await?;
+        arena.timeline.note(format!("{lateness:?}"));
+        latest.values.push(lateness.max / 1e3);
+        quiet(arena).await?;
+    }
+    Ok(vec![latest])
+}

@@ -1,0 +1,28 @@
+//! The end of a trial: everything settles, the pods stop, and the checker judges.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::arena::Arena;
+use crate::checker::{self, Evidence};
+
+/// Fails when a promise was broken; returns how long it took to settle.
+pub async fn conclude(arena: &Arena, patience: Duration) -> Result<Duration> {
+    let settled = arena.settle(patience).await?;
+    for pod in &arena.pods {
+        pod.check().await?;
+        pod.stop_cleanly().await?;
+    }
+    // What a pod had in hand and gave back would be seen now.
+    let left = arena.unsettled().await?;
+    ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
+    let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
+    let parked: Vec<Vec<u8>> = parked.into_iter().map(|message| message.data).collect();
+    let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
+    let evidence =
+        Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish: &[] };
+    let broken = checker::judge(&evidence).await?;
+    ensure!(broken.is_empty(), "broken promises:\n  {}", broken.join("\n  "));
+    Ok(settled)
+}
