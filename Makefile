@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench chaos trials check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check bench chaos outage takeover soak trials trials-release check toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,20 @@ bench: toolchain ## measure speed, punctuality and memory on a release build
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
 chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 SEED=1 NODES=1, or a cluster of 3)
 	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
+
+# These measure, and therefore a release build; the driver need not be one.
+outage takeover soak: export OVERDUE_BINARY := target/release/overdue
+outage: trials-release ## broker, database or network away for minutes, and what is made good when (MINUTES=3)
+	target/debug/trials outage --minutes $(or $(MINUTES),3)
+
+takeover: trials-release ## a pod, a leader, a broker lost: how soon do others take over? (TIMES=5)
+	target/debug/trials takeover --times $(or $(TIMES),5)
+
+soak: trials-release ## steady load for long: nothing grows, and a plot that shows it (MINUTES=10)
+	target/debug/trials soak --minutes $(or $(MINUTES),10)
+
+trials-release: trials
+	cargo build --quiet --locked --release --bin overdue
 
 trials: toolchain
 	dev/services install

@@ -78,7 +78,9 @@ pub struct Arena {
     /// The pods.
     pub pods: Vec<Pod>,
     /// The shop.
-    pub till: Till,
+    pub till: Arc<Till>,
+    /// For whoever looks, so that nobody who looks has to wait for buyers.
+    pub eyes: PgPool,
     /// Who is told.
     pub subscriber: Subscriber,
     /// What happens.
@@ -137,9 +139,10 @@ impl Arena {
             pods.push(Pod::start(&format!("pod-{n}"), &place, plan.roles, &logs).await?);
         }
         let subscriber = Subscriber::listen(place.clone());
-        let till = Till::new(pool, announcer, place.clone());
+        let till = Arc::new(Till::new(pool, announcer, place.clone()));
+        let eyes = PgPoolOptions::new().max_connections(4).connect_lazy(&place.database_url)?;
         let timeline = Timeline::default();
-        Ok(Self { servers, place, pods, till, subscriber, timeline, logs, database, lanes: plan.lanes })
+        Ok(Self { servers, place, pods, till, eyes, subscriber, timeline, logs, database, lanes: plan.lanes })
     }
 
     /// The shop's way to the database.
@@ -208,7 +211,7 @@ impl Arena {
             self.till.announcer.delete(queue).await?;
         }
         self.till.announcer.delete_exchange().await?;
-        self.till.pool.close().await;
+        tokio::join!(self.till.pool.close(), self.eyes.close());
         let server = self.servers.postgres.lock().await.url("postgres");
         execute(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;
         std::fs::remove_dir_all(&self.logs)?;

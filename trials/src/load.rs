@@ -1,14 +1,14 @@
 //! Steady load: a busy shop for as long as something else takes.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::shop::{Life, Till, Via, script};
@@ -25,25 +25,29 @@ pub struct Load {
 }
 
 impl Load {
-    /// Keeps the shop busy until `scene` ends, then lets every buyer finish. What is on its way is all that it remembers.
-    pub async fn during<T>(self, till: &Till, scene: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Keeps the shop busy until `scene` ends, then lets every buyer finish.
+    pub async fn during<T>(self, till: &Arc<Till>, scene: impl Future<Output = Result<T>>) -> Result<T> {
         let mut random = ChaCha8Rng::from_os_rng();
         let mut scene = pin!(scene);
-        let mut lives = FuturesUnordered::new();
+        let mut lives = JoinSet::new();
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A shop that is as full as this lets nobody in: on a slow machine the queue would grow without end.
+        let room = (self.longest.as_secs() + 10) * u64::from(self.per_second);
         let outcome = loop {
             tokio::select! {
                 outcome = &mut scene => break outcome?,
-                _ = second.tick() => {
+                _ = second.tick(), if (lives.len() as u64) < room => {
                     let drawn = script::draw(&mut random, Duration::from_secs(1), self.per_second, self.longest);
-                    lives.extend(drawn.into_iter().map(|life| live(till, self.adapt(life))));
+                    for life in drawn {
+                        lives.spawn(live(Arc::clone(till), self.adapt(life)));
+                    }
                 }
-                Some(lived) = lives.next() => lived.context("the shop")?,
+                Some(lived) = lives.join_next() => lived?.context("the shop")?,
             }
         };
-        while let Some(lived) = lives.next().await {
-            lived.context("the shop")?;
+        while let Some(lived) = lives.join_next().await {
+            lived?.context("the shop")?;
         }
         Ok(outcome)
     }
@@ -54,7 +58,7 @@ impl Load {
     }
 }
 
-async fn live(till: &Till, life: Life) -> Result<()> {
+async fn live(till: Arc<Till>, life: Life) -> Result<()> {
     sleep(life.at).await;
     till.live(&life).await
 }

@@ -29,7 +29,7 @@ pub async fn play(arena: &Arena, kind: Kind, lasting: Duration) -> Result<Figure
 }
 
 async fn act(arena: &Arena, kind: Kind, lasting: Duration, watch: &Watch) -> Result<Figures> {
-    let (pool, buyer) = (arena.pool(), Buyer::start(&arena.place)?);
+    let (pool, buyer) = (&arena.eyes, Buyer::start(&arena.place)?);
     // Small enough: orders of a few minutes.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let orders = (lasting.as_secs_f64() * DUE_PER_SECOND) as u32;

@@ -119,10 +119,10 @@ async fn take_samples(
 ) -> Result<()> {
     let step = lasting.div_f64(MOST_SAMPLES).max(Duration::from_secs(1));
     let (began, mut next) = (Instant::now(), Instant::now() + step);
-    let mut from = now(arena.pool()).await?;
+    let mut from = now(&arena.eyes).await?;
     while next < end {
         sleep_until(next).await;
-        let until = now(arena.pool()).await?;
+        let until = now(&arena.eyes).await?;
         let values = sample::sample(arena, from, until).await?;
         record.borrow_mut().add(began.elapsed().as_secs_f64(), values);
         for pod in &arena.pods {

@@ -88,20 +88,18 @@ impl<'a> Drawing<'a> {
                 MARGIN.0,
                 MARGIN.0 - 7.0,
                 y + 4.0,
-                number(tick)
+                self.digits(tick)
             );
         }
-        for minute in steps(self.span / 60.0) {
-            let x = self.x(minute * 60.0);
-            if x <= right + 0.5 {
-                let unit = if minute > 0.0 { "" } else { " min" };
-                let label = format!("{}{unit}", number(minute));
-                let _ = write!(
-                    self.svg,
-                    "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
-                    bottom + 18.0
-                );
-            }
+        let minutes: Vec<_> =
+            steps(self.span / 60.0).into_iter().filter(|minute| minute * 60.0 <= self.span * 1.01).collect();
+        for (n, minute) in minutes.iter().enumerate() {
+            let (x, unit) = (self.x(minute * 60.0), if n + 1 == minutes.len() { " min" } else { "" });
+            let _ = write!(
+                self.svg,
+                "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{minute}{unit}</text>",
+                bottom + 18.0
+            );
         }
         for (time, killed) in &self.record.restarts {
             let (x, class) = (self.x(*time), if *killed { "killed" } else { "stopped" });
@@ -173,6 +171,16 @@ impl<'a> Drawing<'a> {
         path
     }
 
+    /// A number of the axis, with as many digits as its steps need.
+    fn digits(&self, tick: f64) -> String {
+        let step = self.ticks.get(1).map_or(1.0, |second| second - self.ticks[0]);
+        if self.panel.logarithmic || step >= 1.0 {
+            number(tick)
+        } else {
+            format!("{0:.1$}", tick, if step < 0.1 { 2 } else { 1 })
+        }
+    }
+
     fn x(&self, time: f64) -> f64 {
         MARGIN.0 + time / self.span * (CELL.0 - MARGIN.0 - MARGIN.2)
     }
@@ -193,8 +201,7 @@ impl<'a> Drawing<'a> {
 fn steps(most: f64) -> Vec<f64> {
     let most = if most > 0.0 { most } else { 1.0 };
     let power = 10f64.powf((most / 5.0).log10().floor());
-    let step =
-        [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| most / step <= 6.0);
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| most / step <= 6.0);
     let step = step.unwrap_or(10.0 * power);
     let mut ticks = vec![0.0];
     while ticks[ticks.len() - 1] < most * 0.999 {

@@ -25,7 +25,7 @@ pub fn panels(pods: &[String]) -> Vec<Panel> {
         panel("open files and sockets", "", each(0.0, 4.0).collect()),
         panel(
             "messages ready in queues",
-            "messages",
+            "",
             vec![
                 Line::flat("lanes", 0.25, 50.0),
                 Line::flat("intake", 0.25, 50.0),
@@ -51,11 +51,7 @@ pub fn panels(pods: &[String]) -> Vec<Panel> {
                 Line::flat("outbox", 0.25, 1.0),
             ],
         ),
-        panel(
-            "rows of orders",
-            "rows",
-            vec![Line::flat("in all", 0.25, 500.0), Line::flat("PENDING", 0.25, 200.0)],
-        ),
+        panel("orders", "rows", vec![Line::flat("in all", 0.25, 500.0), Line::flat("PENDING", 0.25, 200.0)]),
         panel("done", "orders/s", vec![Line::shown("placed"), Line::shown("closed")]),
     ]
 }
@@ -100,7 +96,7 @@ pub async fn sample(arena: &Arena, from: Moment, until: Moment) -> Result<Vec<f6
     )
     .bind(from)
     .bind(until)
-    .fetch_one(arena.pool())
+    .fetch_one(&arena.eyes)
     .await?;
 
     let (mut memory, mut descriptors, mut broker) = (Vec::new(), Vec::new(), 0);

@@ -24,7 +24,7 @@ pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
             rabbit.start(0).await?;
         }
         arena.timeline.note("the broker is back");
-        let (pool, pods) = (arena.pool(), u32::try_from(arena.pods.len())?);
+        let (pool, pods) = (&arena.eyes, u32::try_from(arena.pods.len())?);
         let returned = now(pool).await?;
         let consumers = async || arena.till.announcer.consumers("order.process.queue").await;
         let (one, all, due) = tokio::try_join!(

@@ -32,7 +32,7 @@ pub async fn play(arena: &Arena, times: usize, office: Office) -> Result<Vec<Mea
         arena.timeline.note(format!("{} leads the {office:?}", leader.name()));
         leader.kill().await?;
         // What is recorded from now on is the next leader's work alone.
-        let pool = arena.pool();
+        let pool = &arena.eyes;
         let took = match office {
             Office::Relay => {
                 bulk(pool, 1, Duration::from_secs(1), Duration::ZERO).await?;
@@ -75,7 +75,7 @@ async fn leader(arena: &Arena, office: Office) -> Result<&Pod> {
 
 /// An order that is long overdue and that no wake tells of; no items, and so no stock.
 async fn forgotten(arena: &Arena) -> Result<i64> {
-    let mut transaction = arena.pool().begin().await?;
+    let mut transaction = arena.eyes.begin().await?;
     sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
     let order = sqlx::query_scalar(
         "INSERT INTO orders (user_id, payment_deadline) VALUES (3, now() - interval '1 minute') RETURNING order_id",

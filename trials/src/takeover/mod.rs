@@ -152,8 +152,8 @@ async fn quiet(arena: &Arena) -> Result<()> {
     })
     .await?;
     until("orders closed on time again", PATIENCE, async || {
-        let moment = now(arena.pool()).await?;
-        Ok(overdue(arena.pool(), moment - 0.5).await? == 0)
+        let moment = now(&arena.eyes).await?;
+        Ok(overdue(&arena.eyes, moment - 0.5).await? == 0)
     })
     .await?;
     sleep(Duration::from_secs(4)).await;

@@ -24,7 +24,7 @@ pub async fn play(arena: &Arena, times: usize, signal: Signal) -> Result<Vec<Mea
     };
     for n in 0..times {
         let pod = &arena.pods[n % arena.pods.len()];
-        let lost = now(arena.pool()).await?;
+        let lost = now(&arena.eyes).await?;
         arena.timeline.note(format!("{signal:?} to {}", pod.name()));
         if signal == Signal::KILL {
             pod.kill().await?;
@@ -32,12 +32,12 @@ pub async fn play(arena: &Arena, times: usize, signal: Signal) -> Result<Vec<Mea
             pod.signal(signal).await?;
         }
         sleep(AFTER).await;
-        let until_then = now(arena.pool()).await?;
+        let until_then = now(&arena.eyes).await?;
         until("its orders closed by others", PATIENCE, async || {
-            Ok(overdue(arena.pool(), until_then).await? == 0)
+            Ok(overdue(&arena.eyes, until_then).await? == 0)
         })
         .await?;
-        let lateness = lateness(arena.pool(), lost - BEFORE, until_then).await?;
+        let lateness = lateness(&arena.eyes, lost - BEFORE, until_then).await?;
         arena.timeline.note(format!("{lateness:?}"));
         latest.values.push(lateness.max / 1e3);
         quiet(arena).await?;

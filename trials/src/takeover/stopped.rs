@@ -16,7 +16,7 @@ const BURST: u32 = 30_000;
 const WINDOW: Duration = Duration::from_secs(8);
 
 pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
-    let pool = arena.pool();
+    let pool = &arena.eyes;
     let mut stopping =
         Measure::seconds("a pod is told to stop in a burst of 30,000: it has ended", Some(5.0));
     let mut open =
