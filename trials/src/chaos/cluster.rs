@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::fault::Fault;
 use super::round::{self, Script};
 use crate::arena::Servers;
+use crate::measure::Lateness;
 use crate::servers::workshop;
 
 /// What is asked for.
@@ -47,7 +48,7 @@ pub async fn run(args: &Args) -> Result<()> {
             seed += 1;
             let script = Script::incident(seed, LOAD, fault.map(|fault| (STRIKE, fault)));
             let outcome = round::play(&servers, script).await?;
-            let [p50, p99, max] = outcome.tally.lateness_ms[..] else { anyhow::bail!("three quantiles") };
+            let Lateness { p50, p99, max, .. } = outcome.lateness;
             println!(
                 "{what:<34} {:>7} {p50:>8.1} {p99:>8.1} {max:>8.1} {:>7.1} s",
                 outcome.tally.closed,

@@ -27,6 +27,9 @@ pub struct Args {
     /// Nodes of the broker: 1, or a cluster of 3
     #[arg(long, default_value_t = 1)]
     nodes: usize,
+    /// Print what happened when in each round, not only in one that failed
+    #[arg(long)]
+    timeline: bool,
 }
 
 /// Plays the rounds; stops at the first broken promise.
@@ -45,6 +48,9 @@ pub async fn run(args: &Args) -> Result<()> {
         match round::play(&servers, Script::draw(seed, args.nodes)).await {
             Ok(outcome) => {
                 println!("{}", line(seed, &outcome, began.elapsed()));
+                if args.timeline {
+                    println!("{}", outcome.timeline);
+                }
                 outcomes.push(outcome);
             }
             Err(error) => {
@@ -68,7 +74,7 @@ fn line(seed: u64, outcome: &Outcome, took: Duration) -> String {
         tally.placed,
         tally.paid,
         tally.closed,
-        tally.lateness_ms[2],
+        tally.latest_ms,
         settled.as_secs_f64(),
         took.as_secs_f64(),
         faults.join(" "),

@@ -14,6 +14,7 @@ use super::fault::{self, Fault, Strike, Targets};
 use super::inject::{Rubbish, inject};
 use crate::arena::{Arena, Plan, Servers};
 use crate::checker::{self, Evidence, Tally};
+use crate::measure::{self, Lateness};
 use crate::shop::{Life, Told, script};
 
 /// How long the shop is busy.
@@ -43,6 +44,10 @@ pub struct Script {
 pub struct Outcome {
     /// What was done.
     pub tally: Tally,
+    /// How late orders were closed.
+    pub lateness: Lateness,
+    /// What happened when.
+    pub timeline: String,
     /// The faults that struck.
     pub faults: Vec<Fault>,
     /// From the end of the faults until everything had settled.
@@ -161,6 +166,8 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
     ensure!(broken.is_empty(), "broken promises:\n  {}", broken.join("\n  "));
     Ok(Outcome {
         tally: checker::tally(arena.pool()).await?,
+        lateness: measure::lateness(arena.pool(), 0.0, f64::from(u32::MAX)).await?,
+        timeline: arena.timeline.to_string(),
         faults,
         settled,
         unknown: ledger.values().filter(|told| **told == Told::Unknown).count(),
