@@ -41,7 +41,8 @@ async fn a_stock_row_that_somebody_holds_keeps_only_its_own_orders_from_closing(
 async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_any_other() {
     World::with(async |world| {
         let pod = world.pod(&[]);
-        world.declared().await;
+        world.ready().await;
+        let rebuilt = pod.pod.stats.get(Count::Rebuilt);
         // Once for each of the two consumers that read foreign messages.
         let body = format!(r#"{{"wake":["{}"]}}"#, "x".repeat(140_000));
         for key in ["order.delay", "order.process"] {
@@ -51,7 +52,7 @@ async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_a
         world.closed(order).await;
         let parked = world.names.parked();
         eventually("both are parked", async || world.depth(&parked).await == 2).await;
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0);
+        assert_eq!(pod.pod.stats.get(Count::Rebuilt), rebuilt);
         pod.stop().await;
     })
     .await;
