@@ -23,8 +23,6 @@ pub struct Servers {
     pub postgres: Mutex<Postgres>,
     /// The broker.
     pub rabbit: Mutex<RabbitMq>,
-    /// How many nodes the broker has.
-    pub nodes: usize,
     /// The broker's version.
     pub version: String,
     /// Logs and data.
@@ -40,13 +38,7 @@ impl Servers {
             RabbitMq::new(folder.join("rabbitmq"), account, nodes),
         )?;
         let version = rabbit.version();
-        Ok(Arc::new(Self {
-            postgres: Mutex::new(postgres),
-            rabbit: Mutex::new(rabbit),
-            nodes,
-            version,
-            folder,
-        }))
+        Ok(Arc::new(Self { postgres: Mutex::new(postgres), rabbit: Mutex::new(rabbit), version, folder }))
     }
 
     /// Both run and are awake, whatever was done to them.
@@ -123,7 +115,10 @@ impl Arena {
         settings.extend(plan.settings.iter().cloned());
         let place = Place { database_url, amqp_urls, prefix: format!("{}.", plan.name), settings };
         place.overdue(&["migrate"]).await?;
-        let pool = PgPoolOptions::new().max_connections(30).connect_lazy(&place.database_url)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(30)
+            .acquire_timeout(ACQUIRE)
+            .connect_lazy(&place.database_url)?;
         pool.execute(HISTORY).await?;
         let stocked =
             sqlx::query("INSERT INTO inventory SELECT product, $2 FROM generate_series(1, $1) AS product");
@@ -223,6 +218,9 @@ impl Arena {
         format!("database {}, prefix {}, logs in {}", self.database, self.place.prefix, self.logs.display())
     }
 }
+
+/// Longest wait for a connection. Short, because the pool's pauses between attempts grow to a fifth of it.
+const ACQUIRE: Duration = Duration::from_secs(2);
 
 /// A queue that is sent a copy of every wake, so that they can be replayed.
 pub const TAP: &str = "trial.tap";

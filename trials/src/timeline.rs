@@ -23,11 +23,6 @@ impl Timeline {
         let entry = (self.began.elapsed(), what.to_string());
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
-
-    /// Since the round began.
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
 }
 
 impl Display for Timeline {

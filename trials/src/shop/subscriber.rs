@@ -78,11 +78,6 @@ impl Subscriber {
         let events = news.events.extract_if(|_, heard| heard.order_id <= newest).collect();
         News { events, wrong: std::mem::take(&mut news.wrong), forgotten: newest }
     }
-
-    /// How many different events were heard so far.
-    pub fn heard(&self) -> usize {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).events.len()
-    }
 }
 
 impl Drop for Subscriber {

@@ -78,7 +78,7 @@ impl Till {
         let order = loop {
             match timeout(ANSWER, self.place(life)).await {
                 Ok(Ok(order)) => break order,
-                _ if began.elapsed() > ANSWER => return Ok(()),
+                _ if began.elapsed() > 2 * ANSWER => return Ok(()),
                 _ => sleep(Duration::from_millis(100)).await,
             }
         };
