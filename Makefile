@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench chaos outage takeover soak trials trials-release check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check bench flood fuzz chaos outage takeover soak trials trials-release check toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,15 @@ bench: toolchain ## measure speed, punctuality and memory on a release build
 	  echo "== burst, one message per order, run $$n"; target/release/overdue --max-orders-per-wake 1 bench burst; \
 	  echo "== sweep, every wake lost, run $$n"; target/release/overdue bench sweep; \
 	  echo "== steady, run $$n"; target/release/overdue bench steady; done'
+
+MESSAGES ?= 100000
+flood: toolchain ## many bad messages against two pods (MESSAGES=100000): how fast they are parked, how late orders are
+	BAD_MESSAGES=$(MESSAGES) dev/with-services cargo test --locked --release --test promises -- --nocapture \
+	  a_flood_of_bad_messages
+
+RUNS ?= 1000000
+fuzz: toolchain ## look for inputs that break a decoder (RUNS=1000000 each; installs cargo-fuzz if it is missing)
+	dev/fuzz run $(RUNS)
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
