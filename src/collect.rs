@@ -3,13 +3,13 @@
 //! Order of things, always: commit, then publish what follows from it, then acknowledge. A crash between any two of
 //! them makes a message come again, which is harmless.
 
+mod finish;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,18 +25,13 @@ use crate::park::parked;
 use crate::pod::{Pod, past};
 use crate::probe;
 use crate::role::RoleError;
-use crate::settle::{Next, settle};
 use crate::stats::Count;
 use crate::topology::KEY_PROCESS;
-use crate::wake::{self, Wake};
+use crate::wake::Wake;
 use crate::watch;
 
 /// Deliveries taken in one go before the rest of the loop has its turn.
 const GULP: usize = 256;
-/// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane, where it costs nothing.
-const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
-const MOST_DEFERRALS: u32 = 6;
-
 /// One session: connects, works until `stop` or until something breaks, gives back what is left.
 ///
 /// # Errors
@@ -47,7 +42,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let publisher = Arc::new(Publisher::connect(&pod.broker, "close").await?);
     let connection = pod.broker.connect("close").await?;
     let (channel, consumer) =
-        pod.broker.consume(&connection, &pod.broker.names.process(), pod.config.prefetch).await?;
+        pod.broker.consume(&connection, &pod.broker.names.process(), pod.config.messages_ahead()).await?;
     let mut collector = Collector {
         pod: Arc::clone(pod),
         publisher,
@@ -75,7 +70,12 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
     }
     match outcome {
+        // Only when told to stop does a session end before its time without an error.
         Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
+        Err(error) if left > 0 && stop.is_cancelled() => {
+            tracing::warn!(%error, "broke while stopping");
+            Err(RoleError::Unfinished { orders: left })
+        }
         outcome => outcome,
     }
 }
@@ -255,74 +255,6 @@ impl Collector {
             watch::note(&pod, &tokens).await?;
             Ok(tags)
         });
-    }
-
-    async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
-        let now = self.pod.clock.now();
-        let mut done = Vec::with_capacity(batch.len());
-        for (held, verdict) in batch {
-            if matches!(verdict, Verdict::Failed { .. } | Verdict::Unknown) {
-                self.pod.stats.add(Count::Failed, 1);
-            }
-            match settle(held.wake, &verdict, self.pod.retry, now) {
-                Next::Done => done.push(held.tag),
-                Next::Again(wake) => self.place(wake, held.tag),
-                Next::Soon if held.deferrals < MOST_DEFERRALS => {
-                    let wait = FIRST_DEFERRAL * (1 << held.deferrals);
-                    let wake = Wake { due: now.plus(wait), ..held.wake };
-                    self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
-                }
-                Next::Soon => {
-                    let due = now.plus(self.pod.config.lanes.as_slice()[0].length);
-                    self.outbound.push((Wake { due, ..held.wake }, held.tag));
-                }
-                Next::Park { wake, reason } => {
-                    tracing::error!(
-                        order_id = wake.order_id,
-                        reason,
-                        "parked an order that cannot be closed"
-                    );
-                    let properties = lapin::BasicProperties::default()
-                        .with_content_type("application/json".into())
-                        .with_type(wake::WAKE_TYPE.into());
-                    let message = parked(wake::encode(&[wake]), &properties, &reason, KEY_PROCESS, now);
-                    self.parting.push((message, held.tag));
-                }
-            }
-        }
-        self.acknowledge(done).await
-    }
-
-    /// Notes that these orders are done and acknowledges the messages of which they were the last.
-    async fn acknowledge(&mut self, orders: Vec<Tag>) -> Result<(), RoleError> {
-        let messages = orders.into_iter().filter(|tag| self.hand.done(*tag)).collect();
-        self.acknowledge_messages(messages).await
-    }
-
-    async fn acknowledge_messages(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
-        if self.cancel_at.is_some() {
-            self.owed.extend(messages);
-            return Ok(());
-        }
-        for tag in messages {
-            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-            self.pod.broker.bounded("acknowledging", ack).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
-    /// a nack says that nobody crashed, which newer brokers do not count against the message.
-    async fn give_back(&mut self) {
-        self.closing.abort_all();
-        self.moving.abort_all();
-        self.noting.abort_all();
-        let (messages, orders) = (self.hand.messages(), self.hand.orders());
-        if messages > 0 {
-            let all = BasicNackOptions { multiple: true, requeue: true };
-            let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
-            tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
-        }
     }
 }
 

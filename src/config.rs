@@ -137,6 +137,15 @@ impl Config {
         Ok(config)
     }
 
+    /// Messages of the process queue that a pod is given ahead: `prefetch`, or fewer when each may name many orders. What
+    /// it has been given it must finish before it can stop without a redelivery. The floor keeps thin messages flowing.
+    #[must_use]
+    pub fn messages_ahead(&self) -> u16 {
+        const FLOOR: usize = 250;
+        let enough = (self.max_held / self.max_orders_per_wake).max(FLOOR);
+        self.prefetch.min(u16::try_from(enough).unwrap_or(u16::MAX))
+    }
+
     /// The database's URL as the driver understands it.
     ///
     /// # Errors

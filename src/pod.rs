@@ -128,8 +128,8 @@ impl Pod {
                 return Ok(());
             };
             if soft.is_cancelled() {
-                // Only the close role has anything in hand that it did not finish.
-                return if role == Role::Close { Err(error) } else { Ok(()) };
+                // Whatever else broke, nothing was in hand.
+                return if matches!(error, RoleError::Unfinished { .. }) { Err(error) } else { Ok(()) };
             }
             let lasted = started.elapsed() > STABLE;
             worked |= lasted;

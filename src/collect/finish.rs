@@ -1,0 +1,89 @@
+//! How work in hand ends: verdicts become next steps, messages that are done are acknowledged, the rest is given back.
+
+use std::time::Duration;
+
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+
+use super::Collector;
+use crate::close::Verdict;
+use crate::hand::{Held, Tag};
+use crate::park::parked;
+use crate::role::RoleError;
+use crate::settle::{Next, settle};
+use crate::stats::Count;
+use crate::topology::KEY_PROCESS;
+use crate::wake::{self, Wake};
+
+/// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane, where it costs nothing.
+const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
+const MOST_DEFERRALS: u32 = 6;
+
+impl Collector {
+    pub(super) async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
+        let now = self.pod.clock.now();
+        let mut done = Vec::with_capacity(batch.len());
+        for (held, verdict) in batch {
+            if matches!(verdict, Verdict::Failed { .. } | Verdict::Unknown) {
+                self.pod.stats.add(Count::Failed, 1);
+            }
+            match settle(held.wake, &verdict, self.pod.retry, now) {
+                Next::Done => done.push(held.tag),
+                Next::Again(wake) => self.place(wake, held.tag),
+                Next::Soon if held.deferrals < MOST_DEFERRALS => {
+                    let wait = FIRST_DEFERRAL * (1 << held.deferrals);
+                    let wake = Wake { due: now.plus(wait), ..held.wake };
+                    self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
+                }
+                Next::Soon => {
+                    let due = now.plus(self.pod.config.lanes.as_slice()[0].length);
+                    self.outbound.push((Wake { due, ..held.wake }, held.tag));
+                }
+                Next::Park { wake, reason } => {
+                    tracing::error!(
+                        order_id = wake.order_id,
+                        reason,
+                        "parked an order that cannot be closed"
+                    );
+                    let properties = lapin::BasicProperties::default()
+                        .with_content_type("application/json".into())
+                        .with_type(wake::WAKE_TYPE.into());
+                    let message = parked(wake::encode(&[wake]), &properties, &reason, KEY_PROCESS, now);
+                    self.parting.push((message, held.tag));
+                }
+            }
+        }
+        self.acknowledge(done).await
+    }
+
+    /// Notes that these orders are done and acknowledges the messages of which they were the last.
+    pub(super) async fn acknowledge(&mut self, orders: Vec<Tag>) -> Result<(), RoleError> {
+        let messages = orders.into_iter().filter(|tag| self.hand.done(*tag)).collect();
+        self.acknowledge_messages(messages).await
+    }
+
+    pub(super) async fn acknowledge_messages(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
+        if self.cancel_at.is_some() {
+            self.owed.extend(messages);
+            return Ok(());
+        }
+        for tag in messages {
+            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+            self.pod.broker.bounded("acknowledging", ack).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
+    /// a nack says that nobody crashed, which newer brokers do not count against the message.
+    pub(super) async fn give_back(&mut self) {
+        self.closing.abort_all();
+        self.moving.abort_all();
+        self.noting.abort_all();
+        let (messages, orders) = (self.hand.messages(), self.hand.orders());
+        if messages > 0 {
+            let all = BasicNackOptions { multiple: true, requeue: true };
+            let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
+            tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
+        }
+    }
+}
