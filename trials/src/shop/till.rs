@@ -63,7 +63,6 @@ impl Till {
 
     /// Hands over what it was told of orders up to this one, and remembers it no longer.
     pub fn forget(&self, newest: i64) -> Ledger {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner).retain(|order| *order > newest);
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.extract_if(|order, _| *order <= newest).collect()
     }

@@ -52,8 +52,7 @@ impl Archive {
             paid: self.tally.paid + tally.paid,
             cancelled: self.tally.cancelled + tally.cancelled,
             closed: self.tally.closed + tally.closed,
-            // Quantiles of parts do not add up; of the worst there is a worst.
-            lateness_ms: worst(&self.tally.lateness_ms, &tally.lateness_ms),
+            latest_ms: self.tally.latest_ms.max(tally.latest_ms),
         };
         self.pool.execute("TRUNCATE orders, order_items, trial_history").await?;
         Ok(())
@@ -78,8 +77,4 @@ impl Archive {
         }
         Ok(transaction.commit().await?)
     }
-}
-
-fn worst(one: &[f64], other: &[f64]) -> Vec<f64> {
-    vec![one.iter().chain(other).copied().fold(0.0, f64::max)]
 }

@@ -99,7 +99,7 @@ pub async fn run(args: &Args) -> Result<()> {
         tally.paid,
         tally.cancelled,
         tally.closed,
-        tally.lateness_ms.last().copied().unwrap_or_default(),
+        tally.latest_ms,
         count("swept"),
         count("failed"),
         record.restarts.len(),

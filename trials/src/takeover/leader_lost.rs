@@ -78,7 +78,7 @@ async fn forgotten(arena: &Arena) -> Result<i64> {
     let mut transaction = arena.eyes.begin().await?;
     sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
     let order = sqlx::query_scalar(
-        "INSERT INTO orders (user_id, payment_deadline) VALUES (4, now() - interval '1 minute') RETURNING order_id",
+        "INSERT INTO orders (user_id, payment_deadline) VALUES (3, now() - interval '1 minute') RETURNING order_id",
     );
     let order = order.fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
