@@ -21,7 +21,7 @@ async fn closed_orders(world: &World) -> HashSet<i64> {
 #[tokio::test]
 async fn every_event_arrives_with_one_id_although_the_relay_is_cut_off_again_and_again() {
     World::with(async |world| {
-        let breaker = Breaker::before(&world.amqp_url).await;
+        let breaker = Breaker::before(&world.amqp_url).await.expect("a breaker");
         let closing = world.pod_with_roles(&[Role::Close, Role::Sweep], &[("close_batch", "10")]);
         let relaying =
             world.pod_with_roles(&[Role::Relay], &[("amqp_url", &breaker.url), ("relay_batch", "1")]);

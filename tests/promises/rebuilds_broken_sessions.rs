@@ -62,6 +62,28 @@ async fn connections_closed_by_an_operator_during_load_lose_nothing() {
 }
 
 #[tokio::test]
+async fn channels_that_the_broker_closes_during_load_lose_nothing() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let broker = Breaker::before(&world.amqp_url).await.expect("a breaker");
+        let pod = world.pod(&[("amqp_url", &broker.url), NO_SWEEP, NO_SECOND_CHANCE]);
+        world.declared().await;
+        let mut events = world.subscribe(&["order.closed"]).await;
+        world.place_many(LOAD, SECOND, 4 * SECOND, &[(1, 1)]).await;
+        for round in 1..=3 {
+            eventually("some more are closed", async || pod.pod.stats.get(Count::Closed) > 200 * round).await;
+            let rebuilt = pod.pod.stats.get(Count::Rebuilt);
+            broker.disturb();
+            eventually("sessions were rebuilt", async || pod.pod.stats.get(Count::Rebuilt) > rebuilt).await;
+        }
+        all_is_well(world, &[&pod], &mut events).await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 0, "a wake was lost");
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn database_sessions_terminated_during_load_lose_nothing() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
@@ -90,7 +112,7 @@ async fn database_sessions_terminated_during_load_lose_nothing() {
 async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
-        let breaker = Breaker::before(&world.database_url).await;
+        let breaker = Breaker::before(&world.database_url).await.expect("a breaker");
         // Longer away than a pod waits in place: it gives its messages back and stops taking any.
         let settings = [
             ("database_url", breaker.url.as_str()),
@@ -132,8 +154,10 @@ async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt
 async fn a_database_or_broker_that_hangs_for_a_moment_delays_closing_and_does_nothing_else() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
-        let (database, broker) =
-            (Breaker::before(&world.database_url).await, Breaker::before(&world.amqp_url).await);
+        let (database, broker) = (
+            Breaker::before(&world.database_url).await.expect("a breaker"),
+            Breaker::before(&world.amqp_url).await.expect("a breaker"),
+        );
         let settings = [
             ("database_url", database.url.as_str()),
             ("amqp_url", broker.url.as_str()),
@@ -164,8 +188,10 @@ async fn a_database_or_broker_that_hangs_for_a_moment_delays_closing_and_does_no
 #[tokio::test]
 async fn connections_that_go_silent_for_ever_are_given_up_and_replaced() {
     World::with(async |world| {
-        let (database, broker) =
-            (Breaker::before(&world.database_url).await, Breaker::before(&world.amqp_url).await);
+        let (database, broker) = (
+            Breaker::before(&world.database_url).await.expect("a breaker"),
+            Breaker::before(&world.amqp_url).await.expect("a breaker"),
+        );
         // Sooner noticed than with the usual heartbeat; the few database connections are all in use when it happens.
         let amqp_url = format!("{}?heartbeat=2", broker.url);
         let settings = [
@@ -193,7 +219,7 @@ async fn connections_that_go_silent_for_ever_are_given_up_and_replaced() {
 async fn a_broker_that_is_away_delays_wakes_and_events_and_loses_none() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
-        let breaker = Breaker::before(&world.amqp_url).await;
+        let breaker = Breaker::before(&world.amqp_url).await.expect("a breaker");
         let pod = world.pod(&[("amqp_url", &breaker.url), NO_SWEEP, NO_SECOND_CHANCE]);
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
@@ -236,8 +262,10 @@ async fn a_deleted_process_queue_is_declared_again_and_what_was_in_it_is_swept()
 #[tokio::test]
 async fn a_pod_that_starts_before_broker_and_database_begins_when_they_are_there() {
     World::with(async |world| {
-        let (database, broker) =
-            (Breaker::before(&world.database_url).await, Breaker::before(&world.amqp_url).await);
+        let (database, broker) = (
+            Breaker::before(&world.database_url).await.expect("a breaker"),
+            Breaker::before(&world.amqp_url).await.expect("a breaker"),
+        );
         database.set(Line::Cut);
         broker.set(Line::Cut);
         let pod = world.pod(&[("database_url", &database.url), ("amqp_url", &broker.url)]);

@@ -68,7 +68,7 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
 #[tokio::test]
 async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
     World::with(async |world| {
-        let broker = Breaker::before(&world.amqp_url).await;
+        let broker = Breaker::before(&world.amqp_url).await.expect("a breaker");
         let pod =
             world.process(&["--amqp-url", &broker.url, "--drain-timeout", "10s", "--confirm-timeout", "10s"]);
         world.ready().await;

@@ -1,6 +1,7 @@
 //! What the tests stand on: a world of one's own, a shop in it, pods, and a breaker and an alarm for connections.
 
 mod alarm;
+#[path = "../../../trials/src/breaker.rs"]
 mod breaker;
 mod events;
 mod hostile;
