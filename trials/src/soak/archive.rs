@@ -46,7 +46,18 @@ impl Archive {
         let evidence = Evidence { pool: &self.pool, ledger: &ledger, news: &news, parked: &[], rubbish: &[] };
         let broken = checker::judge(&evidence).await?;
         ensure!(broken.is_empty(), "broken promises, in the archive:\n  {}", broken.join("\n  "));
-        let tally = checker::tally(&self.pool).await?;
+        self.count(&checker::tally(&self.pool).await?);
+        self.pool.execute("TRUNCATE orders, order_items, trial_history").await?;
+        Ok(())
+    }
+
+    /// Adds what was not put away because the end came first.
+    pub async fn count_the_rest(&mut self, arena: &Arena) -> Result<()> {
+        self.count(&checker::tally(arena.pool()).await?);
+        Ok(())
+    }
+
+    fn count(&mut self, tally: &Tally) {
         self.tally = Tally {
             placed: self.tally.placed + tally.placed,
             paid: self.tally.paid + tally.paid,
@@ -54,27 +65,29 @@ impl Archive {
             closed: self.tally.closed + tally.closed,
             latest_ms: self.tally.latest_ms.max(tally.latest_ms),
         };
-        self.pool.execute("TRUNCATE orders, order_items, trial_history").await?;
-        Ok(())
     }
 
     async fn move_up_to(&self, arena: &Arena, newest: i64) -> Result<()> {
         let mut transaction = arena.pool().begin().await?;
-        // Products first and in their order, as every buyer takes them.
-        transaction.execute("SELECT FROM inventory ORDER BY product_id FOR NO KEY UPDATE").await?;
         for statement in [
-            // What was sold is bought again, so that the balance of the stock that is left is what it was.
-            "UPDATE inventory SET stock = stock + sold
-             FROM (SELECT product_id, sum(quantity)::bigint AS sold FROM order_items JOIN orders USING (order_id)
-                   WHERE order_id <= $1 AND status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS items
-             WHERE inventory.product_id = items.product_id",
-            "INSERT INTO archive.trial_history SELECT * FROM trial_history WHERE order_id <= $1",
-            "DELETE FROM trial_history WHERE order_id <= $1",
-            "DELETE FROM order_items WHERE order_id <= $1",
-            "WITH old AS (DELETE FROM orders WHERE order_id <= $1 RETURNING *) INSERT INTO archive.orders SELECT * FROM old",
+            "WITH old AS (DELETE FROM trial_history WHERE order_id <= $1 RETURNING *)
+             INSERT INTO archive.trial_history OVERRIDING SYSTEM VALUE SELECT * FROM old",
+            "WITH old AS (DELETE FROM order_items WHERE order_id <= $1 RETURNING *)
+             INSERT INTO archive.order_items SELECT * FROM old",
+            "WITH old AS (DELETE FROM orders WHERE order_id <= $1 RETURNING *)
+             INSERT INTO archive.orders SELECT * FROM old",
         ] {
             sqlx::query(statement).bind(newest).execute(&mut *transaction).await?;
         }
+        // Products last, and in their order, as every buyer takes them: nobody waits for long. What was sold is bought
+        // again, so that the balance of the stock that is left is what it was.
+        (&mut *transaction).execute("SELECT FROM inventory ORDER BY product_id FOR NO KEY UPDATE").await?;
+        let bought = "UPDATE inventory SET stock = stock + sold
+             FROM (SELECT product_id, sum(quantity)::bigint AS sold
+                   FROM archive.order_items JOIN archive.orders USING (order_id)
+                   WHERE status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS items
+             WHERE inventory.product_id = items.product_id";
+        (&mut *transaction).execute(bought).await?;
         Ok(transaction.commit().await?)
     }
 }

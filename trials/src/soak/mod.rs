@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// Orders placed in each second
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 60)]
     per_second: u32,
     /// Seconds between two restarts
     #[arg(long, default_value_t = 25)]
@@ -89,7 +89,7 @@ pub async fn run(args: &Args) -> Result<()> {
     write(&servers.folder, &title, &record)?;
     soaked.with_context(|| arena.remains())?;
     conclude(&arena, SETTLE).await.with_context(|| arena.remains())?;
-    archive.put_away(&arena).await?;
+    archive.count_the_rest(&arena).await?;
 
     let tally = &archive.tally;
     let count = |counter: &str| arena.pods.iter().map(|pod| pod.count(counter)).sum::<u64>();

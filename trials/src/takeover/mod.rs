@@ -77,7 +77,7 @@ impl Measure {
 
 /// Orders fall due all the time. All are announced by the trigger: a commit whose answer was lost is never announced by
 /// message, and without the sweep its order stays open.
-const LOAD: Load = Load { per_second: 80, longest: Duration::from_secs(3), by_message: false };
+const LOAD: Load = Load { per_second: 60, longest: Duration::from_secs(3), by_message: false };
 const PODS: usize = 2;
 /// How long anything may take that is measured.
 const PATIENCE: Duration = Duration::from_secs(180);
