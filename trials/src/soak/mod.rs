@@ -5,6 +5,7 @@ mod archive;
 mod plot;
 mod record;
 mod sample;
+mod scale;
 mod trend;
 
 use std::cell::RefCell;

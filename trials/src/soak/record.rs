@@ -124,7 +124,7 @@ mod tests {
         }
         assert_eq!(
             record.grown(),
-            ["memory, pod-2: from 124.0 to 225.0 MiB, more than 10 % and 1 MiB besides"]
+            ["memory, pod-2: from 125.0 to 225.0 MiB, more than 10 % and 1 MiB besides"]
         );
         let csv = record.csv();
         assert!(csv.starts_with(
