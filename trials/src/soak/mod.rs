@@ -109,7 +109,12 @@ pub async fn run(args: &Args) -> Result<()> {
     let grown = record.grown();
     ensure!(grown.is_empty(), "what should be flat has grown:\n  {}", grown.join("\n  "));
     println!("every promise was kept, and nothing has grown");
-    arena.remove().await
+    arena.remove().await?;
+    // The plot and its samples stay.
+    for data in ["postgres", "rabbitmq"] {
+        let _ = std::fs::remove_dir_all(servers.folder.join(data));
+    }
+    Ok(())
 }
 
 async fn take_samples(
