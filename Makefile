@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench flood fuzz chaos outage takeover soak trials trials-release check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check bench flood fuzz chaos cluster judge outage takeover soak trials trials-release check toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the s
 
 # More threads than processors: these tests wait for deadlines most of the time.
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
-	dev/with-services cargo test --locked -- --test-threads=6
+	dev/with-services cargo test --locked --workspace -- --test-threads=6
 
 # Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.
 lint deny: export CARGO_TARGET_DIR := target/lint
@@ -56,6 +56,12 @@ fuzz: toolchain ## look for inputs that break a decoder (RUNS=1000000 each; inst
 chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 SEED=1 NODES=1, or a cluster of 3)
 	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
 
+cluster: trials ## three brokers: a node killed, a leader killed, a node cut off, a rolling restart, under load (TIMES=3)
+	target/debug/trials cluster --times $(or $(TIMES),3)
+
+judge: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
+	target/debug/trials judge
+
 # These measure, and therefore a release build; the driver need not be one.
 outage takeover soak: export OVERDUE_BINARY := target/release/overdue
 outage: trials-release ## broker, database or network away for minutes, and what is made good when (MINUTES=3)
@@ -74,8 +80,10 @@ trials: toolchain
 	dev/services install
 	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
-check: lint ## the gate: lint, sqlx-check, test
+check: lint ## the gate: lint, sqlx-check, test, and a short form of the trials
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test
+	$(MAKE) --no-print-directory judge
+	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=1994 # these five draw 19 of the 22 kinds of faults
 
 toolchain:
 	@dev/toolchain
