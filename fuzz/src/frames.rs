@@ -31,7 +31,7 @@ pub fn properties(input: &[u8]) -> BasicProperties {
 
 fn read(bytes: &[u8]) -> Option<BasicProperties> {
     match parse_properties(bytes) {
-        Ok((rest, properties)) if rest.is_empty() => Some(properties),
+        Ok(([], properties)) => Some(properties),
         _ => None,
     }
 }

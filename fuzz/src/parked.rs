@@ -1,7 +1,7 @@
 //! Parking a message and sending it again: nothing of it is lost but what would move it elsewhere.
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString as Text};
 use overdue::park::{self, parked};
 use overdue::parked::{as_it_was, describe};
 use overdue::topology::{KEY_DELAY, KEY_PROCESS};
@@ -77,7 +77,6 @@ fn expected(original: &BasicProperties, key: &str) -> BasicProperties {
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let mut expected = BasicProperties::default().with_headers(FieldTable::from(kept));
-    type Text = lapin::types::ShortString;
     let mut text = |value: &Option<Text>, set: fn(BasicProperties, Text) -> BasicProperties| {
         if let Some(value) = value {
             expected = set(std::mem::take(&mut expected), value.clone());

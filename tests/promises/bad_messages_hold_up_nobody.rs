@@ -158,11 +158,11 @@ async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhi
 #[tokio::test]
 async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_they_are_sent() {
     const MEBIBYTE: usize = 1 << 20;
+    const COUNT: usize = 150;
     World::with(async |world| {
         let (code, _, error) = world.run(&["topology", "declare"]).await;
         assert_eq!((code, error.as_str()), (0, ""));
         // Sent while no pod runs, so that the pod that comes takes as many at once as it ever does.
-        const COUNT: usize = 150;
         let large = vec![b'7'; MEBIBYTE];
         world.publish_times(COUNT, "order.delay", &large, &lapin::BasicProperties::default()).await;
         let pod = world.process(&["--sweep-grace", "1h"]);

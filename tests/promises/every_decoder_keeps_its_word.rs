@@ -64,9 +64,9 @@ fn mixtures_of_the_kept_inputs_hold() {
         let (corpus, mut dice) = (corpus(decoder), Dice(1));
         for _ in 0..EACH {
             let input = mixture(&mut dice, &corpus);
-            if catch_unwind(|| holds(&input)).is_err() {
-                panic!("this breaks {decoder}: {:?} ({input:?})", String::from_utf8_lossy(&input));
-            }
+            let outcome = catch_unwind(|| holds(&input));
+            let text = String::from_utf8_lossy(&input);
+            assert!(outcome.is_ok(), "this breaks {decoder}: {text:?} ({input:?})");
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::harness::{World, eventually, patiently};
 const MESSAGES: usize = 3_000;
 /// A batch of the command: published, not yet taken out.
 const IN_FLIGHT: usize = 200;
+const KILLS: usize = 4;
 
 /// Messages in the parked queue, half of them from each door, as pods would have parked them.
 async fn park_many(world: &World) {
@@ -96,7 +97,6 @@ async fn a_retry_that_is_killed_again_and_again_loses_nothing_and_doubles_only_w
             );
             unbind.await.expect("unbound");
         }
-        const KILLS: usize = 4;
         interrupted(world, &["parked", "retry", "--all"], KILLS).await;
         let queue = world.names.parked();
         settled_depth(world, &queue).await;
