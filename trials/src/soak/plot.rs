@@ -95,10 +95,14 @@ impl<'a> Drawing<'a> {
         let minutes: Vec<_> =
             steps(self.span / 60.0).into_iter().filter(|minute| minute * 60.0 <= self.span * 1.01).collect();
         for (n, minute) in minutes.iter().enumerate() {
-            let (x, unit) = (self.x(minute * 60.0), if n + 1 == minutes.len() { " min" } else { "" });
+            let last = n + 1 == minutes.len();
+            let (x, unit, anchor) =
+                (self.x(minute * 60.0), if last { " min" } else { "" }, if last { "end" } else { "middle" });
+            // The last number, not its unit, stands below its minute, unless that is where the plot ends.
+            let x = if last { (x + 34.0).min(right + 8.0) } else { x };
             let _ = write!(
                 self.svg,
-                "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{minute}{unit}</text>",
+                "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{minute}{unit}</text>",
                 bottom + 18.0
             );
         }
@@ -134,8 +138,8 @@ impl<'a> Drawing<'a> {
             let course = self
                 .record
                 .course(line)
-                .map_or(String::new(), |course| format!(" {} → {}", number(course.from), number(course.to)));
-            let space = if n == 0 { "" } else { " dx=\"12\"" };
+                .map_or(String::new(), |course| format!(" {}→{}", number(course.from), number(course.to)));
+            let space = if n == 0 { "" } else { " dx=\"10\"" };
             let colour = COLOURS[n % COLOURS.len()];
             let _ = write!(
                 legend,

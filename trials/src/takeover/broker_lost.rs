@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sqlx::PgPool;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Measure, PATIENCE, quiet};
 use crate::arena::Arena;
@@ -26,15 +26,16 @@ pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
             sleep(AWAY).await;
             rabbit.start(0).await?;
         }
+        let back = Instant::now();
         arena.timeline.note("the broker is back");
         let pool = &arena.eyes;
         let returned = now(pool).await?;
         let (taking, one, due) = tokio::try_join!(
-            until("every pod taking wakes", PATIENCE, async || {
+            since(back, "every pod taking wakes", async || {
                 Ok(self::sessions(arena).iter().zip(&sessions).all(|(now, before)| now > before))
             }),
-            until("a close", PATIENCE, async || closed_since(pool, returned).await),
-            until("all closed", PATIENCE, async || Ok(overdue(pool, returned).await? == 0)),
+            since(back, "a close", async || closed_since(pool, returned).await),
+            since(back, "all closed", async || Ok(overdue(pool, returned).await? == 0)),
         )?;
         arena
             .timeline
@@ -47,11 +48,20 @@ pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
     Ok(vec![consuming, first, all])
 }
 
+async fn since<F: Future<Output = Result<bool>>>(
+    moment: Instant,
+    what: &str,
+    asked: impl FnMut() -> F,
+) -> Result<Duration> {
+    until(what, PATIENCE, asked).await?;
+    Ok(moment.elapsed())
+}
+
 /// How often each pod has begun to take wakes, as its log says it. The broker's own count of consumers would include, for
 /// a while, those from before it was killed.
 fn sessions(arena: &Arena) -> Vec<usize> {
     let log = |pod: &Pod| std::fs::read_to_string(&pod.log).unwrap_or_default();
-    arena.pods.iter().map(|pod| log(pod).matches("taking wakes").count()).collect()
+    arena.pods.iter().map(|pod| log(pod).matches("collect: taking wakes").count()).collect()
 }
 
 /// No pod sweeps here: who closes has heard of it from the broker.
