@@ -1,6 +1,6 @@
 //! Closes a batch of orders and says what became of each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -49,6 +49,12 @@ pub struct Closer {
 /// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
 const PARTS: usize = 8;
 
+/// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
+const SPLIT_FOR: Duration = Duration::from_millis(1_500);
+/// And how long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
+/// vain; the orders are looked at again soon, and the pod can stop meanwhile.
+const TRY_FOR: Duration = Duration::from_millis(2_500);
+
 impl Closer {
     /// Closes those of the orders that are PENDING and due, and returns a verdict for each of the orders.
     ///
@@ -61,9 +67,16 @@ impl Closer {
         order_ids.sort_unstable();
         order_ids.dedup();
         let mut verdicts = HashMap::with_capacity(order_ids.len());
-        let mut parts = vec![order_ids];
-        let mut away_since = None;
-        while let Some(part) = parts.pop() {
+        // The large parts first, so that those who are in nobody's way are closed before the search goes on.
+        let mut parts = VecDeque::from([order_ids]);
+        let (mut away_since, mut giving_way_since) = (None, None::<Instant>);
+        while let Some(part) = parts.pop_front() {
+            let giving_way = giving_way_since.map_or(Duration::ZERO, |since| since.elapsed());
+            if giving_way > TRY_FOR {
+                verdicts.extend(part.into_iter().map(|id| (id, Verdict::Locked)));
+                continue;
+            }
+            let began = Instant::now();
             let error = match self.close_part(&part).await {
                 Ok(closed) => {
                     verdicts.extend(closed);
@@ -77,13 +90,13 @@ impl Closer {
                     if away_since.get_or_insert_with(Instant::now).elapsed() < self.patience =>
                 {
                     sleep(Duration::from_millis(100)).await;
-                    parts.push(part);
+                    parts.push_front(part);
                     continue;
                 }
                 (Trouble::Away | Trouble::Setup, _) => return Err(error),
-                (Trouble::Conflict, [id]) => {
-                    tracing::debug!(order_id = id, %error, "left for a later look");
-                    verdicts.insert(*id, Verdict::Locked);
+                (Trouble::Conflict, part) if part.len() == 1 || giving_way > SPLIT_FOR => {
+                    tracing::debug!(orders = part.len(), %error, "left for a later look");
+                    verdicts.extend(part.iter().map(|id| (*id, Verdict::Locked)));
                 }
                 (Trouble::Order, [id]) => {
                     let reason = words(&error.source);
@@ -91,7 +104,10 @@ impl Closer {
                     verdicts.insert(*id, Verdict::Failed { reason });
                 }
                 // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
-                (Trouble::Conflict | Trouble::Order, part) => {
+                (kind @ (Trouble::Conflict | Trouble::Order), part) => {
+                    if kind == Trouble::Conflict {
+                        giving_way_since.get_or_insert(began);
+                    }
                     parts.extend(part.chunks(part.len().div_ceil(PARTS)).map(<[i64]>::to_vec));
                 }
             }

@@ -6,6 +6,7 @@
 mod finish;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
@@ -29,6 +30,10 @@ use crate::stats::Count;
 use crate::topology::KEY_PROCESS;
 use crate::wake::Wake;
 use crate::watch;
+
+/// Told to stop, a pod closes orders for this long; what is left then it publishes anew for the others, and acknowledges.
+/// Given back instead, messages would come again as redeliveries, which brokers count against them.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// Deliveries taken in one go before the rest of the loop has its turn.
 const GULP: usize = 256;
@@ -54,6 +59,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         probes: Vec::new(),
         cancel_at: None,
         owed: Vec::new(),
+        hand_over_at: None,
+        handing_over: false,
         outbound: Vec::new(),
         parting: Vec::new(),
         malformed: None,
@@ -97,6 +104,10 @@ struct Collector {
     cancel_at: Option<Instant>,
     /// Messages that are done and not acknowledged for that reason.
     owed: Vec<Tag>,
+    /// Told to stop: from when on what is left goes to other pods; see [`HAND_OVER`].
+    hand_over_at: Option<Instant>,
+    /// It does now.
+    handing_over: bool,
     /// Wakes to be scheduled again.
     outbound: Vec<(Wake, Tag)>,
     /// Messages to be parked.
@@ -138,8 +149,12 @@ impl Collector {
                     let owed = std::mem::take(&mut self.owed);
                     self.acknowledge_messages(owed).await?;
                 }
+                () = sleep_until(self.hand_over_at.unwrap_or_else(Instant::now)), if self.hand_over_at.is_some() => {
+                    self.hand_over();
+                }
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
+                    self.hand_over_at = Some(Instant::now() + HAND_OVER);
                     latest = Instant::now() + QUIET_AT_LAST;
                     self.cancel_at = Some(Instant::now() + QUIET);
                     tracing::info!(orders = self.hand.orders(), "stopping: finishing what is in hand");
@@ -199,7 +214,7 @@ impl Collector {
 
     /// Holds a wake, or sends it on where much time remains.
     fn place(&mut self, wake: Wake, tag: Tag) {
-        if self.pod.scheduler.holds(&wake, self.pod.clock.now()) {
+        if !self.handing_over && self.pod.scheduler.holds(&wake, self.pod.clock.now()) {
             self.hand.wait(Held { wake, tag, deferrals: 0 });
         } else {
             self.outbound.push((wake, tag));

@@ -57,6 +57,11 @@ impl Hand {
         due
     }
 
+    /// Takes all wakes off the timer, whatever their moment.
+    pub fn leave(&mut self) -> Vec<Held> {
+        self.waiting.drain().map(|Reverse(held)| held).collect()
+    }
+
     /// Notes that one order of a message is done; true when it was the last, so that the message is to be acknowledged.
     #[must_use]
     pub fn done(&mut self, tag: Tag) -> bool {

@@ -29,7 +29,7 @@ impl Collector {
             match settle(held.wake, &verdict, self.pod.retry, now) {
                 Next::Done => done.push(held.tag),
                 Next::Again(wake) => self.place(wake, held.tag),
-                Next::Soon if held.deferrals < MOST_DEFERRALS => {
+                Next::Soon if held.deferrals < MOST_DEFERRALS && !self.handing_over => {
                     let wait = FIRST_DEFERRAL * (1 << held.deferrals);
                     let wake = Wake { due: now.plus(wait), ..held.wake };
                     self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
@@ -71,6 +71,17 @@ impl Collector {
             self.pod.broker.bounded("acknowledging", ack).await?;
         }
         Ok(())
+    }
+
+    /// From now on, whatever is not in the database's hands is published anew for other pods.
+    pub(super) fn hand_over(&mut self) {
+        self.hand_over_at = None;
+        self.handing_over = true;
+        let left = self.hand.leave();
+        if !left.is_empty() {
+            tracing::info!(orders = left.len(), "handing over what could not be closed soon");
+        }
+        self.outbound.extend(left.into_iter().map(|held| (held.wake, held.tag)));
     }
 
     /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;

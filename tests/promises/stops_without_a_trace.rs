@@ -66,6 +66,37 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
 }
 
 #[tokio::test]
+async fn a_pod_that_cannot_close_in_time_hands_its_orders_over() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        let first = world.process(&["--sweep-grace", "1h"]);
+        world.ready().await;
+        let second = world.pod(&[("sweep_grace", "1h")]);
+        // Somebody holds the product for as long as the first pod stops.
+        let mut somebody = world.pool.begin().await.expect("a transaction");
+        let hold = sqlx::query("SELECT FROM inventory WHERE product_id = 1 FOR UPDATE");
+        world.place_many(500, SECOND, 2 * SECOND, &[(1, 1)]).await;
+        hold.execute(&mut *somebody).await.expect("held");
+        eventually("orders are due", async || {
+            world.number("SELECT count(*) FROM orders WHERE payment_deadline < now()").await > 400
+        })
+        .await;
+        let asked = Instant::now();
+        first.send("TERM").await;
+        let (code, log) = first.end().await;
+        assert_eq!(code, 0, "{log}");
+        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
+        assert!(log.contains("handing over") && !log.contains("gave back"), "{log}");
+        somebody.rollback().await.expect("let go");
+        world.all_settled().await;
+        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
+        world.assert_stock_conserved(10_000).await;
+        second.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
     World::with(async |world| {
         let broker = Breaker::before(&world.amqp_url).await.expect("a breaker");
