@@ -57,8 +57,9 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         moving: JoinSet::new(),
         noting: JoinSet::new(),
         probes: Vec::new(),
-        cancel_at: None,
+        stopping: false,
         owed: Vec::new(),
+        cancel_at: None,
         hand_over_at: None,
         handing_over: false,
         outbound: Vec::new(),
@@ -100,10 +101,11 @@ struct Collector {
     noting: JoinSet<Result<Vec<Tag>, RoleError>>,
     /// Probes that have come back.
     probes: Vec<(String, Tag)>,
-    /// Told to stop: when no more messages are asked for. Until then nothing is acknowledged; see [`QUIET`].
-    cancel_at: Option<Instant>,
-    /// Messages that are done and not acknowledged for that reason.
+    /// Told to stop. From then on messages that are done are `owed` their acknowledgement until all are.
+    stopping: bool,
     owed: Vec<Tag>,
+    /// Told to stop: when no more messages are asked for; see [`QUIET`].
+    cancel_at: Option<Instant>,
     /// Told to stop: from when on what is left goes to other pods; see [`HAND_OVER`].
     hand_over_at: Option<Instant>,
     /// It does now.
@@ -119,7 +121,7 @@ struct Collector {
 impl Collector {
     async fn work(&mut self, consumer: Deliveries, stop: &CancellationToken) -> Result<(), RoleError> {
         let mut consumer = Some(consumer);
-        let (mut stopping, mut latest) = (false, Instant::now());
+        let mut latest = Instant::now();
         while consumer.is_some() || self.has_work() {
             self.start_closing();
             self.start_moving();
@@ -137,7 +139,7 @@ impl Collector {
                         self.cancel_at = self.cancel_at.map(|_| latest.min(Instant::now() + QUIET));
                     }
                     // Ours, after basic.cancel; else the server's, without a word.
-                    None if stopping => consumer = None,
+                    None if self.stopping => consumer = None,
                     None => return Err(BrokerError::ConsumerEnded { queue: self.pod.broker.names.process() }.into()),
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if free && next.is_some() => {}
@@ -146,14 +148,12 @@ impl Collector {
                     if let Some(consumer) = &consumer {
                         self.pod.broker.cancel(&self.channel, consumer).await?;
                     }
-                    let owed = std::mem::take(&mut self.owed);
-                    self.acknowledge_messages(owed).await?;
                 }
                 () = sleep_until(self.hand_over_at.unwrap_or_else(Instant::now)), if self.hand_over_at.is_some() => {
                     self.hand_over();
                 }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = stop.cancelled(), if !self.stopping => {
+                    self.stopping = true;
                     self.hand_over_at = Some(Instant::now() + HAND_OVER);
                     latest = Instant::now() + QUIET_AT_LAST;
                     self.cancel_at = Some(Instant::now() + QUIET);
@@ -161,7 +161,7 @@ impl Collector {
                 }
             }
         }
-        Ok(())
+        self.acknowledge_all().await
     }
 
     fn has_work(&self) -> bool {

@@ -62,10 +62,24 @@ impl Collector {
     }
 
     pub(super) async fn acknowledge_messages(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
-        if self.cancel_at.is_some() {
+        if self.stopping {
             self.owed.extend(messages);
             return Ok(());
         }
+        self.acknowledge_each(messages).await
+    }
+
+    /// Everything that was delivered is done: one acknowledgement for all. A channel passes on some thirty to a quorum
+    /// queue before it has heard of the first; those that still wait when it is closed are lost, and messages come again.
+    pub(super) async fn acknowledge_all(&mut self) -> Result<(), RoleError> {
+        if !std::mem::take(&mut self.owed).is_empty() {
+            let ack = self.channel.basic_ack(0, BasicAckOptions { multiple: true });
+            self.pod.broker.bounded("acknowledging", ack).await?;
+        }
+        Ok(())
+    }
+
+    async fn acknowledge_each(&self, messages: Vec<Tag>) -> Result<(), RoleError> {
         for tag in messages {
             let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
             self.pod.broker.bounded("acknowledging", ack).await?;
@@ -92,6 +106,8 @@ impl Collector {
         self.noting.abort_all();
         let (messages, orders) = (self.hand.messages(), self.hand.orders());
         if messages > 0 {
+            let owed = std::mem::take(&mut self.owed);
+            let _ = self.acknowledge_each(owed).await;
             let all = BasicNackOptions { multiple: true, requeue: true };
             let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
             tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
