@@ -128,7 +128,10 @@ async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhi
         for left in [&intake, &process] {
             eventually("every message is settled", async || world.depth(left).await == 0).await;
         }
-        assert_eq!(world.depth(&queue).await as usize, parks, "each once");
+        // Once each, unless a session broke for another reason: then what was being parked is parked again.
+        let undisturbed = pods.iter().all(|pod| !pod.log().contains("session broke"));
+        let there = world.depth(&queue).await as usize;
+        assert!(there == parks || (!undisturbed && there > parks), "{there} parked, not {parks}");
         assert_eq!(world.status(settled).await, "PAID");
         world.assert_stock_conserved(1_000_000).await;
 
