@@ -91,7 +91,7 @@ async fn a_forged_or_stale_or_repeated_message_closes_nothing_early() {
         let plain = BasicProperties::default();
         for (key, body, properties) in [
             ("order.process", json!({"wake": [[order, 0, 0]]}), &wake),
-            ("order.process", json!({"wake": [[order, i64::MIN, 4_000_000_000_u32]]}), &plain),
+            ("order.process", json!({"wake": [[order, i64::MIN, 1_000]]}), &plain),
             ("order.process", json!({"order_id": order}), &plain),
             ("order.process", json!({"order_id": order, "payment_deadline": past}), &plain),
             ("order.process", json!(order), &plain),
