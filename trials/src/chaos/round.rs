@@ -151,10 +151,7 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
     }
     // What a pod had in hand and gave back would be seen now.
     let left = arena.unsettled().await?;
-    if !left.is_empty() {
-        arena.timeline.note(format!("when the pods had stopped, there were {}", left.join(", ")));
-        println!("RETURNED {left:?}");
-    }
+    ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
 
     let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
     let parked: Vec<Vec<u8>> = parked.into_iter().map(|message| message.data).collect();
