@@ -1,10 +1,10 @@
-//! Connecting, with [`Frames`] between the socket (TLS included) and the client library.
+//! Connecting, with [`Frames`] between the socket (TLS included) and the client library; and giving up on it.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,14 @@ use futures_util::Stream;
 use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use tokio::sync::oneshot;
 
 use super::frames::Frames;
 
 /// Connects; what arrives can be read by the library, whatever senders wrote.
+///
+/// When this is dropped before it has an answer, the socket is closed. The library would wait on it for ever, with a
+/// thread, for a broker that accepts connections and says nothing: it has heartbeats only when it is connected.
 ///
 /// # Errors
 /// As the library's own connecting.
@@ -28,11 +32,26 @@ pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Resu
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Guarding(tokio.clone())));
     let (tokio, tls) = (Runtime::new(tokio), OwnedTLSConfig::default());
+    let (waiting, wanted) = oneshot::channel();
+    // The library asks once: it was not told to try again.
+    let wanted = Mutex::new(Some(wanted));
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
-        let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await.map_err(failed)?;
-        Ok(AsyncTcpStream::Plain(Guarded::new(socket)))
+        let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut wanted = wanted.ok_or_else(|| failed(given_up()))?;
+        let socket = tokio::select! {
+            socket = uri.connect_with_config_async(tls.as_ref(), &tokio) => socket.map_err(failed)?,
+            _ = &mut wanted => return Err(failed(given_up())),
+        };
+        Ok(AsyncTcpStream::Plain(Guarded { wanted: Some(wanted), ..Guarded::new(socket) }))
     };
-    Connection::connector(uri, runtime, connect, properties).await
+    let connection = Connection::connector(uri, runtime, connect, properties).await;
+    // Also after an error: then the library has ended by itself, and nobody listens.
+    let _ = waiting.send(());
+    connection
+}
+
+fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "nobody waits for this connection any more")
 }
 
 fn failed(error: io::Error) -> lapin::Error {
@@ -52,18 +71,27 @@ struct Guarded {
     /// What may be passed on, and how much of it has been.
     ready: Vec<u8>,
     passed: usize,
+    /// Until the connection is made: whether somebody still waits for it.
+    wanted: Option<oneshot::Receiver<()>>,
 }
 
 impl Guarded {
     fn new(socket: Socket) -> Self {
         let chunk = vec![0; CHUNK].into_boxed_slice();
-        Self { socket, frames: Frames::default(), chunk, ready: Vec::new(), passed: 0 }
+        Self { socket, frames: Frames::default(), chunk, ready: Vec::new(), passed: 0, wanted: None }
     }
 }
 
 impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if let Some(wanted) = &mut this.wanted {
+            match Pin::new(wanted).poll(cx) {
+                Poll::Ready(Ok(())) => this.wanted = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(given_up())),
+                Poll::Pending => {}
+            }
+        }
         while this.passed == this.ready.len() {
             this.ready.clear();
             this.passed = 0;

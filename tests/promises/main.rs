@@ -22,6 +22,7 @@ mod does_what_the_command_line_says;
 mod drops_no_message;
 mod errors_name_the_setting;
 mod every_decoder_keeps_its_word;
+mod forgets_silent_brokers;
 mod holds_up_nobody;
 mod keeps_one_truth_for_the_topology;
 mod migrations_keep_the_data;

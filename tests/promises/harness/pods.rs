@@ -116,6 +116,15 @@ impl Process {
         peak.and_then(|peak| peak.trim().split(' ').next()?.parse().ok()).expect("VmHWM in KiB")
     }
 
+    /// How many of its threads have this name.
+    pub fn threads(&self, name: &str) -> usize {
+        let pid = self.child.id().expect("it runs");
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        let named =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        named.filter(|named| named.trim() == name).count()
+    }
+
     /// SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("killed");
