@@ -20,7 +20,7 @@ use crate::shop::{Life, Told, script};
 /// How long the shop is busy.
 const LOAD: Duration = Duration::from_secs(5);
 /// Orders a second, of those that have a buyer.
-pub const ORDERS_PER_SECOND: u32 = 60;
+pub const ORDERS_PER_SECOND: u32 = 40;
 /// The longest window.
 const LONGEST_WINDOW: Duration = Duration::from_millis(3_500);
 /// After the faults, everything must have settled within this. A silent line is noticed after 20 s, a statement without

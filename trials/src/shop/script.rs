@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Products 1 to this; product 1 is in nearly every order.
+/// Products 1 to this; product 1 is in many orders.
 pub const PRODUCTS: i64 = 20;
 /// Of each product, at the beginning.
 pub const STOCK: i64 = 1_000_000;
@@ -67,7 +67,7 @@ fn life(random: &mut ChaCha8Rng, load: Duration, longest: Duration) -> Life {
         Duration::from_millis(random.random_range(300..=u64::try_from(longest.as_millis()).unwrap_or(1)));
     let mut products: Vec<i64> =
         (2..=PRODUCTS).collect::<Vec<_>>().choose_multiple(random, 2).copied().collect();
-    if random.random_bool(0.9) {
+    if random.random_bool(0.3) {
         products.push(1);
     }
     products.sort_unstable();

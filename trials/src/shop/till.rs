@@ -84,7 +84,9 @@ impl Till {
         };
         let placed = Instant::now();
         self.remember(order, Told::Nothing);
-        self.announce(life, order).await?;
+        if self.announce(life, order).await.is_err() {
+            return Ok(()); // it will be announced late
+        }
         match life.end {
             End::Left => {}
             End::Paid(share) => {
@@ -161,17 +163,18 @@ impl Till {
     }
 
     async fn announce(&self, life: &Life, order: i64) -> Result<()> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(order);
         match life.via {
-            Via::Sql => Ok(()),
-            Via::Expiration => self.announcer.expiring(order, life.window).await,
-            Via::Message => self.announcer.by_deadline(order, &self.deadline(order).await?).await,
+            Via::Sql => {}
+            Via::Expiration => self.announcer.expiring(order, life.window).await?,
+            Via::Message => self.announcer.by_deadline(order, &self.deadline(order).await?).await?,
             Via::Both => {
                 let deadline = self.deadline(order).await?;
                 self.announcer.by_deadline(order, &deadline).await?;
-                self.announcer.by_deadline(order, &deadline).await
+                self.announcer.by_deadline(order, &deadline).await?;
             }
         }
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(order);
+        Ok(())
     }
 
     async fn deadline(&self, order: i64) -> Result<String> {
