@@ -4,9 +4,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::crime::{self, Crime};
@@ -116,10 +117,21 @@ pub async fn play(servers: &Arc<Servers>, script: Script) -> Result<Outcome> {
 async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
     let rubbish = Rubbish::default();
     let faults = script.strikes.iter().map(|(_, fault)| *fault).collect();
-    let shop = try_join_all(script.lives.iter().map(|life| async {
-        sleep(life.at).await;
-        arena.till.live(life).await
-    }));
+    // Tasks, and not futures of one: hundreds of lives would take turns on one thread, and starve each other.
+    let mut lives = JoinSet::new();
+    for life in script.lives {
+        let till = Arc::clone(&arena.till);
+        lives.spawn(async move {
+            sleep(life.at).await;
+            till.live(&life).await
+        });
+    }
+    let shop = async {
+        while let Some(lived) = lives.join_next().await {
+            lived?.context("the shop")?;
+        }
+        anyhow::Ok(())
+    };
     let storm = join_all(script.strikes.iter().copied().map(async |(at, fault)| {
         sleep(at).await;
         if let Err(error) = inject(arena, fault, &rubbish).await {
@@ -140,7 +152,7 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
         arena.timeline.note("the faults are over");
         Ok(())
     };
-    tokio::try_join!(async { shop.await.map(drop).context("the shop") }, calm)?;
+    tokio::try_join!(shop, calm)?;
     let forgotten = arena.till.announce_forgotten().await?;
     arena.timeline.note(format!("the shop has closed its doors; announced late: {forgotten}"));
     let settled = arena.settle(script.patience).await?;
