@@ -15,6 +15,11 @@ pub fn descriptors(process: i32) -> usize {
     std::fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count)
 }
 
+/// Threads of a process.
+pub fn threads(process: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count)
+}
+
 /// A process's established connections to a local port.
 pub fn connections(process: i32, port: u16) -> usize {
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };

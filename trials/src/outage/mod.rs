@@ -14,6 +14,7 @@ use crate::load::Load;
 use crate::measure::{Lateness, print};
 use crate::servers::workshop;
 use crate::verdict::conclude;
+use watch::Peak;
 
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]
@@ -53,10 +54,8 @@ struct Figures {
     closed_after: Duration,
     /// From the return until nothing that was recorded before it was in the outbox.
     drained_after: Duration,
-    /// The largest pod's resident memory before, and the largest at any time since, in MiB.
-    memory: [f64; 2],
-    /// The same of open files and sockets.
-    descriptors: [f64; 2],
+    /// What the largest pod took before, and at any time since.
+    took: [Peak; 2],
 }
 
 /// Two pods, with the service's own settings but for the lanes.
@@ -137,10 +136,11 @@ fn bounds(kind: Kind, figures: &Figures) -> Vec<String> {
     }
     within("all closed after the return", figures.closed_after.as_secs_f64(), 30.0, "s");
     within("outbox drained after the return", figures.drained_after.as_secs_f64(), 45.0, "s");
-    let [before, peak] = figures.memory;
-    within("memory at its peak", peak, before * 1.5 + 32.0, "MiB");
-    let [before, peak] = figures.descriptors;
-    within("files and sockets at their peak", peak, before * 1.5 + 10.0, "");
+    let [before, peak] = figures.took;
+    within("memory at its peak", peak.memory, before.memory * 1.5 + 32.0, "MiB");
+    within("files and sockets at their peak", peak.descriptors, before.descriptors * 1.5 + 10.0, "");
+    // A connection to the broker has one: attempts that are given up must not pile up.
+    within("threads at their peak", peak.threads, before.threads + 4.0, "");
     missed
 }
 
@@ -157,6 +157,7 @@ fn head() -> Vec<String> {
         "all closed after",
         "outbox drained after",
         "memory, MiB",
+        "threads",
     ]
     .map(str::to_owned)
     .into()
@@ -181,6 +182,7 @@ fn row(kind: Kind, figures: &Figures) -> Vec<String> {
         figures.waiting.map_or("unknown".into(), |waiting| waiting.to_string()),
         format!("{:.1} s", figures.closed_after.as_secs_f64()),
         format!("{:.1} s", figures.drained_after.as_secs_f64()),
-        format!("{:.0} → {:.0}", figures.memory[0], figures.memory[1]),
+        format!("{:.0} → {:.0}", figures.took[0].memory, figures.took[1].memory),
+        format!("{:.0} → {:.0}", figures.took[0].threads, figures.took[1].threads),
     ]
 }

@@ -37,8 +37,7 @@ async fn act(arena: &Arena, kind: Kind, lasting: Duration, watch: &Watch) -> Res
     sleep(CALM).await;
 
     let mut figures = Figures::default();
-    let (memory, descriptors) = watch.peak();
-    (figures.memory[0], figures.descriptors[0]) = (memory, descriptors);
+    figures.took[0] = watch.peak();
     (figures.buying[0], figures.refused[0]) = buyer.take();
     arena.timeline.note(format!("{kind:?} goes away"));
     let left = now(pool).await?;
@@ -67,7 +66,7 @@ async fn act(arena: &Arena, kind: Kind, lasting: Duration, watch: &Watch) -> Res
     let _ = buyer.take();
     sleep(CALM).await;
     (figures.buying[2], figures.refused[2]) = buyer.take();
-    (figures.memory[1], figures.descriptors[1]) = watch.peak();
+    figures.took[1] = watch.peak();
     Ok(figures)
 }
 

@@ -9,9 +9,20 @@ use tokio::time::sleep;
 use crate::arena::Arena;
 use crate::proc;
 
-/// The largest resident memory in MiB and the most open files and sockets of any pod so far.
+/// The most that any pod has taken so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peak {
+    /// Resident memory in MiB.
+    pub memory: f64,
+    /// Open files and sockets.
+    pub descriptors: f64,
+    /// Threads.
+    pub threads: f64,
+}
+
+/// Looks once a second.
 #[derive(Debug, Default)]
-pub struct Watch(Mutex<(f64, f64)>);
+pub struct Watch(Mutex<Peak>);
 
 impl Watch {
     /// Watches until a pod ends by itself.
@@ -20,16 +31,18 @@ impl Watch {
             for pod in &arena.pods {
                 pod.check().await?;
                 let memory = pod.resident_kib().await as f64 / 1024.0;
-                let descriptors = pod.pid().await.map_or(0, proc::descriptors) as f64;
+                let process = pod.pid().await;
                 let mut peak = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                *peak = (peak.0.max(memory), peak.1.max(descriptors));
+                peak.memory = peak.memory.max(memory);
+                peak.descriptors = peak.descriptors.max(process.map_or(0, proc::descriptors) as f64);
+                peak.threads = peak.threads.max(process.map_or(0, proc::threads) as f64);
             }
             sleep(Duration::from_secs(1)).await;
         }
     }
 
     /// The peaks so far.
-    pub fn peak(&self) -> (f64, f64) {
+    pub fn peak(&self) -> Peak {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
