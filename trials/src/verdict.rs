@@ -7,9 +7,10 @@ use anyhow::{Result, ensure};
 use crate::arena::Arena;
 use crate::checker::{self, Evidence};
 
-/// Fails when a promise was broken; returns how long it took to settle.
-pub async fn conclude(arena: &Arena, patience: Duration) -> Result<Duration> {
+/// Fails when a promise was broken; returns how long it took to settle. `rubbish` was sent and cannot be understood.
+pub async fn conclude(arena: &Arena, patience: Duration, rubbish: &[Vec<u8>]) -> Result<Duration> {
     let settled = arena.settle(patience).await?;
+    arena.timeline.note(format!("settled after {settled:?}"));
     for pod in &arena.pods {
         pod.check().await?;
         pod.stop_cleanly().await?;
@@ -20,8 +21,7 @@ pub async fn conclude(arena: &Arena, patience: Duration) -> Result<Duration> {
     let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
     let parked: Vec<Vec<u8>> = parked.into_iter().map(|message| message.data).collect();
     let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
-    let evidence =
-        Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish: &[] };
+    let evidence = Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish };
     let broken = checker::judge(&evidence).await?;
     ensure!(broken.is_empty(), "broken promises:\n  {}", broken.join("\n  "));
     Ok(settled)

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,9 +14,10 @@ use super::crime::{self, Crime};
 use super::fault::{self, Fault, Strike, Targets};
 use super::inject::{Rubbish, inject};
 use crate::arena::{Arena, Plan, Servers};
-use crate::checker::{self, Evidence, Tally};
+use crate::checker::{self, Tally};
 use crate::measure::{self, Lateness};
 use crate::shop::{Life, Told, script};
+use crate::verdict::conclude;
 
 /// How long the shop is busy.
 const LOAD: Duration = Duration::from_secs(5);
@@ -155,24 +156,9 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
     tokio::try_join!(shop, calm)?;
     let forgotten = arena.till.announce_forgotten().await?;
     arena.timeline.note(format!("the shop has closed its doors; announced late: {forgotten}"));
-    let settled = arena.settle(script.patience).await?;
-    arena.timeline.note(format!("settled after {settled:?}"));
-    for pod in &arena.pods {
-        pod.check().await?;
-        pod.stop_cleanly().await?;
-    }
-    // What a pod had in hand and gave back would be seen now.
-    let left = arena.unsettled().await?;
-    ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
-
-    let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
-    let parked: Vec<Vec<u8>> = parked.into_iter().map(|message| message.data).collect();
-    let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
     let rubbish = rubbish.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let evidence =
-        Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish: &rubbish };
-    let broken = checker::judge(&evidence).await?;
-    ensure!(broken.is_empty(), "broken promises:\n  {}", broken.join("\n  "));
+    let settled = conclude(arena, script.patience, &rubbish).await?;
+    let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
     Ok(Outcome {
         tally: checker::tally(arena.pool()).await?,
         lateness: measure::lateness(arena.pool(), 0.0, f64::from(u32::MAX)).await?,

@@ -106,7 +106,7 @@ pub async fn run(args: &Args) -> Result<()> {
 
 async fn play(arena: &Arena, kind: Kind, lasting: Duration) -> Result<Figures> {
     let figures = LOAD.during(&arena.till, scene::play(arena, kind, lasting)).await?;
-    let settled = conclude(arena, SETTLE).await?;
+    let settled = conclude(arena, SETTLE, &[]).await?;
     arena.timeline.note(format!("settled after {settled:?}"));
     let failed: u64 = arena.pods.iter().map(|pod| pod.count("failed")).sum();
     ensure!(failed == 0, "{failed} attempts were burnt by an outage, which is nobody's fault");

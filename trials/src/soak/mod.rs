@@ -89,7 +89,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let record = record.into_inner();
     write(&servers.folder, &title, &record)?;
     soaked.with_context(|| arena.remains())?;
-    conclude(&arena, SETTLE).await.with_context(|| arena.remains())?;
+    conclude(&arena, SETTLE, &[]).await.with_context(|| arena.remains())?;
     archive.count_the_rest(&arena).await?;
 
     let tally = &archive.tally;

@@ -135,7 +135,7 @@ async fn play(arena: &Arena, kind: Kind, times: usize) -> Result<Vec<Measure>> {
         }
     };
     let mut measures = LOAD.during(&arena.till, scene).await?;
-    conclude(arena, PATIENCE).await?;
+    conclude(arena, PATIENCE, &[]).await?;
     if kind == Kind::Stopped {
         measures.push(stopped::redeliveries(arena, times));
     }
