@@ -45,6 +45,8 @@ impl<'a> Shelf<'a> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
         let state = asking.queue_declare(queue.as_str().into(), passive, FieldTable::default());
         let there = u64::from(broker.bounded("asking for the parked queue", state).await?.message_count());
+        // Dropped, it would be closed in the background, and be in the way when the connection is closed soon.
+        broker.bounded("closing a channel", asking.close(200, "done".into())).await?;
         let publisher = match action {
             Action::Retry => Some(Publisher::connect(broker, "parked").await?),
             Action::Look | Action::Discard => None,

@@ -156,3 +156,17 @@ async fn a_discard_that_is_killed_again_and_again_takes_only_what_was_meant() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_command_says_it_took_out_does_not_come_back() {
+    World::with(async |world| {
+        let (code, _, error) = world.run(&["topology", "declare"]).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+        // Far more than a channel passes on to the queue before it has heard of the first acknowledgement.
+        world.publish_times(3_000, "order.parked", b"?", &BasicProperties::default()).await;
+        let (code, _, error) = world.run(&["parked", "discard", "--all"]).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+        assert_eq!(world.depth(&world.names.parked()).await, 0);
+    })
+    .await;
+}
