@@ -17,7 +17,7 @@ pub use burst::burst;
 pub use steady::{Steady, steady};
 pub use sweep::{Sweeping, sweep};
 
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
 use crate::settings::{Raw, SettingError};
@@ -141,7 +141,7 @@ impl Place {
         let exchange = broker.topology.exchange.as_str();
         let delete = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
         broker.bounded("deleting the exchange", delete).await?;
-        let _ = connection.close(200, "done".into()).await;
+        broker::close(&connection).await;
         Ok(())
     }
 }

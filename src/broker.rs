@@ -182,6 +182,15 @@ fn amqp_kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     }
 }
 
+/// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
+/// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Closes a connection that is not needed any more.
+pub async fn close(connection: &Connection) {
+    let _ = timeout(GOODBYE, connection.close(200, "done".into())).await;
+}
+
 /// How to reach the broker and what must exist there.
 #[derive(Debug)]
 pub struct Broker {

@@ -12,12 +12,12 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::message::Delivery;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::BrokerError;
 use crate::broker::consumer::{Deliveries, QUIET, QUIET_AT_LAST};
 use crate::broker::publisher::{Outgoing, Publisher};
+use crate::broker::{self, BrokerError};
 use crate::close::Verdict;
 use crate::database;
 use crate::hand::{Hand, Held, Tag};
@@ -75,7 +75,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     // A broker that is in trouble gives everything back by itself when the connection is gone.
     if !matches!(outcome, Err(RoleError::Broker(_))) {
         collector.give_back().await;
-        let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+        broker::close(&connection).await;
     }
     match outcome {
         // Only when told to stop does a session end before its time without an error.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::BrokerError;
 use crate::broker::consumer::{Deliveries, QUIET, QUIET_AT_LAST};
 use crate::broker::publisher::{Outgoing, Publisher};
+use crate::broker::{self, BrokerError};
 use crate::message::{self, Reading};
 use crate::park::parked;
 use crate::pod::{Pod, past};
@@ -67,7 +67,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let all = BasicNackOptions { multiple: true, requeue: true };
     let _ = pod.broker.bounded("giving messages back", channel.basic_nack(0, all)).await;
     publisher.close().await;
-    let _ = timeout(pod.broker.timeout, connection.close(200, "done".into())).await;
+    broker::close(&connection).await;
     Ok(())
 }
 

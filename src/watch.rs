@@ -12,8 +12,8 @@ use lapin::types::FieldTable;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
 use crate::broker::publisher::Publisher;
+use crate::broker::{self, Broker};
 use crate::clock::DbTime;
 use crate::config::Config;
 use crate::database::{Trouble, trouble};
@@ -58,7 +58,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         }
     }
     watch.publisher.close().await;
-    let _ = pod.broker.bounded("closing", watch.connection.close(200, "done".into())).await;
+    broker::close(&watch.connection).await;
     Ok(())
 }
 

@@ -136,8 +136,7 @@ impl Publisher {
 
     /// Closes the connection; what was confirmed stays.
     pub async fn close(self) {
-        // A connection that cannot be closed in an orderly way is dropped, which closes it too.
-        let _ = timeout(self.timeout, self.connection.close(200, "done".into())).await;
+        super::close(&self.connection).await;
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::output::table;
 use super::{CliError, Context};
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::clock::DbTime;
 use crate::database;
 use crate::probe::{self, Health};
@@ -51,7 +51,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
         Some(_) => "behind",
     };
     lines.push(Line { queue: process, state, at: None, depth: arrived });
-    let _ = connection.close(200, "done".into()).await;
+    broker::close(&connection).await;
 
     let text = || {
         table(

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::output::table;
 use super::{CliError, Context};
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::topology::export::definitions;
 use crate::topology::management::Management;
 use crate::topology::verify::verify;
@@ -26,7 +26,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let broker = Broker::new(&context.broker_config()?).declaring(true);
             let connection = broker.connect("topology").await?;
             broker.declare(&connection).await?;
-            let _ = connection.close(200, "done".into()).await;
+            broker::close(&connection).await;
             let (exchange, queues) = (&broker.topology.exchange, broker.topology.queues.len());
             let text = format!("{exchange} and {queues} queues are declared and bound");
             context.out.done(&text, json!({"exchange": exchange, "queues": queues}));
