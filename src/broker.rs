@@ -284,11 +284,7 @@ impl Broker {
             return Ok(());
         }
         let channel = self.channel(connection).await?;
-        let doing = "declaring the topology";
-        match timeout(self.timeout * 3, declare::declare(&channel, &self.topology)).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(self.late(doing, connection)),
-        }
+        declare::declare(&channel, &self.topology, self.timeout).await?;
         self.bounded("closing a channel", channel.close(200, "done".into())).await
     }
 
@@ -307,11 +303,6 @@ impl Broker {
                 Err(BrokerError::Timeout { doing: doing.to_owned(), after: self.timeout, blocked: false })
             }
         }
-    }
-
-    fn late(&self, doing: &str, connection: &Connection) -> BrokerError {
-        let blocked = connection.status().blocked();
-        BrokerError::Timeout { doing: doing.to_owned(), after: self.timeout, blocked }
     }
 }
 

@@ -69,7 +69,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "how often a probe is sent through a lane, to notice within `sweep_grace` when it does not deliver" },
     Setting { name: "outage_patience", env: "OVERDUE_OUTAGE_PATIENCE", default: Some("2s"),
         help: "how long closing is retried in place when the database is away, before messages are given back" },
-    Setting { name: "confirm_timeout", env: "OVERDUE_CONFIRM_TIMEOUT", default: Some("10s"),
+    Setting { name: "confirm_timeout", env: "OVERDUE_CONFIRM_TIMEOUT", default: Some("5s"),
         help: "longest wait for the broker to answer: connecting, declaring, publisher confirms" },
     Setting { name: "drain_timeout", env: "OVERDUE_DRAIN_TIMEOUT", default: Some("10s"),
         help: "on SIGTERM, how long what is in hand may take to finish before it is given back" },

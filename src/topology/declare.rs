@@ -1,44 +1,51 @@
 //! Declares the topology; idempotent, and safe beside pods that do the same.
 
+use std::time::Duration;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
+use tokio::time::timeout;
 
 use super::{Argument, QueueSpec, Topology};
 use crate::broker::BrokerError;
 
 /// Declares exchange, queues and bindings in the safe order.
 ///
+/// Each step has its own bound: all of them take long on a slow broker, while on a node that has lost its cluster the very
+/// first one never ends, and a session had better look for another node.
+///
 /// # Errors
 /// When something exists with other arguments ([`BrokerError::Mismatch`]) or the user may not configure
-/// ([`BrokerError::Denied`]); both name the thing.
-pub async fn declare(channel: &Channel, topology: &Topology) -> Result<(), BrokerError> {
+/// ([`BrokerError::Denied`]), both name the thing; or when the broker does not answer in time.
+pub async fn declare(channel: &Channel, topology: &Topology, limit: Duration) -> Result<(), BrokerError> {
     let exchange = topology.exchange.as_str();
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default())
-        .await
-        .map_err(|source| BrokerError::while_declaring(format!("declaring exchange {exchange}"), source))?;
+    let declare =
+        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default());
+    step(limit, format!("declaring exchange {exchange}"), declare).await?;
     for queue in &topology.queues {
         let QueueSpec { name, key, .. } = queue;
-        channel
-            .queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments(queue))
-            .await
-            .map_err(|source| BrokerError::while_declaring(format!("declaring queue {name}"), source))?;
-        channel
-            .queue_bind(
-                name.as_str().into(),
-                exchange.into(),
-                key.as_str().into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-            .map_err(|source| {
-                BrokerError::while_declaring(format!("binding queue {name} to {exchange}"), source)
-            })?;
+        let (options, arguments) = (QueueDeclareOptions::durable(), arguments(queue));
+        let declare = channel.queue_declare(name.as_str().into(), options, arguments);
+        step(limit, format!("declaring queue {name}"), declare).await?;
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let bind =
+            channel.queue_bind(name.as_str().into(), exchange.into(), key.as_str().into(), options, none);
+        step(limit, format!("binding queue {name} to {exchange}"), bind).await?;
     }
     Ok(())
+}
+
+async fn step<T>(
+    limit: Duration,
+    doing: String,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|source| BrokerError::while_declaring(doing, source)),
+        Err(_) => Err(BrokerError::Timeout { doing, after: limit, blocked: false }),
+    }
 }
 
 fn arguments(queue: &QueueSpec) -> FieldTable {

@@ -176,16 +176,23 @@ impl Arena {
         Ok(unsettled)
     }
 
-    /// Waits until everything has settled; how long it took.
+    /// Waits until everything has settled, and stays so for a while; how long it took.
     pub async fn settle(&self, patience: Duration) -> Result<Duration> {
         let began = Instant::now();
-        let mut noted = began;
+        let (mut noted, mut empty_since) = (began, None);
         loop {
             let unsettled = match self.unsettled().await {
-                Ok(unsettled) if unsettled.is_empty() => return Ok(began.elapsed()),
+                Ok(unsettled) if unsettled.is_empty() => {
+                    if empty_since.get_or_insert_with(Instant::now).elapsed() > UNSEEN {
+                        return Ok(began.elapsed());
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
                 Ok(unsettled) => unsettled.join(", "),
                 Err(error) => format!("{error:#}"),
             };
+            empty_since = None;
             anyhow::ensure!(began.elapsed() < patience, "after {patience:?} there are still {unsettled}");
             if noted.elapsed() > Duration::from_secs(5) {
                 noted = Instant::now();
@@ -218,6 +225,9 @@ impl Arena {
         format!("database {}, prefix {}, logs in {}", self.database, self.place.prefix, self.logs.display())
     }
 }
+
+/// A message that a pod has in hand is in no queue; it is in one again, or done, sooner than this.
+const UNSEEN: Duration = Duration::from_millis(1_200);
 
 /// Longest wait for a connection. Short, because the pool's pauses between attempts grow to a fifth of it.
 const ACQUIRE: Duration = Duration::from_secs(2);

@@ -153,6 +153,12 @@ impl Pod {
         self.process.lock().await.as_ref().map_or(0, Process::resident_kib)
     }
 
+    /// Cuts every line of it, those that are silent too.
+    pub fn cut(&self) {
+        self.database.set(Line::Cut);
+        self.broker.iter().for_each(|breaker| breaker.set(Line::Cut));
+    }
+
     /// Every line of its up again, and itself running and awake.
     pub async fn heal(&self) -> Result<()> {
         self.database.set(Line::Up);

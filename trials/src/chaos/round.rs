@@ -140,12 +140,15 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
         }
     }));
     let calm = async {
-        if let Some(crime) = script.crime {
-            sleep(Duration::from_secs(2)).await;
-            crime::commit(arena, crime).await?;
-            arena.timeline.note(crime);
-        }
-        storm.await;
+        let crime = async {
+            if let Some(crime) = script.crime {
+                sleep(Duration::from_secs(2)).await;
+                crime::commit(arena, crime).await?;
+                arena.timeline.note(crime);
+            }
+            anyhow::Ok(())
+        };
+        tokio::join!(storm, crime).1?;
         arena.servers.heal().await?;
         for pod in &arena.pods {
             pod.heal().await?;
