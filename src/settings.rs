@@ -72,7 +72,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "confirm_timeout", env: "OVERDUE_CONFIRM_TIMEOUT", default: Some("5s"),
         help: "longest wait for the broker to answer: connecting, declaring, publisher confirms" },
     Setting { name: "drain_timeout", env: "OVERDUE_DRAIN_TIMEOUT", default: Some("10s"),
-        help: "on SIGTERM, how long what is in hand may take to finish before it is given back" },
+        help: "on SIGTERM, how long what is in hand may take to be closed or handed over before it is given back" },
     Setting { name: "declare_topology", env: "OVERDUE_DECLARE_TOPOLOGY", default: Some("true"),
         help: "whether `run` declares exchanges and queues itself; `false` needs no configure permission" },
     Setting { name: "log", env: "OVERDUE_LOG", default: Some("info,lapin=off"),

@@ -3,11 +3,11 @@
 //! The broker checks no property that a sender writes: text need not be UTF-8, lists may be nested a thousandfold, and
 //! headers that just fit a frame no longer do when the broker has added its own. The library gives up the connection
 //! over such a message, or overflows its stack, and the broker delivers the message again, to the next pod. So frames
-//! are looked at before the library sees them. Pure; [`super::guard`] puts it between socket and library.
+//! are looked at before the library sees them. Pure; `broker::guard` puts it between socket and library.
 
 /// Header that stands for properties that cannot be read: why.
 pub const UNREADABLE: &str = "overdue-unreadable";
-/// Header with the bytes of properties that could not be read, at most [`MOST_RAW`] of them.
+/// Header with the bytes of properties that could not be read, at most 32 KiB of them.
 pub const RAW_PROPERTIES: &str = "overdue-raw-properties";
 
 /// So that a parked message keeps them within the headers that it may keep.
