@@ -83,7 +83,7 @@ trials: toolchain
 check: lint ## the gate: lint, sqlx-check, test, and a short form of the trials
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test
 	$(MAKE) --no-print-directory judge
-	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=1994 # these five draw 19 of the 22 kinds of faults
+	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=2964 # these five draw 18 of the 22 kinds of faults
 
 toolchain:
 	@dev/toolchain

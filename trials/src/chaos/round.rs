@@ -66,12 +66,13 @@ impl Script {
     /// The same seed draws the same script.
     pub fn draw(seed: u64, nodes: usize) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // The faults first: what they are should not depend on how busy the shop is.
         let pods = random.random_range(2..=3);
-        let lives = script::draw(&mut random, LOAD, ORDERS_PER_SECOND, LONGEST_WINDOW);
         let strikes = fault::draw(&mut random, LOAD, Targets { pods, nodes });
         // Mostly without the sweep: then nothing makes good for a message that was lost.
         let needed = strikes.iter().any(|(_, fault)| fault.takes_wakes_along());
         let sweep = random.random_bool(0.2) || needed;
+        let lives = script::draw(&mut random, LOAD, ORDERS_PER_SECOND, LONGEST_WINDOW);
         Self { seed, lives, strikes, pods, sweep, crime: None, patience: SETTLE }
     }
 
@@ -191,6 +192,6 @@ mod tests {
         assert_eq!(one.strikes, again.strikes);
         assert_eq!(format!("{:?}", one.lives), format!("{:?}", again.lives));
         // All but the three that need a cluster; and nearly as many by the five seeds of `make check`.
-        assert_eq!((kinds(1..=200).len(), kinds(1994..=1998).len()), (22, 19));
+        assert_eq!((kinds(1..=200).len(), kinds(2964..=2968).len()), (22, 18));
     }
 }
