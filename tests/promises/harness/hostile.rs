@@ -111,7 +111,15 @@ impl Hostile {
                 (dice.one(&BROKEN).as_bytes().to_vec(), 1)
             }
             12 => {
-                properties = properties.with_expiration(dice.below(3).to_string().into());
+                // With a forged x-death, RabbitMQ before 4.0.1 would see a cycle when it expires, and keep it to itself.
+                let mut headers = FieldTable::default();
+                for (name, value) in properties.headers().iter().flat_map(|headers| headers.inner()) {
+                    if name.as_str() != "x-death" {
+                        headers.insert(name.clone(), value.clone());
+                    }
+                }
+                properties =
+                    properties.with_headers(headers).with_expiration(dice.below(3).to_string().into());
                 (dice.one(&BROKEN).as_bytes().to_vec(), 1)
             }
             _ => (dice.one(&BROKEN).as_bytes().to_vec(), 1),
