@@ -295,6 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn fewer_messages_are_taken_ahead_where_each_may_name_many_orders() {
+        for (prefetch, orders_per_wake, ahead) in
+            [("1000", "100", 250), ("100", "100", 100), ("1000", "20", 1_000), ("1000", "40", 500)]
+        {
+            let config = config(&[
+                ("prefetch", prefetch),
+                ("max_orders_per_wake", orders_per_wake),
+                ("max_held", "20000"),
+            ]);
+            assert_eq!(
+                config.expect("a configuration").messages_ahead(),
+                ahead,
+                "{prefetch} {orders_per_wake}"
+            );
+        }
+    }
+
+    #[test]
     fn secrets_do_not_print() {
         let config = config(&[]).expect("a configuration");
         let printed = format!("{config:?} {}", config.database_url);

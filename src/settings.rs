@@ -48,7 +48,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "max_window", env: "OVERDUE_MAX_WINDOW", default: Some("366d"),
         help: "a message with a deadline further ahead than this is parked as malformed" },
     Setting { name: "prefetch", env: "OVERDUE_PREFETCH", default: Some("1000"),
-        help: "most unacknowledged messages a pod takes from the process queue (1 to 2000); 250 where max_held / max_orders_per_wake is less" },
+        help: "most unacknowledged messages a pod takes from the process queue (1 to 2000); never more than max_held / max_orders_per_wake, or than 250 where that is less" },
     Setting { name: "max_held", env: "OVERDUE_MAX_HELD", default: Some("20000"),
         help: "most orders a pod holds; beyond it the pod stops taking messages" },
     Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("500"),

@@ -104,10 +104,11 @@ impl Collector {
         self.closing.abort_all();
         self.moving.abort_all();
         self.noting.abort_all();
+        // First of all, and with nothing in hand too: what is done must not come again.
+        let owed = std::mem::take(&mut self.owed);
+        let _ = self.acknowledge_each(owed).await;
         let (messages, orders) = (self.hand.messages(), self.hand.orders());
         if messages > 0 {
-            let owed = std::mem::take(&mut self.owed);
-            let _ = self.acknowledge_each(owed).await;
             let all = BasicNackOptions { multiple: true, requeue: true };
             let nack = self.pod.broker.bounded("giving messages back", self.channel.basic_nack(0, all)).await;
             tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");

@@ -159,8 +159,7 @@ impl Arena {
         )
         .fetch_one(self.pool())
         .await?;
-        let told =
-            self.subscriber.news().events.values().filter(|heard| heard.kind == "order.closed").count();
+        let told = self.subscriber.closed();
         let mut unsettled = Vec::new();
         let mut expect = |what: &str, count: i64| {
             if count != 0 {

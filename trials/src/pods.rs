@@ -111,24 +111,28 @@ impl Pod {
         Ok(())
     }
 
-    /// SIGTERM and its end; how long it took. An exit code other than 0 is an error.
+    /// SIGTERM and its end; how long it took. Exit code 1 will do: what was in hand could not be finished in time and
+    /// was given back, as when a server was away.
     pub async fn stop(&self) -> Result<Duration> {
+        self.end(&[0, 1]).await
+    }
+
+    /// As [`Self::stop`], when nothing stands in the way of finishing.
+    pub async fn stop_cleanly(&self) -> Result<Duration> {
+        self.end(&[0]).await
+    }
+
+    async fn end(&self, allowed: &[i32]) -> Result<Duration> {
         let Some(mut process) = self.process.lock().await.take() else { return Ok(Duration::ZERO) };
         let began = std::time::Instant::now();
         process.signal(Signal::TERM)?;
         let status = process.ended(PATIENCE).await?;
-        // 1: what was in hand could not be finished in time and was given back, as when a server was away.
-        ensure!(matches!(status.code(), Some(0 | 1)), "{} ended with {status}", self.name);
+        ensure!(
+            status.code().is_some_and(|code| allowed.contains(&code)),
+            "{} ended with {status}",
+            self.name
+        );
         Ok(began.elapsed())
-    }
-
-    /// As [`Self::stop`], when nothing stands in the way of finishing.
-    pub async fn stop_cleanly(&self) -> Result<()> {
-        let Some(mut process) = self.process.lock().await.take() else { return Ok(()) };
-        process.signal(Signal::TERM)?;
-        let status = process.ended(PATIENCE).await?;
-        ensure!(status.success(), "{} ended with {status}", self.name);
-        Ok(())
     }
 
     /// Sends a signal.

@@ -71,6 +71,12 @@ impl Subscriber {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many closings were heard of.
+    pub fn closed(&self) -> usize {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.events.values().filter(|heard| heard.kind == "order.closed").count()
+    }
+
     /// Hands over what was heard of orders up to this one, and remembers it no longer.
     pub fn forget(&self, newest: i64) -> News {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
