@@ -26,7 +26,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "database_url", env: "DATABASE_URL", default: None,
         help: "PostgreSQL 14 or newer, e.g. postgres://user:password@host/shop" },
     Setting { name: "amqp_url", env: "AMQP_URL", default: None,
-        help: "RabbitMQ 3.10 or newer, e.g. amqp://user:password@host/vhost; several nodes separated by commas" },
+        help: "RabbitMQ 3.10 or newer, e.g. amqp://user:password@host/vhost; amqps: for TLS; several nodes separated by commas" },
     Setting { name: "management_url", env: "OVERDUE_MANAGEMENT_URL", default: Some(""),
         help: "RabbitMQ's management API, for `topology verify`; empty: the broker's host, port 15672; without a user: the broker's" },
     Setting { name: "prefix", env: "OVERDUE_PREFIX", default: Some(""),

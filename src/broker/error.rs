@@ -20,6 +20,16 @@ pub enum BrokerError {
         /// The client's error.
         source: lapin::Error,
     },
+    /// Its certificate is not vouched for, is for another name, or has expired.
+    #[error(
+        "the broker at {node} shows a certificate that cannot be trusted ({source}); name it as its certificate does in amqp_url (AMQP_URL), and for a certificate authority of your own set SSL_CERT_FILE to the file with its certificate (PEM)"
+    )]
+    Untrusted {
+        /// The node, without its password.
+        node: String,
+        /// The client's error.
+        source: lapin::Error,
+    },
     /// User or password.
     #[error(
         "the broker at {node} refused the login ({source}); check user and password in amqp_url (AMQP_URL)"
@@ -140,6 +150,8 @@ impl BrokerError {
             Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) if !source.to_string().contains("limit") => {
                 Self::VhostRefused { node, source }
             }
+            // From the TLS library, as an I/O error.
+            None if source.to_string().contains("certificate") => Self::Untrusted { node, source },
             _ => Self::Connect { node, source },
         }
     }
@@ -152,7 +164,9 @@ impl BrokerError {
             | Self::VhostRefused { .. }
             | Self::Denied { .. }
             | Self::Mismatch { .. } => false,
-            Self::Connect { .. }
+            // Another node's may be fine, and a certificate is renewed without us.
+            Self::Untrusted { .. }
+            | Self::Connect { .. }
             | Self::Missing { .. }
             | Self::Timeout { .. }
             | Self::Nacked { .. }

@@ -33,6 +33,7 @@ mod parked_messages_outlive_interruption;
 mod publishes_every_event;
 mod rebuilds_broken_sessions;
 mod serves_several_shops;
+mod speaks_tls;
 mod stops_without_a_trace;
 mod survives_the_loss_of_a_pod;
 mod the_protocol_holds_in_every_interleaving;

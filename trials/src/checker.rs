@@ -6,9 +6,10 @@ use std::collections::HashSet;
 use anyhow::Result;
 use sqlx::PgPool;
 
+use crate::shop::letter::Parked;
 use crate::shop::script::STOCK;
 use crate::shop::subscriber::News;
-use crate::shop::{Ledger, Told};
+use crate::shop::{Ledger, Letter, Told};
 
 /// What a round has left behind.
 #[derive(Debug)]
@@ -19,10 +20,10 @@ pub struct Evidence<'a> {
     pub ledger: &'a Ledger,
     /// What the subscriber heard.
     pub news: &'a News,
-    /// Bodies of what is parked.
-    pub parked: &'a [Vec<u8>],
-    /// Bodies of what was sent and cannot be understood.
-    pub rubbish: &'a [Vec<u8>],
+    /// What is parked.
+    pub parked: &'a [Parked],
+    /// What was sent and cannot be understood.
+    pub rubbish: &'a [Letter],
 }
 
 /// What was done in a round, as the database counts it.
@@ -139,25 +140,32 @@ async fn events(evidence: &Evidence<'_>, broken: &mut Vec<String>) -> Result<()>
     Ok(())
 }
 
-/// 5: what cannot be understood is parked, every bit of it, and nothing else is.
+/// 5: what cannot be understood is parked, every bit of it, with a reason, and nothing else is.
 fn messages(evidence: &Evidence<'_>, broken: &mut Vec<String>) {
-    let parked: HashSet<&[u8]> = evidence.parked.iter().map(Vec::as_slice).collect();
-    let rubbish: HashSet<&[u8]> = evidence.rubbish.iter().map(Vec::as_slice).collect();
-    let shown = |bodies: Vec<&&[u8]>| -> String {
-        bodies
-            .iter()
-            .take(5)
-            .map(|body| String::from_utf8_lossy(body).into_owned())
-            .collect::<Vec<_>>()
-            .join(" | ")
+    let parked: HashSet<&Letter> = evidence.parked.iter().map(|parked| &parked.letter).collect();
+    let rubbish: HashSet<&Letter> = evidence.rubbish.iter().collect();
+    let shown = |letters: Vec<&&Letter>| -> String {
+        let show = |letter: &&&Letter| {
+            let Letter { body, message_id, sender } = letter;
+            format!("{} (message_id `{message_id}`, by `{sender}`)", String::from_utf8_lossy(body))
+        };
+        letters.iter().take(5).map(show).collect::<Vec<_>>().join(" | ")
     };
     let lost: Vec<_> = rubbish.difference(&parked).collect();
     if !lost.is_empty() {
-        broken.push(format!("{} malformed messages were lost: {}", lost.len(), shown(lost)));
+        broken.push(format!("{} malformed messages were lost or altered: {}", lost.len(), shown(lost)));
     }
     let innocent: Vec<_> = parked.difference(&rubbish).collect();
     if !innocent.is_empty() {
-        broken.push(format!("{} innocent messages were parked: {}", innocent.len(), shown(innocent)));
+        broken.push(format!(
+            "{} messages were parked that nobody sent so: {}",
+            innocent.len(),
+            shown(innocent)
+        ));
+    }
+    let mute = evidence.parked.iter().filter(|parked| parked.reason.is_empty()).count();
+    if mute > 0 {
+        broken.push(format!("{mute} messages were parked without a reason"));
     }
 }
 

@@ -9,6 +9,7 @@ mod management;
 mod pods;
 mod raw;
 mod shop;
+mod tls;
 mod world;
 
 pub use alarm::Alarm;
@@ -17,4 +18,5 @@ pub use events::{Subscriber, order_of};
 pub use hostile::{Dice, Hostile};
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
+pub use tls::Terminator;
 pub use world::{World, eventually, patiently, with_path};

@@ -52,8 +52,7 @@ impl World {
 
     /// Starts `overdue run` as a process of its own.
     pub fn process(&self, arguments: &[&str]) -> Process {
-        let mut command = self.command(&[&["run"], arguments].concat());
-        Process::start(command.stdout(Stdio::null()))
+        Process::start(&mut self.command(&[&["run"], arguments].concat()))
     }
 
     /// Runs a command to its end: exit code, standard output, standard error.
@@ -80,8 +79,9 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
+    /// Starts `overdue run`, and reads its log.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started");
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         // Read all the time: a full pipe would stop the pod.

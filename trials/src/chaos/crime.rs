@@ -24,10 +24,18 @@ pub enum Crime {
     OrderGone,
     WakeLost,
     MalformedMessageDropped,
+    ParkedMessageStripped,
+}
+
+impl Crime {
+    /// Whether it is done to a message that was parked.
+    pub fn needs_rubbish(self) -> bool {
+        matches!(self, Self::MalformedMessageDropped | Self::ParkedMessageStripped)
+    }
 }
 
 /// Each with the words by which the judge must convict.
-const CRIMES: [(Crime, &str); 9] = [
+const CRIMES: [(Crime, &str); 10] = [
     (Crime::PaidOrderClosed, "closed from a status other than PENDING"),
     (Crime::OrderClosedWithoutEvent, "closed orders without an event"),
     (Crime::EventOfAnOrderThatIsNotClosed, "there is an event that says so"),
@@ -37,6 +45,7 @@ const CRIMES: [(Crime, &str); 9] = [
     (Crime::OrderGone, "have vanished"),
     (Crime::WakeLost, "orders PENDING"),
     (Crime::MalformedMessageDropped, "malformed messages were lost"),
+    (Crime::ParkedMessageStripped, "parked without a reason"),
 ];
 
 impl fmt::Display for Crime {
@@ -102,6 +111,15 @@ pub async fn commit(arena: &Arena, crime: Crime) -> Result<()> {
         Crime::MalformedMessageDropped => {
             let lost = until(async || arena.till.announcer.take("order.parked.queue", 1).await.map(|m| m.len() as u64));
             return lost.await;
+        }
+        Crime::ParkedMessageStripped => {
+            let announcer = &arena.till.announcer;
+            let stripped = until(async || {
+                let Some(taken) = announcer.take("order.parked.queue", 1).await?.pop() else { return Ok(0) };
+                announcer.publish("order.parked", &taken.data, lapin::BasicProperties::default()).await?;
+                Ok(1)
+            });
+            return stripped.await;
         }
     };
     until(async || {

@@ -86,8 +86,8 @@ impl Script {
 
     /// A peaceful load and a crime in the middle of it. Nothing is slow, so the patience is short.
     pub fn crime(seed: u64, crime: Crime) -> Self {
-        let rubbish = (Duration::from_millis(500), Fault::RubbishSent);
-        let script = Self::incident(seed, Duration::from_secs(3), Some(rubbish));
+        let rubbish = crime.needs_rubbish().then_some((Duration::from_millis(500), Fault::RubbishSent));
+        let script = Self::incident(seed, Duration::from_secs(3), rubbish);
         Self { crime: Some(crime), patience: Duration::from_secs(8), ..script }
     }
 }

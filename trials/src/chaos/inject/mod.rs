@@ -13,9 +13,10 @@ use tokio::time::sleep;
 use super::fault::{End, Fault};
 use crate::arena::Arena;
 use crate::breaker::{Breaker, Line};
+use crate::shop::Letter;
 
-/// Bodies of what was sent and cannot be understood.
-pub type Rubbish = Mutex<Vec<Vec<u8>>>;
+/// What was sent and cannot be understood.
+pub type Rubbish = Mutex<Vec<Letter>>;
 
 /// Makes it happen, and returns when it is over.
 pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()> {

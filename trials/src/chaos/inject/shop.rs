@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Rubbish;
 use crate::arena::{Arena, TAP};
+use crate::shop::Letter;
 
 /// Wakes arrive again, twice, as they did the first time: the broker takes the expiration off when it moves a message out
 /// of a lane.
@@ -33,10 +34,10 @@ pub async fn send_rubbish(arena: &Arena, rubbish: &Rubbish) -> Result<()> {
         "\u{7f}\u{0}",
     ];
     for (n, beginning) in wrong.iter().enumerate() {
-        let body = format!("{beginning}{n}{}", rand::random::<u64>()).into_bytes();
-        rubbish.lock().unwrap_or_else(PoisonError::into_inner).push(body.clone());
+        let letter = Letter::new(format!("{beginning}{n}{}", rand::random::<u64>()).into_bytes());
+        rubbish.lock().unwrap_or_else(PoisonError::into_inner).push(letter.clone());
         let key = if n % 2 == 0 { "order.delay" } else { "order.process" };
-        arena.till.announcer.publish(key, &body, BasicProperties::default()).await?;
+        arena.till.announcer.publish(key, &letter.body, letter.properties()).await?;
     }
     Ok(())
 }

@@ -1,0 +1,43 @@
+//! Pods and broker may be in different networks: with `amqps` everything between them is encrypted, and a pod says nothing
+//! to a broker whose certificate it has no reason to trust.
+
+use std::time::Duration;
+
+use crate::harness::{Process, Terminator, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn orders_are_closed_over_tls_and_frames_are_checked_there_too() {
+    World::with(async |world| {
+        let broker = Terminator::before(&world.amqp_url, &world.name).await;
+        let mut command = world.command(&["run", "--amqp-url", &broker.url, "--sweep-grace", "1h"]);
+        // Only the test's own certificate; what the machine trusts is put aside.
+        let pod = Process::start(command.env("SSL_CERT_FILE", &broker.certificate));
+        pod.says("taking wakes").await;
+        world.stock(1, 1_000).await;
+        world.raw().await.publish("order.process", 0x8000, b"\x01\xff", b"no text").await;
+        world.place_many(300, SECOND, 2 * SECOND, &[(1, 1)]).await;
+        world.all_settled().await;
+        assert_eq!(world.statuses().await["CLOSED"], 300);
+        world.assert_stock_conserved(1_000).await;
+        assert_eq!(world.parked(1).await[0]["body"], "no text");
+        pod.send("TERM").await;
+        let (code, log) = pod.end().await;
+        assert_eq!(code, 0, "{log}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_error_says_so() {
+    World::with(async |world| {
+        let broker = Terminator::before(&world.amqp_url, &world.name).await;
+        let (code, _, error) = world.run(&["topology", "declare", "--amqp-url", &broker.url]).await;
+        assert_eq!(code, 1, "{error}");
+        for word in ["amqps://", "certificate", "SSL_CERT_FILE"] {
+            assert!(error.contains(word), "it does not say `{word}`: {error}");
+        }
+    })
+    .await;
+}
