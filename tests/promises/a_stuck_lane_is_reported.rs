@@ -10,7 +10,7 @@ use overdue::role::Role;
 use overdue::stats::Count;
 use serde_json::Value;
 
-use crate::harness::{World, eventually};
+use crate::harness::{Process, World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Often and impatient: a lane of a second is found out within a few.
@@ -18,6 +18,12 @@ const WATCHFUL: [(&str, &str); 3] =
     [("probe_every", "200ms"), ("sweep_grace", "1s"), ("sweep_every", "200ms")];
 /// The same, and what is broken stays broken until somebody repairs it.
 const AND_IDLE: [(&str, &str); 4] = [WATCHFUL[0], WATCHFUL[1], WATCHFUL[2], ("declare_topology", "false")];
+
+/// The same for a pod of its own, with more arguments.
+fn watchful(world: &World, more: &[&str]) -> Process {
+    let quick = ["--probe-every", "200ms", "--sweep-grace", "1s", "--sweep-every", "200ms"];
+    world.process(&[&quick, more].concat())
+}
 
 /// What `overdue lanes` says: its exit code, and the state of each queue.
 async fn lanes(world: &World) -> (i32, Vec<(String, String)>) {
@@ -33,11 +39,6 @@ async fn all_lanes_are_well(world: &World) {
         code == 0 && lanes.len() == 4 && lanes.iter().all(|(_, state)| state == "ok")
     })
     .await;
-}
-
-async fn declare(world: &World) {
-    let (code, _, error) = world.run(&["topology", "declare"]).await;
-    assert_eq!((code, error.as_str()), (0, ""));
 }
 
 /// Nothing that expires finds its way any more.
@@ -81,7 +82,7 @@ async fn a_lane_that_delivers_is_well_however_long_it_is_and_its_probes_disturb_
 async fn a_dead_letter_blockage_is_reported_and_the_sweep_closes_what_is_behind_it() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
-        declare(world).await;
+        world.declare().await;
         // Each order has a message of its own: more than a broker moves at once, by default or with our settings.
         let pod = world.pod(&[&AND_IDLE[..], &[("max_orders_per_wake", "1")]].concat());
         all_lanes_are_well(world).await;
@@ -103,24 +104,15 @@ async fn a_dead_letter_blockage_is_reported_and_the_sweep_closes_what_is_behind_
 #[tokio::test]
 async fn a_lane_whose_way_is_free_again_is_well_again() {
     World::with(async |world| {
-        declare(world).await;
-        let pod = world.process(&[
-            "--probe-every",
-            "200ms",
-            "--sweep-grace",
-            "1s",
-            "--sweep-every",
-            "200ms",
-            "--declare-topology",
-            "false",
-        ]);
+        world.declare().await;
+        let pod = watchful(world, &["--declare-topology", "false"]);
         all_lanes_are_well(world).await;
         cut_off_the_process_queue(world).await;
         let order = world.place(2 * SECOND, &[]).await;
         world.closed(order).await;
         pod.says("the lane does not deliver: messages stay in it after their expiry").await;
         pod.says("queue=\"order.delay.2s.queue\"").await;
-        declare(world).await;
+        world.declare().await;
         pod.says("the lane delivers again").await;
         all_lanes_are_well(world).await;
         // The wake that was held up comes, sooner or later, and finds nothing to do.
@@ -170,16 +162,7 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
 #[tokio::test]
 async fn wakes_that_nobody_takes_are_reported_as_that_and_not_as_a_stuck_lane() {
     World::with(async |world| {
-        let watcher = world.process(&[
-            "--roles",
-            "relay,sweep,watch",
-            "--probe-every",
-            "200ms",
-            "--sweep-grace",
-            "1s",
-            "--sweep-every",
-            "200ms",
-        ]);
+        let watcher = watchful(world, &["--roles", "relay,sweep,watch"]);
         watcher.says("watching the lanes").await;
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;

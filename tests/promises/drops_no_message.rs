@@ -177,8 +177,7 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
 #[tokio::test]
 async fn a_message_that_expires_while_no_pod_runs_closes_its_order_when_one_does() {
     World::with(async |world| {
-        let (code, _, error) = world.run(&["topology", "declare"]).await;
-        assert_eq!((code, error.as_str()), (0, ""));
+        world.declare().await;
         let order = world.place(Duration::ZERO, &[]).await;
         world.sql("DELETE FROM outbox").await;
         world

@@ -159,8 +159,7 @@ async fn a_user_who_may_not_configure_is_told_so_and_works_where_somebody_else_d
         )
         .await;
 
-        let (code, _, error) = world.run(&["topology", "declare"]).await;
-        assert_eq!((code, error.as_str()), (0, ""));
+        world.declare().await;
         let pod = world.process(&[&["--declare-topology", "false"][..], &url].concat());
         let order = world.place(std::time::Duration::from_secs(1), &[]).await;
         world.closed(order).await;

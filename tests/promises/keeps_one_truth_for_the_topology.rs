@@ -20,11 +20,6 @@ async fn verify(world: &World, arguments: &[&str]) -> (i32, BTreeSet<(String, St
     (code, found.iter().map(|difference| (text(&difference["name"]), text(&difference["problem"]))).collect())
 }
 
-async fn declare(world: &World) {
-    let (code, _, error) = world.run(&["topology", "declare"]).await;
-    assert_eq!((code, error.as_str()), (0, ""));
-}
-
 fn default_lanes() -> &'static str {
     SETTINGS
         .iter()
@@ -37,7 +32,7 @@ fn default_lanes() -> &'static str {
 async fn declaring_twice_changes_nothing_and_verify_finds_nothing() {
     World::with(async |world| {
         for _ in 0..2 {
-            declare(world).await;
+            world.declare().await;
             assert_eq!(verify(world, &[]).await, (0, BTreeSet::new()));
         }
         let (code, text, _) = world.run(&["topology", "verify"]).await;
@@ -64,7 +59,7 @@ async fn verify_names_each_difference() {
                 "order.process.queue",
             ]
         );
-        declare(world).await;
+        world.declare().await;
 
         let (connection, channel) = world.channel().await;
         let exchange = world.names.exchange();
@@ -146,7 +141,7 @@ async fn verify_names_each_difference() {
         );
         unbind.await.expect("unbound");
         connection.close(200, "done".into()).await.expect("closed");
-        declare(world).await;
+        world.declare().await;
         eventually("nothing differs", async || verify(world, &[]).await == (0, BTreeSet::new())).await;
     })
     .await;

@@ -18,8 +18,7 @@ const KILLS: usize = 4;
 
 /// Messages in the parked queue, half of them from each door, as pods would have parked them.
 async fn park_many(world: &World) {
-    let (code, _, error) = world.run(&["topology", "declare"]).await;
-    assert_eq!((code, error.as_str()), (0, ""));
+    world.declare().await;
     let (connection, channel) = world.channel().await;
     channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.expect("confirms");
     let mut confirms = Vec::new();
@@ -160,8 +159,7 @@ async fn a_discard_that_is_killed_again_and_again_takes_only_what_was_meant() {
 #[tokio::test]
 async fn what_a_command_says_it_took_out_does_not_come_back() {
     World::with(async |world| {
-        let (code, _, error) = world.run(&["topology", "declare"]).await;
-        assert_eq!((code, error.as_str()), (0, ""));
+        world.declare().await;
         // Far more than a channel passes on to the queue before it has heard of the first acknowledgement.
         world.publish_times(3_000, "order.parked", b"?", &BasicProperties::default()).await;
         let (code, _, error) = world.run(&["parked", "discard", "--all"]).await;

@@ -5,10 +5,21 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use overdue::stats::Count;
 
-use crate::harness::{Breaker, World, eventually};
+use crate::harness::{Breaker, Process, World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 8_000;
+
+/// Tells a pod to stop; its log, when it has done so in time and given nothing back.
+async fn stopped_in_time(pod: Process) -> String {
+    let asked = Instant::now();
+    pod.send("TERM").await;
+    let (code, log) = pod.end().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
+    assert!(!log.contains("gave back"), "{log}");
+    log
+}
 
 #[tokio::test]
 async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_again() {
@@ -25,12 +36,7 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
             world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 500
         })
         .await;
-        let asked = Instant::now();
-        first.send("TERM").await;
-        let (code, log) = first.end().await;
-        assert_eq!(code, 0, "{log}");
-        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
-        assert!(!log.contains("gave back"), "{log}");
+        stopped_in_time(first).await;
         world.all_settled().await;
         assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
         assert!(second.pod.stats.get(Count::Closed) < BURST as u64, "the first had no part in it");
@@ -43,8 +49,7 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
 #[tokio::test]
 async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
     World::with(async |world| {
-        let (code, _, error) = world.run(&["topology", "declare"]).await;
-        assert_eq!((code, error.as_str()), (0, ""));
+        world.declare().await;
         let order = world.place(3600 * SECOND, &[]).await;
         let body = format!(r#"{{"order_id":{order}}}"#);
         let in_an_hour = BasicProperties::default().with_expiration("3600000".into());
@@ -81,12 +86,8 @@ async fn a_pod_that_cannot_close_in_time_hands_its_orders_over() {
             world.number("SELECT count(*) FROM orders WHERE payment_deadline < now()").await > 400
         })
         .await;
-        let asked = Instant::now();
-        first.send("TERM").await;
-        let (code, log) = first.end().await;
-        assert_eq!(code, 0, "{log}");
-        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
-        assert!(log.contains("handing over") && !log.contains("gave back"), "{log}");
+        let log = stopped_in_time(first).await;
+        assert!(log.contains("handing over"), "{log}");
         somebody.rollback().await.expect("let go");
         world.all_settled().await;
         assert_eq!(second.pod.stats.get(Count::Redelivered), 0);

@@ -109,6 +109,12 @@ impl World {
         (connection, channel)
     }
 
+    /// Declares the topology by the command.
+    pub async fn declare(&self) {
+        let (code, _, error) = self.run(&["topology", "declare"]).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+    }
+
     /// Messages in a queue now, by asking the queue itself.
     pub async fn depth(&self, queue: &str) -> u32 {
         let (connection, channel) = self.channel().await;
