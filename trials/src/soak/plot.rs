@@ -7,7 +7,7 @@ use super::scale::{decades, number, steps};
 
 const COLUMNS: usize = 3;
 /// Of a panel with its margins, in pixels.
-const CELL: (f64, f64) = (470.0, 262.0);
+const CELL: (f64, f64) = (510.0, 262.0);
 /// Within a panel, around the plot: left, top, right, bottom.
 const MARGIN: (f64, f64, f64, f64) = (58.0, 62.0, 22.0, 34.0);
 /// Above all panels.
