@@ -53,6 +53,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         publisher,
         channel,
         hand: Hand::default(),
+        unacknowledged: 0,
         closing: JoinSet::new(),
         moving: JoinSet::new(),
         noting: JoinSet::new(),
@@ -93,6 +94,8 @@ struct Collector {
     publisher: Arc<Publisher>,
     channel: Channel,
     hand: Hand,
+    /// Messages that were delivered and not acknowledged; the broker sends no more than `messages_ahead` of them.
+    unacknowledged: usize,
     /// Batches on their way to the database.
     closing: JoinSet<Result<Vec<(Held, Verdict)>, RoleError>>,
     /// At most one publish on its way; what gathers meanwhile goes together next.
@@ -126,7 +129,7 @@ impl Collector {
             self.start_closing();
             self.start_moving();
             self.start_noting();
-            let room = self.hand.orders() < self.pod.config.max_held;
+            let room = self.has_room();
             let free = self.closing.len() < self.pod.config.close_concurrency;
             let next = self.hand.next_due().map(|due| self.pod.clock.instant(due));
             tokio::select! {
@@ -136,7 +139,9 @@ impl Collector {
                 delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
                     Some(delivery) => {
                         self.gulp(delivery, &mut consumer)?;
-                        self.cancel_at = self.cancel_at.map(|_| latest.min(Instant::now() + QUIET));
+                        let all = self.unacknowledged >= usize::from(self.pod.config.messages_ahead());
+                        let quiet = if all { Duration::ZERO } else { QUIET };
+                        self.cancel_at = self.cancel_at.map(|_| latest.min(Instant::now() + quiet));
                     }
                     // Ours, after basic.cancel; else the server's, without a word.
                     None if self.stopping => consumer = None,
@@ -164,6 +169,11 @@ impl Collector {
         self.acknowledge_all().await
     }
 
+    /// Told to stop, it takes whatever it is sent, to know when that is all.
+    fn has_room(&self) -> bool {
+        self.stopping || self.hand.orders() < self.pod.config.max_held
+    }
+
     fn has_work(&self) -> bool {
         let probes = !self.probes.is_empty() || !self.noting.is_empty();
         self.hand.orders() > 0 || probes || self.cancel_at.is_some()
@@ -180,7 +190,7 @@ impl Collector {
             let Some(delivery) = next else { break };
             self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
             // The end of the stream, if it is met here, is met again by the next call.
-            let room = n < GULP && self.hand.orders() < self.pod.config.max_held;
+            let room = n < GULP && self.has_room();
             next = if room { next_delivery(consumer).now_or_never().flatten() } else { None };
         }
         Ok(())
@@ -188,6 +198,7 @@ impl Collector {
 
     fn take(&mut self, delivery: Delivery) {
         let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
+        self.unacknowledged += 1;
         self.pod.stats.add(Count::Redelivered, usize::from(redelivered));
         let now = self.pod.clock.now();
         let envelope = message::envelope(&properties);

@@ -15,8 +15,9 @@ use super::{Broker, BrokerError};
 pub type Deliveries = Fuse<Consumer>;
 
 /// A quorum queue counts what is on its way to a consumer that is being cancelled as delivered, and gives it to the next
-/// one as a redelivery. So before cancelling, nothing is acknowledged until no more comes: this long.
-pub const QUIET: Duration = Duration::from_millis(100);
+/// one as a redelivery. So before cancelling, nothing is acknowledged until no more can come, because the prefetch is full,
+/// or until no more comes: this long, because a busy broker takes its time to answer the last acknowledgements with more.
+pub const QUIET: Duration = Duration::from_millis(250);
 /// But cancelled it is after this time: a thin stream is never quiet, and little of it is on its way.
 pub const QUIET_AT_LAST: Duration = Duration::from_secs(1);
 

@@ -79,10 +79,11 @@ impl Collector {
         Ok(())
     }
 
-    async fn acknowledge_each(&self, messages: Vec<Tag>) -> Result<(), RoleError> {
+    async fn acknowledge_each(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
         for tag in messages {
             let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
             self.pod.broker.bounded("acknowledging", ack).await?;
+            self.unacknowledged -= 1;
         }
         Ok(())
     }
