@@ -20,6 +20,7 @@ use crate::config::{Config, SecretUrl};
 use crate::topology::{Names, Topology, declare};
 
 pub use error::BrokerError;
+pub use guard::Link;
 
 /// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
 /// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
@@ -70,7 +71,7 @@ impl Broker {
     ///
     /// # Errors
     /// The last node's error when none answers; at once when one refuses login or vhost.
-    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+    pub async fn connect(&self, purpose: &str) -> Result<Link, BrokerError> {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
         let mut last = None;
         for n in 0..self.nodes.len() {
@@ -88,7 +89,7 @@ impl Broker {
         }))
     }
 
-    async fn connect_to(&self, node: &SecretUrl, purpose: &str) -> Result<Connection, BrokerError> {
+    async fn connect_to(&self, node: &SecretUrl, purpose: &str) -> Result<Link, BrokerError> {
         let mut url = node.reveal().clone();
         if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
             // The broker's own 60 s would notice a dead network only after two minutes.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::Publisher;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, Link};
 use crate::clock::DbTime;
 use crate::config::Config;
 use crate::database::{Trouble, trouble};
@@ -85,7 +85,7 @@ pub async fn note(pod: &Pod, tokens: &[String]) -> Result<(), RoleError> {
 struct Watch {
     pod: Arc<Pod>,
     publisher: Publisher,
-    connection: Connection,
+    connection: Link,
     began: Instant,
     /// The queues that are in trouble, and when this was last said.
     said: HashMap<String, Instant>,

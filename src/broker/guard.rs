@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,23 @@ use tokio::sync::oneshot;
 
 use super::frames::Frames;
 
+/// A connection whose socket is closed when this is dropped. The library may keep one open that nobody holds any more, and
+/// what the broker then sends to its consumers, nobody reads.
+#[derive(Debug)]
+pub struct Link {
+    connection: Connection,
+    /// The socket sees when it is gone.
+    _wanted: oneshot::Sender<()>,
+}
+
+impl Deref for Link {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// Connects; what arrives can be read by the library, whatever senders wrote.
 ///
 /// When this is dropped before it has an answer, the socket is closed. The library would wait on it for ever, with a
@@ -27,7 +45,7 @@ use super::frames::Frames;
 ///
 /// # Errors
 /// As the library's own connecting.
-pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Result<Connection> {
+pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Result<Link> {
     let uri: AMQPUri = uri.parse().map_err(|error| failed(io::Error::other(error)))?;
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Guarding(tokio.clone())));
@@ -44,10 +62,8 @@ pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Resu
         };
         Ok(AsyncTcpStream::Plain(Guarded { wanted: Some(wanted), ..Guarded::new(socket) }))
     };
-    let connection = Connection::connector(uri, runtime, connect, properties).await;
-    // Also after an error: then the library has ended by itself, and nobody listens.
-    let _ = waiting.send(());
-    connection
+    let connection = Connection::connector(uri, runtime, connect, properties).await?;
+    Ok(Link { connection, _wanted: waiting })
 }
 
 fn given_up() -> io::Error {
@@ -71,7 +87,7 @@ struct Guarded {
     /// What may be passed on, and how much of it has been.
     ready: Vec<u8>,
     passed: usize,
-    /// Until the connection is made: whether somebody still waits for it.
+    /// Whether somebody still wants it.
     wanted: Option<oneshot::Receiver<()>>,
 }
 
@@ -86,10 +102,9 @@ impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if let Some(wanted) = &mut this.wanted {
-            match Pin::new(wanted).poll(cx) {
-                Poll::Ready(Ok(())) => this.wanted = None,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(given_up())),
-                Poll::Pending => {}
+            // Nobody ever sends; the other end goes away.
+            if Pin::new(wanted).poll(cx).is_ready() {
+                return Poll::Ready(Err(given_up()));
             }
         }
         while this.passed == this.ready.len() {

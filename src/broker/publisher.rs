@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::timeout;
 
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, Link};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct Outgoing {
 /// A broker that blocks publishers (an alarm) blocks the whole connection, acks included, so nothing else uses it.
 #[derive(Debug)]
 pub struct Publisher {
-    connection: Connection,
+    connection: Link,
     channel: Channel,
     exchange: String,
     timeout: Duration,

@@ -1,16 +1,16 @@
 //! The parked queue in the hands of somebody who goes through it.
 
 use futures_util::StreamExt;
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
 use tokio::time::timeout;
 
 use super::Action;
 use crate::broker::consumer::Deliveries;
 use crate::broker::publisher::{Outgoing, Publisher};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Link};
 
 /// Messages published again before their confirms are awaited.
 const RETRY_BATCH: usize = 200;
@@ -22,7 +22,7 @@ const HOLD: u16 = 500;
 /// come again, and is given back at the end.
 pub(super) struct Shelf<'a> {
     broker: &'a Broker,
-    connection: Connection,
+    connection: Link,
     publisher: Option<Publisher>,
     /// Messages when it was opened. What is parked again meanwhile is not looked at: else a retry that fails at once would
     /// go round for ever.
