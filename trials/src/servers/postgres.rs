@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process::{Account, Process, run};
@@ -56,6 +56,8 @@ impl Postgres {
         command.args(["-D", "data", "-c", "listen_addresses=127.0.0.1", "-c", &port]);
         command.args(["-c", "unix_socket_directories=", "-c", "max_connections=200"]);
         command.args(["-c", "shared_buffers=128MB", "-c", "max_wal_size=2GB"]);
+        // So that the delay of a slow disk is everybody's.
+        command.args(["-c", "commit_siblings=0"]);
         self.process = Some(Process::start("PostgreSQL", &mut command, &self.folder.join("log"))?);
         let deadline = Instant::now() + Duration::from_mins(1);
         while let Err(error) = self.answers().await {
@@ -102,6 +104,17 @@ impl Postgres {
                 let _ = rustix::process::kill_process(pid, signal);
             }
         }
+        Ok(())
+    }
+
+    /// From now on each commit waits before it is written, as for a slow disk; or no longer.
+    pub async fn slow_down(&self, slow: bool) -> Result<()> {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await?;
+        // In microseconds, and as long as PostgreSQL allows (a tenth of a second).
+        let delay = if slow { "100000" } else { "0" };
+        connection.execute(AssertSqlSafe(format!("ALTER SYSTEM SET commit_delay = {delay}"))).await?;
+        connection.execute("SELECT pg_reload_conf()").await?;
+        connection.close().await?;
         Ok(())
     }
 

@@ -53,6 +53,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
         Fault::ClusterRestarted => servers::restart_cluster(arena).await?,
         Fault::DatabaseKilled(back_after) => servers::kill_database(arena, back_after).await?,
         Fault::DatabaseFrozen(lasting) => servers::freeze_database(arena, lasting).await?,
+        Fault::DatabaseSlow(lasting) => servers::slow_database(arena, lasting).await?,
         Fault::SessionsTerminated => servers::terminate_sessions(arena).await?,
         Fault::WakesReplayed => shop::replay_wakes(arena).await?,
         Fault::RubbishSent => shop::send_rubbish(arena, rubbish).await?,

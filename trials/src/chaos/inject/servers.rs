@@ -93,9 +93,16 @@ pub async fn freeze_database(arena: &Arena, lasting: Duration) -> Result<()> {
     postgres.thaw()
 }
 
+pub async fn slow_database(arena: &Arena, lasting: Duration) -> Result<()> {
+    let postgres = arena.servers.postgres.lock().await;
+    postgres.slow_down(true).await?;
+    sleep(lasting).await;
+    postgres.slow_down(false).await
+}
+
 pub async fn terminate_sessions(arena: &Arena) -> Result<()> {
     let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
     arena.pool().execute(others).await?;
     Ok(())
 }
