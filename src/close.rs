@@ -118,15 +118,13 @@ impl Closer {
 
     async fn close_part(&self, order_ids: &[i64]) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         let sent = Instant::now();
-        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_all(&self.pool);
+        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_one(&self.pool);
         let closed = bounded("closing orders", closed).await?;
-        let received = Instant::now();
-        if let Some(row) = closed.first() {
-            self.clock.observe(sent, received, row.answered_at.into());
-        }
+        self.clock.observe(sent, Instant::now(), closed.answered_at.into());
         let committed = self.clock.now();
-        self.stats.closed(closed.iter().map(|row| committed.since(row.payment_deadline.into())));
-        let mut verdicts: HashMap<_, _> = closed.iter().map(|row| (row.order_id, Verdict::Closed)).collect();
+        self.stats.closed(closed.deadlines.into_iter().map(|deadline| committed.since(deadline.into())));
+        let mut verdicts: HashMap<_, _> =
+            closed.order_ids.into_iter().map(|id| (id, Verdict::Closed)).collect();
         if verdicts.len() < order_ids.len() {
             let rest = order_ids.iter().copied().filter(|id| !verdicts.contains_key(id)).collect();
             verdicts.extend(self.explain(rest).await?);

@@ -30,6 +30,7 @@ mod misses_no_item;
 mod never_closes_a_paid_order;
 mod outlives_properties_that_no_library_reads;
 mod parked_messages_outlive_interruption;
+mod plans_do_not_hang_on_statistics;
 mod publishes_every_event;
 mod rebuilds_broken_sessions;
 mod serves_several_shops;

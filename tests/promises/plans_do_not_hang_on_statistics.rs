@@ -1,0 +1,44 @@
+//! The planner's statistics may say that no order is due, because none was when they were gathered, or that none is waiting.
+//! A burst must be closed as fast all the same.
+
+use std::time::Duration;
+
+use sqlx::Executor;
+
+use crate::harness::World;
+
+const CLOSE: &str = include_str!("../../src/close.sql");
+
+#[tokio::test]
+async fn a_batch_is_found_by_its_orders_and_not_by_searching_everything_that_waits() {
+    World::with(async |world| {
+        world.stock(1, 10_000).await;
+        world.place_many(2_000, Duration::from_secs(3_600), Duration::from_secs(3_600), &[(1, 1)]).await;
+        // Many more that wait for nothing, as in an old shop.
+        world
+            .sql(
+                "INSERT INTO orders (user_id, status, payment_deadline, closed_at)
+                 SELECT n, 'CLOSED', now(), now() FROM generate_series(1, 20000) AS n",
+            )
+            .await;
+        for statistics in [
+            "ANALYZE",
+            "UPDATE orders SET status = 'PAID' WHERE order_id % 9 > 0 AND status = 'PENDING'; ANALYZE",
+        ] {
+            world.sql(statistics).await;
+            let mut connection = world.pool.acquire().await.expect("a connection");
+            (&mut *connection).execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
+            let prepare = format!("PREPARE closing (bigint[]) AS {CLOSE}");
+            (&mut *connection).execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
+            let plan = sqlx::raw_sql("EXPLAIN EXECUTE closing ('{1,2,3}')").fetch_all(&mut *connection);
+            let plan: Vec<String> =
+                plan.await.expect("a plan").iter().map(|row| sqlx::Row::get(row, 0)).collect();
+            (&mut *connection).execute("DEALLOCATE closing").await.expect("forgotten");
+            let plan = plan.join("\n");
+            assert!(plan.contains("Index Cond: (order_id = ANY ($1))"), "{plan}");
+            assert!(!plan.contains("orders_pending_by_deadline"), "{plan}");
+            assert!(!plan.contains("Seq Scan on orders"), "{plan}");
+        }
+    })
+    .await;
+}
