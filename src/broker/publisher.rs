@@ -6,7 +6,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::timeout;
 
-use super::{Broker, BrokerError, Link};
+use super::{Broker, BrokerError, Link, together_in_order};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ const IN_FLIGHT: usize = 1_000;
 const BYTES_IN_FLIGHT: usize = 4 * 1024 * 1024;
 
 /// Parts of the messages that are in flight together, in order.
-fn together(mut messages: &[Outgoing]) -> impl Iterator<Item = &[Outgoing]> {
+fn in_flight(mut messages: &[Outgoing]) -> impl Iterator<Item = &[Outgoing]> {
     std::iter::from_fn(move || {
         let mut bytes = 0_usize;
         let fits = |message: &&Outgoing| {
@@ -79,7 +79,7 @@ impl Publisher {
     /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
     /// with a new publisher.
     pub async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        for some in together(messages) {
+        for some in in_flight(messages) {
             let mut publishing = std::pin::pin!(self.publish_some(some));
             loop {
                 let status = self.connection.status();
@@ -99,35 +99,25 @@ impl Publisher {
     }
 
     async fn publish_some(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        let mut confirms = Vec::with_capacity(messages.len());
-        for message in messages {
+        let sends = messages.iter().map(|message| {
             let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
             let properties = message.properties.clone().with_delivery_mode(PERSISTENT);
-            let confirm = self
-                .channel
-                .basic_publish(
-                    self.exchange.as_str().into(),
-                    message.key.as_str().into(),
-                    options,
-                    &message.body,
-                    properties,
-                )
-                .await
-                .map_err(|source| BrokerError::during(format!("publishing to {}", message.key), source))?;
-            confirms.push(confirm);
-        }
+            let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
+            self.channel.basic_publish(exchange, key, options, &message.body, properties)
+        });
+        let confirms = together_in_order(sends).await;
+        let confirms = confirms.map_err(|source| BrokerError::during("publishing", source))?;
+        let confirms = together_in_order(confirms.into_iter()).await;
+        let confirms =
+            confirms.map_err(|source| BrokerError::during("waiting for a publisher confirm", source))?;
         for (confirm, message) in confirms.into_iter().zip(messages) {
-            let key = || message.key.clone();
-            match confirm
-                .await
-                .map_err(|source| BrokerError::during("waiting for a publisher confirm", source))?
-            {
+            match confirm {
                 Confirmation::Ack(None) => {}
                 Confirmation::Ack(Some(returned)) => {
                     return Err(BrokerError::Unroutable { key: returned.routing_key.to_string() });
                 }
                 Confirmation::Nack(_) | Confirmation::NotRequested => {
-                    return Err(BrokerError::Nacked { key: key() });
+                    return Err(BrokerError::Nacked { key: message.key.clone() });
                 }
             }
         }
@@ -152,7 +142,7 @@ mod tests {
             properties: BasicProperties::default(),
             mandatory: true,
         };
-        let sizes = |messages: &[Outgoing]| together(messages).map(<[_]>::len).collect::<Vec<_>>();
+        let sizes = |messages: &[Outgoing]| in_flight(messages).map(<[_]>::len).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), Vec::<usize>::new());
         assert_eq!(sizes(&vec![of(1); 2_500]), [1_000, 1_000, 500]);
         assert_eq!(sizes(&[of(3 << 20), of(1 << 20), of(9 << 20), of(9 << 20), of(1)]), [2, 1, 1, 1]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 
 use super::Collector;
+use crate::broker::together_in_order;
 use crate::close::Verdict;
 use crate::hand::{Held, Tag};
 use crate::park::parked;
@@ -80,11 +81,9 @@ impl Collector {
     }
 
     async fn acknowledge_each(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
-        for tag in messages {
-            let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-            self.pod.broker.bounded("acknowledging", ack).await?;
-            self.unacknowledged -= 1;
-        }
+        let acks = messages.iter().map(|tag| self.channel.basic_ack(*tag, BasicAckOptions::default()));
+        let acknowledged = self.pod.broker.bounded("acknowledging", together_in_order(acks)).await?;
+        self.unacknowledged -= acknowledged.len();
         Ok(())
     }
 
