@@ -6,6 +6,7 @@
 mod finish;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -72,6 +73,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         outcome = collector.work(consumer, stop) => outcome,
         () = past(stop, pod.config.drain_timeout) => Ok(()),
     };
+    collector.pod.behind.store(false, Ordering::Relaxed);
     let left = collector.hand.orders();
     // A broker that is in trouble gives everything back by itself when the connection is gone.
     if !matches!(outcome, Err(RoleError::Broker(_))) {
@@ -237,7 +239,7 @@ impl Collector {
         while self.closing.len() < self.pod.config.close_concurrency {
             let batch = self.hand.due(self.pod.clock.now(), self.pod.config.close_batch);
             if batch.is_empty() {
-                return;
+                break;
             }
             let closer = self.pod.closer.clone();
             self.closing.spawn(async move {
@@ -247,6 +249,8 @@ impl Collector {
                 Ok(batch.iter().map(|held| (*held, verdict(held))).collect())
             });
         }
+        let behind = self.hand.next_due().is_some_and(|due| due <= self.pod.clock.now());
+        self.pod.behind.store(behind, Ordering::Relaxed);
     }
 
     fn start_moving(&mut self) {

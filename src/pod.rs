@@ -1,6 +1,7 @@
 //! A pod: the roles it plays, each kept alive until the pod is told to stop.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -36,6 +37,8 @@ pub struct Pod {
     pub retry: RetryPolicy,
     /// What was done.
     pub stats: Arc<Stats>,
+    /// Whether orders are due that no closing transaction has taken up yet: then what can wait, waits.
+    pub behind: AtomicBool,
 }
 
 /// How a pod ended.
@@ -64,7 +67,16 @@ impl Pod {
         };
         let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
         let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
-        Ok(Arc::new(Self { broker: Broker::new(&config), closer, clock, scheduler, retry, stats, config }))
+        Ok(Arc::new(Self {
+            broker: Broker::new(&config),
+            closer,
+            clock,
+            scheduler,
+            retry,
+            stats,
+            config,
+            behind: AtomicBool::new(false),
+        }))
     }
 
     /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
@@ -111,7 +123,7 @@ impl Pod {
         reporting.abort();
         keeping_time.abort();
         let _ = timeout(GIVING_BACK, self.closer.pool.close()).await;
-        tracing::info!("stopped: {}", self.stats.line());
+        tracing::info!("stopped: {}", self.stats.summary());
         ended
     }
 
@@ -227,10 +239,10 @@ fn cut(ended: Ended) -> Ended {
 
 /// Logs what was done, every ten seconds in which something was.
 async fn report(stats: Arc<Stats>) {
-    let mut last = stats.line();
+    let mut last = stats.summary().to_string();
     loop {
         sleep(Duration::from_secs(10)).await;
-        let line = stats.line();
+        let line = stats.summary().to_string();
         if line != last {
             tracing::info!("{line}");
             last = line;

@@ -1,8 +1,10 @@
 //! The relay: outbox → lanes and events. Read, publish, confirm, delete; in one pod at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::{Outgoing, Publisher};
@@ -18,6 +20,10 @@ const WAKES: i64 = 10_000;
 /// Events published in one round. Wakes have a moment to meet, events have not: they wait for this many at most.
 const EVENTS: i64 = 2_000;
 
+/// Events give way to closing for this long: publishing them costs as much as closing their orders, on the same processors
+/// where all is on one machine. What is closed a moment sooner can be told a moment later.
+const GIVE_WAY: Duration = Duration::from_secs(5);
+
 /// One session: connects, works until `stop` or until something breaks.
 ///
 /// # Errors
@@ -25,9 +31,13 @@ const EVENTS: i64 = 2_000;
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&pod.broker, "relay").await?;
     tracing::info!("relaying the outbox");
+    let mut behind_since = None;
     while !stop.is_cancelled() {
+        let behind = pod.behind.load(Ordering::Relaxed);
+        behind_since = behind.then(|| behind_since.unwrap_or_else(Instant::now));
+        let events = behind_since.is_none_or(|since| since.elapsed() > GIVE_WAY);
         let relayed = tokio::select! {
-            relayed = round(pod, &publisher) => relayed?,
+            relayed = round(pod, &publisher, events) => relayed?,
             // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
             () = past(stop, pod.config.drain_timeout) => return Ok(()),
         };
@@ -42,14 +52,17 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     Ok(())
 }
 
-/// Publishes the oldest wakes, then the oldest events; returns how many rows there were.
-async fn round(pod: &Pod, publisher: &Publisher) -> Result<usize, RoleError> {
+/// Publishes the oldest wakes, then, unless they give way, the oldest events; returns how many rows there were.
+async fn round(pod: &Pod, publisher: &Publisher, with_events: bool) -> Result<usize, RoleError> {
     let (pool, batch) = (&pod.closer.pool, pod.config.relay_batch);
     let rows = outbox::wakes(pool, batch, WAKES, &pod.clock).await?;
     let woken = relay(pod, publisher, &rows, Count::Woken, |orders| {
         pod.scheduler.messages(wakes(orders), pod.clock.now())
     });
     let woken = woken.await?;
+    if !with_events {
+        return Ok(woken);
+    }
     let rows = outbox::events(pool, batch, EVENTS, &pod.clock).await?;
     // In the order of recording, which is the order of what happened to an order.
     let told = relay(pod, publisher, &rows, Count::Events, |rows| rows.iter().flat_map(events).collect());

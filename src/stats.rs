@@ -1,10 +1,13 @@
 //! What this pod has done since it started: counters, and the lateness of what it closed.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// What is counted, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,26 @@ const NAMES: [&str; 11] = [
     "sessions_rebuilt",
 ];
 
+/// How late orders were closed, in milliseconds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Lateness {
+    /// Half were closed within this.
+    pub p50_ms: f64,
+    /// 99 of 100 were.
+    pub p99_ms: f64,
+    /// All were.
+    pub max_ms: f64,
+}
+
+/// Everything that was counted.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Summary {
+    /// By name; what never happened is left out.
+    pub counts: BTreeMap<String, u64>,
+    /// From the deadline to the commit as the pod sees it; none when nothing was closed.
+    pub lateness: Option<Lateness>,
+}
+
 /// Counters and lateness of this process.
 #[derive(Debug)]
 pub struct Stats {
@@ -91,23 +114,25 @@ impl Stats {
         }
     }
 
-    /// One line of all counters that are not zero, and the lateness in milliseconds.
+    /// All counters that are not zero, and the lateness.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub fn summary(&self) -> Summary {
         let counts = self.counts.iter().zip(NAMES).map(|(count, name)| (name, count.load(Ordering::Relaxed)));
-        let mut parts: Vec<_> =
-            counts.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name}={count}")).collect();
+        let counts = counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count));
         let histogram = self.lateness.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !histogram.is_empty() {
-            let ms = |quantile| {
-                format!(
-                    "{:.1}",
-                    std::time::Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64()
-                        * 1e3
-                )
-            };
-            parts.push(format!("lateness_ms p50={} p99={} max={}", ms(0.5), ms(0.99), ms(1.0)));
+        let ms = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64() * 1e3;
+        let lateness = Lateness { p50_ms: ms(0.5), p99_ms: ms(0.99), max_ms: ms(1.0) };
+        Summary { counts: counts.collect(), lateness: (!histogram.is_empty()).then_some(lateness) }
+    }
+}
+
+/// One line, for the log.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<_> = self.counts.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        if let Some(Lateness { p50_ms, p99_ms, max_ms }) = self.lateness {
+            parts.push(format!("lateness_ms p50={p50_ms:.1} p99={p99_ms:.1} max={max_ms:.1}"));
         }
-        if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(" ") }
+        f.write_str(&if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(" ") })
     }
 }

@@ -28,6 +28,13 @@ impl Output {
         let _ = writeln!(std::io::stdout().lock(), "{line}");
     }
 
+    /// A result that only scripts want.
+    pub fn for_scripts(self, value: impl Serialize) {
+        if self.json {
+            self.show(String::new, value);
+        }
+    }
+
     /// A progress bar on a terminal; nothing elsewhere.
     pub fn progress(self, what: &'static str) -> ProgressBar {
         if self.json || !std::io::stderr().is_terminal() {

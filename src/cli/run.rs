@@ -35,7 +35,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         "starting"
     );
     let pod = Pod::new(config)?;
-    match pod.run(&roles, &soft, &hard).await {
+    let ended = pod.run(&roles, &soft, &hard).await;
+    // People have it in the log.
+    context.out.for_scripts(pod.stats.summary());
+    match ended {
         Ended::Clean => Ok(()),
         Ended::Cut => Err(CliError::Cut),
         Ended::Failed(role, error) => Err(CliError::Role(role, error)),

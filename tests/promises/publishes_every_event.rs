@@ -49,6 +49,21 @@ async fn every_event_arrives_with_one_id_although_the_relay_is_cut_off_again_and
 }
 
 #[tokio::test]
+async fn events_give_way_to_closing_but_not_for_ever() {
+    World::with(async |world| {
+        // One order after the other: it will not catch up for a long time.
+        let pod = world.pod(&[("close_batch", "1"), ("close_concurrency", "1")]);
+        world.declared().await;
+        world.place_many(20_000, SECOND, SECOND, &[]).await;
+        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        eventually("events are published", async || pod.pod.stats.get(Count::Events) > 100).await;
+        assert!(world.statuses().await.contains_key("PENDING"), "it has caught up: this shows nothing");
+        drop(pod);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_event_published_twice_has_the_same_id_and_body() {
     World::with(async |world| {
         // A relay that publishes and then cannot delete, which is what a crash in between comes to.
