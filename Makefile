@@ -2,10 +2,10 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench flood fuzz chaos cluster judge outage takeover soak trials trials-release check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check bench bench-quick flood fuzz chaos cluster judge outage takeover soak trials trials-release check toolchain clean-dev
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the services up)
 	cargo build --quiet --locked --bins --example demo
@@ -33,23 +33,21 @@ sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
 sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
 	dev/sqlx check
 
-# Three times each: machines are noisy, and the middle one is worth quoting.
-bench: toolchain ## measure speed, punctuality and memory on a release build
+bench: toolchain ## the standard measurements on a release build, medians, a page in target/bench.html (RUNS=3; long)
 	cargo build --quiet --locked --release --bins
-	dev/with-services sh -euc 'for n in 1 2 3; do \
-	  echo "== burst, run $$n"; target/release/overdue bench burst; \
-	  echo "== burst, one message per order, run $$n"; target/release/overdue --max-orders-per-wake 1 bench burst; \
-	  echo "== sweep, every wake lost, run $$n"; target/release/overdue bench sweep; \
-	  echo "== steady, run $$n"; target/release/overdue bench steady; done'
+	dev/with-services target/release/overdue bench standard --runs $(or $(RUNS),3) --report target/bench.html
+
+bench-quick: toolchain ## a few minutes: ratios that show a large regression on any machine
+	cargo build --quiet --locked --bins
+	dev/with-services target/debug/overdue bench quick
 
 MESSAGES ?= 100000
 flood: toolchain ## many bad messages against two pods (MESSAGES=100000): how fast they are parked, how late orders are
 	BAD_MESSAGES=$(MESSAGES) dev/with-services cargo test --locked --release --test promises -- --nocapture \
 	  a_flood_of_bad_messages
 
-RUNS ?= 1000000
 fuzz: toolchain ## look for inputs that break a decoder (RUNS=1000000 each; installs cargo-fuzz if it is missing)
-	dev/fuzz run $(RUNS)
+	dev/fuzz run $(or $(RUNS),1000000)
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
@@ -80,10 +78,10 @@ trials: toolchain
 	dev/services install
 	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
-check: lint ## the gate: lint, sqlx-check, test, and a short form of the trials
+check: lint ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements
 	dev/with-services $(MAKE) --no-print-directory sqlx-check test
-	$(MAKE) --no-print-directory judge
-	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=2964 # these five draw 18 of the 22 kinds of faults
+	$(MAKE) --no-print-directory judge bench-quick
+	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=2964 # these five draw 18 of the 23 kinds of faults
 
 toolchain:
 	@dev/toolchain

@@ -66,8 +66,7 @@ enum Command {
     #[command(subcommand)]
     Parked(parked::Command),
     /// Measure speed and punctuality on the configured broker and database, in a schema and prefix of its own
-    #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(bench::Args),
 }
 
 /// Why a command failed.
@@ -95,6 +94,8 @@ enum CliError {
     Differs(usize),
     #[error("{0} queues do not deliver")]
     Stuck(usize),
+    #[error("{0} workloads are much slower than they should be: see the goals that were missed")]
+    Slow(usize),
     #[error("stopped, but gave back what could not be finished in time")]
     Cut,
     #[error("the {0} role cannot work: {1}")]
@@ -113,6 +114,7 @@ impl CliError {
             | Self::Migrate(_)
             | Self::Management(_)
             | Self::Bench(_)
+            | Self::Slow(_)
             | Self::Cut
             | Self::Role(..)
             | Self::System(_) => 1,
@@ -175,7 +177,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
             Command::Sweep(args) => sweep::run(&context, &args).await,
             Command::Lanes => lanes::run(&context).await,
             Command::Parked(command) => parked::run(&context, command).await,
-            Command::Bench(command) => bench::run(&context, command).await,
+            Command::Bench(args) => bench::run(&context, &args).await,
         }
     })
 }

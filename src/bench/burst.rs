@@ -3,131 +3,169 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use super::pod::Footprint;
-use super::{BenchError, Lateness, Place};
+use super::load::{Orders, age, place_orders, stock};
+use super::outcome::Outcome;
+use super::place::{Place, failed};
+use super::{BenchError, limits};
+use crate::clock::DbTime;
 use crate::settings::Raw;
 
-/// What a burst showed.
-#[derive(Clone, Debug, Serialize)]
-pub struct Burst {
-    /// Orders, two items each.
-    pub orders: i64,
-    /// From the deadline until none of them was PENDING.
-    pub seconds: f64,
-    /// The quotient.
-    pub closed_per_second: f64,
-    /// From the deadline until every event was published, too.
-    pub events_seconds: f64,
-    /// Of `closed_at` against the deadline.
-    pub lateness: Lateness,
-    /// What the pod took.
-    pub pod: Footprint,
-}
-
-/// Products among which the items are spread.
-const PRODUCTS: i64 = 1_000;
+/// Not the old ones.
+const OURS: &str = "payment_deadline > '2025-01-01'";
 /// How long after the last order is placed the deadline is: time for the relay to put every wake into its lane.
 const BEFORE: Duration = Duration::from_secs(12);
+/// Orders placed in a second, at the least.
+const PLACED_PER_SECOND: f64 = 10_000.0;
 /// How long after the deadline the burst may last.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Places `orders` orders in transactions of a thousand, all due at one moment, and measures from that moment on.
+/// A burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// Orders that are due at once.
+    pub orders: i64,
+    /// Orders of former years in the table.
+    pub old: i64,
+}
+
+/// Measures the limits, then places the orders, and measures from their deadline on.
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.
 pub async fn burst(
     raw: &Raw,
-    orders: i64,
+    Burst { orders, old }: Burst,
     log: Option<&Path>,
     say: impl Fn(String),
-) -> Result<Burst, BenchError> {
-    let place = Place::make(raw).await?;
-    let outcome = measure(&place, orders, log, say).await;
-    place.remove().await?;
-    outcome
+) -> Result<Outcome, BenchError> {
+    Place::with(raw, log, async |place| {
+        age(place, old, &say).await?;
+        let strict = place.config.max_orders_per_wake == 1;
+        let database = limits::database_alone(place, orders, &say).await?;
+        let messages = limits::broker_alone(place, orders, &say).await?;
+        let run = measure(place, orders, &say).await?;
+        let mut figures = vec![
+            ("closed per second", run.closed_per_second, "/s"),
+            ("the database alone closes", database, "/s"),
+            ("share of the database alone", run.closed_per_second / database, ""),
+        ];
+        if strict {
+            figures.push(("the broker alone delivers", messages, "/s"));
+            figures.push(("share of the broker alone", run.closed_per_second / messages, ""));
+        }
+        let lateness = place.lateness(OURS).await?;
+        figures.extend([
+            ("closed within", run.seconds, "s"),
+            ("all events published within", run.events_seconds, "s"),
+            ("last close after the deadline", lateness.max_ms, "ms"),
+            ("last commit as the pod sees it", run.seen_max_ms, "ms"),
+            ("pod's CPU per 1,000 orders", run.cpu_ms_per_thousand, "ms"),
+            ("pod's peak memory", run.peak_memory_mib, "MiB"),
+        ]);
+        let how = if strict { ", one message per order" } else { "" };
+        let old = if old > 0 { format!(", beside {old} old ones") } else { String::new() };
+        let workload = format!("burst of {orders} orders{how}{old}");
+        Ok(Outcome {
+            lateness: place.bins(OURS).await?,
+            pace: place.slices(OURS, 100).await?,
+            ..Outcome::new(workload, figures)
+        })
+    })
+    .await
 }
 
-pub(super) async fn measure(
-    place: &Place,
-    orders: i64,
-    log: Option<&Path>,
-    say: impl Fn(String),
-) -> Result<Burst, BenchError> {
+/// What the pod did with one burst.
+pub(super) struct Run {
+    pub seconds: f64,
+    pub events_seconds: f64,
+    pub closed_per_second: f64,
+    pub seen_max_ms: f64,
+    pub cpu_ms_per_thousand: f64,
+    pub peak_memory_mib: f64,
+}
+
+pub(super) async fn measure(place: &Place, orders: i64, say: &impl Fn(String)) -> Result<Run, BenchError> {
+    stock(place).await?;
+    let pod = place.pod()?;
+    let ahead = BEFORE + Duration::from_secs_f64(orders as f64 / PLACED_PER_SECOND);
+    let due = place.now().await?.plus(ahead);
     say(format!("placing {orders} orders"));
-    let pod = place.pod(log)?;
-    let ahead = load(place, orders, BEFORE).await?;
+    place_orders(place, Orders::due_at(due, orders)).await?;
+    let ahead = due.since(place.now().await?);
     say(format!("waiting {:.0} s for their deadline", ahead.as_secs_f64()));
     sleep(ahead).await;
     say(format!("closing {orders} orders"));
 
     let start = Instant::now();
-    wait_until_none(
-        place,
-        "SELECT count(*) FROM (SELECT FROM orders WHERE status = 'PENDING' LIMIT 1) AS one",
-    )
-    .await?;
+    wait_until_closed(place, due, PATIENCE).await?;
     let seconds = start.elapsed().as_secs_f64();
-    wait_until_none(place, "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one").await?;
+    let none = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
+    wait_until(place, PATIENCE, none).await?;
     let events_seconds = start.elapsed().as_secs_f64();
-    let result = Burst {
-        orders,
+    let footprint = pod.footprint();
+    let counted = pod.stop().await?;
+    Ok(Run {
         seconds,
-        closed_per_second: orders as f64 / seconds,
         events_seconds,
-        lateness: place.lateness("true").await?,
-        pod: pod.footprint(),
-    };
-    pod.stop().await?;
-    Ok(result)
+        closed_per_second: orders as f64 / seconds,
+        seen_max_ms: counted.lateness.map_or(f64::NAN, |late| late.max_ms),
+        cpu_ms_per_thousand: footprint.cpu_seconds * 1e6 / orders as f64,
+        peak_memory_mib: footprint.peak_memory_mib,
+    })
 }
 
-/// Places orders in transactions of a thousand, all due at one moment; how far ahead that is afterwards, `before` or more.
-pub(super) async fn load(place: &Place, orders: i64, before: Duration) -> Result<Duration, BenchError> {
-    let load = format!(
-        "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product
-         ON CONFLICT DO NOTHING;
-         DO $$ BEGIN
-             FOR start IN 0..{orders} - 1 BY 1000 LOOP
-                 WITH placed AS (
-                     INSERT INTO orders (user_id, payment_deadline)
-                     SELECT n, timestamptz 'epoch' + (SELECT interval '1 s' * due FROM bench_deadline)
-                     FROM generate_series(start, least(start + 999, {orders} - 1)) AS n RETURNING order_id
-                 )
-                 INSERT INTO order_items
-                 SELECT order_id, 1 + (order_id * 7 + item * 13) % {PRODUCTS}, 1 + item FROM placed, generate_series(0, 1) AS item
-                 ;
-             END LOOP;
-         END $$"
-    );
-    let ahead = before.as_secs_f64() + orders as f64 / 20_000.0;
-    let deadline = format!(
-        "DROP TABLE IF EXISTS bench_deadline;
-         CREATE TABLE bench_deadline AS SELECT ceil(extract(epoch FROM clock_timestamp()) + {ahead}) AS due"
-    );
-    place.run("placing orders", &deadline).await?;
-    place.run("placing orders", &load).await?;
-    let to_deadline =
-        "SELECT ceil(1e3 * (due - extract(epoch FROM clock_timestamp())))::bigint FROM bench_deadline";
-    let ahead = place.number("reading the clock", to_deadline).await?;
-    Ok(Duration::from_millis(u64::try_from(ahead).unwrap_or(0)))
+const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
+
+/// Asks often enough to add little to what is measured.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until no order that was due then waits any more. A search for one would wade through the dead entries of the
+/// index, so the last orders, which are closed last, are asked first.
+pub(super) async fn wait_until_closed(
+    place: &Place,
+    due: DbTime,
+    patience: Duration,
+) -> Result<(), BenchError> {
+    let due = OffsetDateTime::from(due);
+    let last: Vec<i64> = sqlx::query_scalar(
+        "SELECT order_id FROM orders WHERE status = 'PENDING' AND payment_deadline <= $1
+         ORDER BY order_id DESC LIMIT 500",
+    )
+    .bind(due)
+    .fetch_all(&place.pool)
+    .await
+    .map_err(failed("listing orders"))?;
+    wait_until(place, patience, async || {
+        let open = "SELECT count(*) FROM orders WHERE order_id = ANY ($1) AND status = 'PENDING'";
+        let open: Result<i64, _> = sqlx::query_scalar(open).bind(&last).fetch_one(&place.pool).await;
+        Ok(open.map_err(failed("counting open orders"))? == 0)
+    })
+    .await?;
+    wait_until(place, patience, async || {
+        let open =
+            "SELECT NOT EXISTS (SELECT FROM orders WHERE status = 'PENDING' AND payment_deadline <= $1)";
+        let none = sqlx::query_scalar(open).bind(due).fetch_one(&place.pool).await;
+        none.map_err(failed("counting open orders"))
+    })
+    .await
 }
 
-/// Asks often enough to add little to what is measured, and seldom enough not to disturb it.
-const LOOK: Duration = Duration::from_millis(50);
-
-pub(super) async fn wait_until_none(place: &Place, query: &'static str) -> Result<(), BenchError> {
+pub(super) async fn wait_until(
+    place: &Place,
+    patience: Duration,
+    mut done: impl AsyncFnMut() -> Result<bool, BenchError>,
+) -> Result<(), BenchError> {
     let start = Instant::now();
-    loop {
-        let open = place.number("counting open orders", query).await?;
-        if open == 0 {
-            return Ok(());
-        }
-        if start.elapsed() > PATIENCE {
-            return Err(BenchError::Unfinished { open, after: PATIENCE });
+    while !done().await? {
+        if start.elapsed() > patience {
+            let open = "SELECT count(*) FROM orders WHERE status = 'PENDING'";
+            let open = place.number("counting open orders", open).await?;
+            return Err(BenchError::Unfinished { open, after: patience });
         }
         sleep(LOOK).await;
     }
+    Ok(())
 }

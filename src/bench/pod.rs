@@ -6,15 +6,16 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 use crate::settings::{Raw, SETTINGS};
+use crate::stats::Summary;
 
 /// A running pod.
-pub struct PodProcess {
+pub(super) struct PodProcess {
     child: Child,
 }
 
-/// What a pod took.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub struct Footprint {
+/// What a pod took until now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Footprint {
     /// The most memory it ever had resident, in MiB.
     pub peak_memory_mib: f64,
     /// Processor time, in seconds.
@@ -29,7 +30,8 @@ impl PodProcess {
             None => Stdio::null(),
         };
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
+        command.args(["--json", "run"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        command.kill_on_drop(true);
         for setting in SETTINGS {
             if let Ok(value) = raw.text(setting.name) {
                 // By the environment: a command line can be read by everybody on the machine.
@@ -58,12 +60,17 @@ impl PodProcess {
         Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds: ticks / 100.0 }
     }
 
-    /// Stops it softly.
-    pub async fn stop(mut self) -> std::io::Result<()> {
+    /// Stops it softly; what it had counted.
+    pub async fn stop(self) -> std::io::Result<Summary> {
         if let Some(pid) = self.child.id() {
             Command::new("kill").arg(pid.to_string()).status().await?;
         }
-        self.child.wait().await?;
-        Ok(())
+        let output = self.child.wait_with_output().await?;
+        serde_json::from_slice(&output.stdout).map_err(std::io::Error::other)
+    }
+
+    /// Kills it.
+    pub async fn kill(mut self) -> std::io::Result<()> {
+        self.child.kill().await
     }
 }

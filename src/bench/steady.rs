@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::pod::Footprint;
-use super::{BenchError, Lateness, Place, failed};
+use super::BenchError;
+use super::burst::wait_until;
+use super::load::stock;
+use super::outcome::Outcome;
+use super::place::{Place, failed};
 use crate::settings::Raw;
+use crate::stats::Lateness;
 
 /// The stream.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Steady {
     /// Orders per second.
     pub rate: u32,
@@ -23,21 +26,6 @@ pub struct Steady {
     pub last_ms: u32,
     /// Share of the orders that are paid halfway through their window, in percent.
     pub paid_percent: u32,
-}
-
-/// What the stream showed.
-#[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
-    /// Orders placed.
-    pub placed: i64,
-    /// Orders closed.
-    pub closed: i64,
-    /// Orders paid.
-    pub paid: i64,
-    /// Of `closed_at` against the deadline.
-    pub lateness: Lateness,
-    /// What the pod took.
-    pub pod: Footprint,
 }
 
 /// Orders are placed in this many statements a second, each with its share.
@@ -53,27 +41,57 @@ pub async fn steady(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    let place = Place::make(raw).await?;
-    let outcome = measure(&place, stream, log, say).await;
-    place.remove().await?;
-    outcome
+    Place::with(raw, log, async |place| {
+        let pod = place.pod()?;
+        let run = measure(place, stream, &say).await?;
+        let footprint = pod.footprint();
+        let counted = pod.stop().await?;
+        let seen = counted.lateness.map_or([f64::NAN; 2], |late| [late.p50_ms, late.p99_ms]);
+        let figures = vec![
+            ("lateness p50", run.lateness.p50_ms, "ms"),
+            ("lateness p99", run.lateness.p99_ms, "ms"),
+            ("lateness max", run.lateness.max_ms, "ms"),
+            ("lateness p50 as the pod sees it", seen[0], "ms"),
+            ("lateness p99 as the pod sees it", seen[1], "ms"),
+            ("placed", run.placed as f64, "orders"),
+            ("paid", run.paid as f64, "orders"),
+            ("closed", run.closed as f64, "orders"),
+            ("paid orders closed", run.paid_and_closed as f64, "orders"),
+            ("pod's CPU per 1,000 orders closed", footprint.cpu_seconds * 1e6 / run.closed as f64, "ms"),
+            ("pod's peak memory", footprint.peak_memory_mib, "MiB"),
+        ];
+        let Steady { rate, seconds, .. } = stream;
+        Ok(Outcome {
+            lateness: place.bins(OURS).await?,
+            pace: place.slices(OURS, 1_000).await?,
+            ..Outcome::new(format!("steady {rate} orders/s for {seconds} s"), figures)
+        })
+    })
+    .await
 }
 
-async fn measure(
-    place: &Place,
-    stream: Steady,
-    log: Option<&Path>,
-    say: impl Fn(String),
-) -> Result<Outcome, BenchError> {
+/// What a stream showed.
+pub(super) struct Run {
+    pub lateness: Lateness,
+    placed: i64,
+    paid: i64,
+    closed: i64,
+    paid_and_closed: i64,
+}
+
+/// The orders of the stream: others may wait beside them.
+pub(super) const OURS: &str = "user_id < 0";
+
+pub(super) async fn measure(place: &Place, stream: Steady, say: &impl Fn(String)) -> Result<Run, BenchError> {
     say(format!("placing {} orders/s for {} s", stream.rate, stream.seconds));
-    let pod = place.pod(log)?;
+    stock(place).await?;
     place
         .run(
-            "stocking",
-            "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, 1000) AS product",
+            "making a list",
+            "CREATE TABLE bench_paid (order_id bigint PRIMARY KEY, pay_at timestamptz, paid boolean);
+             CREATE INDEX ON bench_paid (pay_at) WHERE NOT paid",
         )
         .await?;
-    place.run("making a list", "CREATE TABLE bench_paid (order_id bigint, pay_at timestamptz)").await?;
     let mut ticks = interval(Duration::from_secs(1) / TICKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for tick in 0..stream.seconds * TICKS {
@@ -87,30 +105,22 @@ async fn measure(
         ticks.tick().await;
         insert(place, stream, 0).await?;
     }
-    let patience = Duration::from_secs(10);
-    let mut open = 1;
-    for _ in 0..100 {
-        open = place
-            .number("counting open orders", "SELECT count(*) FROM orders WHERE status = 'PENDING'")
-            .await?;
-        if open == 0 {
-            break;
-        }
-        sleep_until(Instant::now() + patience / 100).await;
-    }
-    if open > 0 {
-        return Err(BenchError::Unfinished { open, after: patience });
-    }
+    let open = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND user_id < 0";
+    let done = async || Ok(place.number("counting open orders", open).await? == 0);
+    wait_until(place, Duration::from_secs(30), done).await?;
     let count = async |query| place.number("counting orders", query).await;
-    let result = Outcome {
-        placed: count("SELECT count(*) FROM orders").await?,
-        closed: count("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await?,
-        paid: count("SELECT count(*) FROM orders WHERE status = 'PAID'").await?,
-        lateness: place.lateness("true").await?,
-        pod: pod.footprint(),
+    let run = Run {
+        lateness: place.lateness(OURS).await?,
+        placed: count("SELECT count(*) FROM orders WHERE user_id < 0").await?,
+        closed: count("SELECT count(*) FROM orders WHERE user_id < 0 AND status = 'CLOSED'").await?,
+        paid: count("SELECT count(*) FROM bench_paid WHERE paid").await?,
+        paid_and_closed: count(
+            "SELECT count(*) FROM bench_paid JOIN orders USING (order_id) WHERE paid AND status <> 'PAID'",
+        )
+        .await?,
     };
-    pod.stop().await?;
-    Ok(result)
+    place.run("removing the list", "DROP TABLE bench_paid").await?;
+    Ok(run)
 }
 
 /// One tick: places `count` orders with two items each, and pays what is to be paid by now.
@@ -118,19 +128,20 @@ async fn insert(place: &Place, stream: Steady, count: u32) -> Result<(), BenchEr
     sqlx::query(
         "WITH placed AS (
              INSERT INTO orders (user_id, payment_deadline)
-             SELECT n, now() + interval '1 ms' * ($2 + floor(random() * ($3 - $2))) FROM generate_series(1, $1) AS n
+             SELECT -n, now() + interval '1 ms' * ($2 + floor(random() * ($3 - $2))) FROM generate_series(1, $1) AS n
              RETURNING order_id, payment_deadline
          ), items AS (
              INSERT INTO order_items
              SELECT order_id, 1 + (order_id * 7 + item * 13) % 1000, 1 + item FROM placed, generate_series(0, 1) AS item
          ), to_be_paid AS (
              INSERT INTO bench_paid
-             SELECT order_id, now() + (payment_deadline - now()) / 2 FROM placed WHERE random() * 100 < $4
+             SELECT order_id, now() + (payment_deadline - now()) / 2, false FROM placed WHERE random() * 100 < $4
          ), paid AS (
-             DELETE FROM bench_paid WHERE pay_at <= now() RETURNING order_id
+             UPDATE orders SET status = 'PAID', updated_at = now() FROM bench_paid
+             WHERE orders.order_id = bench_paid.order_id AND status = 'PENDING' AND pay_at <= now() AND NOT paid
+             RETURNING orders.order_id
          )
-         UPDATE orders SET status = 'PAID', updated_at = now() FROM paid
-         WHERE orders.order_id = paid.order_id AND status = 'PENDING'",
+         UPDATE bench_paid SET paid = true FROM paid WHERE bench_paid.order_id = paid.order_id",
     )
     .bind(i64::from(count))
     .bind(f64::from(stream.first_ms))

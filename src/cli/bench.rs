@@ -1,125 +1,166 @@
 //! `overdue bench …`: measures on the configured broker and database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::output::{spinner, table};
 use super::{CliError, Context};
-use crate::bench::{self, Steady};
+use crate::bench::{self, Burst, Outcome, Paying, Steady, Workload};
+use crate::config::Config;
 
-#[derive(clap::Subcommand, Debug)]
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Where the pods' log goes
+    #[arg(long, value_name = "FILE", global = true)]
+    pod_log: Option<PathBuf>,
+    /// Write an HTML page with all figures and plots
+    #[arg(long, value_name = "FILE", global = true)]
+    report: Option<PathBuf>,
+    /// How often each workload runs; the medians are shown
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99), global = true)]
+    runs: u16,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Clone, Copy, Debug)]
 pub enum Command {
-    /// All orders due at one moment: how fast they are closed
+    /// All orders due at one moment: how fast they are closed, and how fast database and broker alone would be
     Burst {
         /// How many, two items each
-        #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
+        /// Orders of former years in the same table
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=200_000_000))]
+        old: i64,
+    },
+    /// A steady stream with mixed windows: how punctually they are closed
+    Steady(Stream),
+    /// The same beside many orders that wait for much later, and what these cost
+    Depth {
+        /// How many wait
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=100_000_000))]
+        waiting: i64,
         #[command(flatten)]
-        log: Log,
+        stream: Stream,
+    },
+    /// Orders placed one by one: what the trigger adds
+    Place {
+        /// How many with the trigger, and as many without
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(i64).range(20..=10_000_000))]
+        orders: i64,
+    },
+    /// Buyers who pay while many other orders are closed: how long they wait
+    PayDuringBurst {
+        /// How many are closed meanwhile
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
+        orders: i64,
+        /// All of them hold the same two products
+        #[arg(long)]
+        hot: bool,
     },
     /// All orders overdue at one moment, and every wake lost: how fast the sweep closes them
     Sweep {
         /// How many, two items each
         #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
-        #[command(flatten)]
-        log: Log,
     },
-    /// A steady stream with mixed windows: how punctually they are closed
-    Steady {
-        /// Orders per second
-        #[arg(long, default_value_t = 200)]
-        rate: u32,
-        /// For how long orders are placed
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-        /// Shortest window in milliseconds
-        #[arg(long, default_value_t = 5_000)]
-        first_ms: u32,
-        /// Longest window in milliseconds
-        #[arg(long, default_value_t = 35_000)]
-        last_ms: u32,
-        /// Share that is paid halfway, in percent
-        #[arg(long, default_value_t = 20)]
-        paid_percent: u32,
-        #[command(flatten)]
-        log: Log,
-    },
+    /// The standard set, with the goals that it is held against
+    Standard,
+    /// A small set that fails when ratios show that something has become much slower
+    Quick,
 }
 
-#[derive(clap::Args, Debug)]
-pub struct Log {
-    /// Where the pod's log goes
-    #[arg(long, value_name = "FILE")]
-    pod_log: Option<PathBuf>,
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Stream {
+    /// Orders per second
+    #[arg(long, default_value_t = 1_000)]
+    rate: u32,
+    /// For how long orders are placed
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Shortest window in milliseconds
+    #[arg(long, default_value_t = 5_000)]
+    first_ms: u32,
+    /// Longest window in milliseconds
+    #[arg(long, default_value_t = 35_000)]
+    last_ms: u32,
+    /// Share that is paid halfway, in percent
+    #[arg(long, default_value_t = 20)]
+    paid_percent: u32,
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let bar = spinner(context.out);
-    let say = |what| bar.set_message(what);
-    match command {
-        Command::Burst { orders, log } => {
-            let result = bench::burst(&context.raw, orders, log.pod_log.as_deref(), say).await?;
-            bar.finish_and_clear();
-            let rows = [
-                ("orders due at once", format!("{}", result.orders)),
-                ("closed in", format!("{:.2} s", result.seconds)),
-                ("closed per second", format!("{:.0}", result.closed_per_second)),
-                ("all events published after", format!("{:.2} s", result.events_seconds)),
-                ("pod's peak memory", format!("{:.1} MiB", result.pod.peak_memory_mib)),
-                (
-                    "pod's CPU per 1,000 orders",
-                    format!("{:.1} ms", result.pod.cpu_seconds * 1e6 / result.orders as f64),
-                ),
-            ];
-            context.out.show(|| text(&rows), &result);
+impl From<Stream> for Steady {
+    fn from(stream: Stream) -> Self {
+        let Stream { rate, seconds, first_ms, last_ms, paid_percent } = stream;
+        Self { rate, seconds, first_ms, last_ms, paid_percent }
+    }
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let workloads = match args.command {
+        Command::Burst { orders, old } => vec![(Workload::Burst(Burst { orders, old }), NO_GOALS)],
+        Command::Steady(stream) => vec![(Workload::Steady(stream.into()), NO_GOALS)],
+        Command::Depth { waiting, stream } => vec![(Workload::Depth(waiting, stream.into()), NO_GOALS)],
+        Command::Place { orders } => vec![(Workload::Placing(orders), NO_GOALS)],
+        Command::PayDuringBurst { orders, hot } => {
+            vec![(Workload::Paying(Paying { orders, hot }), NO_GOALS)]
         }
-        Command::Sweep { orders, log } => {
-            let result = bench::sweep(&context.raw, orders, log.pod_log.as_deref(), say).await?;
-            bar.finish_and_clear();
-            let beside = result.beside;
-            let rows = [
-                ("orders without a wake", format!("{}", result.orders)),
-                ("swept in", format!("{:.2} s", result.seconds)),
-                ("swept per second", format!("{:.0}", result.swept_per_second)),
-                ("closed per second by wakes", format!("{:.0}", result.burst_per_second)),
-                ("ratio", format!("{:.2}", result.swept_per_second / result.burst_per_second)),
-                (
-                    "lateness of wakes beside it",
-                    format!(
-                        "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-                        beside.p50_ms, beside.p99_ms, beside.max_ms
-                    ),
-                ),
-                ("pod's peak memory", format!("{:.1} MiB", result.pod.peak_memory_mib)),
-            ];
-            context.out.show(|| text(&rows), &result);
+        Command::Sweep { orders } => vec![(Workload::Sweep(orders), NO_GOALS)],
+        Command::Standard => bench::standard(),
+        Command::Quick => bench::quick(),
+    };
+    let mut outcomes = Vec::new();
+    for (workload, goals) in workloads {
+        let bar = spinner(context.out);
+        let mut runs = Vec::new();
+        for run in 1..=args.runs {
+            let say = |what: String| {
+                bar.set_message(if args.runs > 1 { format!("run {run}: {what}") } else { what });
+            };
+            runs.push(workload.run(&context.raw, args.pod_log.as_deref(), say).await?);
         }
-        Command::Steady { rate, seconds, first_ms, last_ms, paid_percent, log } => {
-            let stream = Steady { rate, seconds, first_ms, last_ms, paid_percent };
-            let result = bench::steady(&context.raw, stream, log.pod_log.as_deref(), say).await?;
-            bar.finish_and_clear();
-            let rows = [
-                ("orders per second", rate.to_string()),
-                (
-                    "placed / paid / closed",
-                    format!("{} / {} / {}", result.placed, result.paid, result.closed),
-                ),
-                ("lateness p50", format!("{:.1} ms", result.lateness.p50_ms)),
-                ("lateness p99", format!("{:.1} ms", result.lateness.p99_ms)),
-                ("lateness max", format!("{:.1} ms", result.lateness.max_ms)),
-                ("pod's peak memory", format!("{:.1} MiB", result.pod.peak_memory_mib)),
-                (
-                    "pod's CPU per 1,000 orders",
-                    format!("{:.1} ms", result.pod.cpu_seconds * 1e6 / result.placed as f64),
-                ),
-            ];
-            context.out.show(|| text(&rows), &result);
+        bar.finish_and_clear();
+        let Some(outcome) = Outcome::median(runs) else { continue };
+        let outcome = outcome.held_against(goals);
+        // At once: a standard set takes long, and may be interrupted.
+        context.out.show(|| text(&outcome), &outcome);
+        outcomes.push(outcome);
+        if let Some(path) = &args.report {
+            write(path, &context.config()?, args.runs, &outcomes).await?;
         }
     }
+    let missed = outcomes.iter().filter(|outcome| !outcome.reached()).count();
+    match args.command {
+        Command::Quick if missed > 0 => Err(CliError::Slow(missed)),
+        _ => Ok(()),
+    }
+}
+
+const NO_GOALS: &[(&str, bench::Goal)] = &[];
+
+async fn write(path: &Path, config: &Config, runs: u16, outcomes: &[Outcome]) -> Result<(), CliError> {
+    let medians = if runs > 1 { format!("medians of {runs} runs, ") } else { String::new() };
+    let about = format!(
+        "Overdue {}, {medians}PostgreSQL at {}, RabbitMQ at {}",
+        env!("CARGO_PKG_VERSION"),
+        config.database_url,
+        config.amqp_nodes[0]
+    );
+    tokio::fs::write(path, bench::report(&about, outcomes)).await?;
     Ok(())
 }
 
-fn text(rows: &[(&str, String)]) -> String {
-    let rows: Vec<_> = rows.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect();
-    table(&["", ""], &rows).trim_start().to_owned()
+fn text(outcome: &Outcome) -> String {
+    let rows = outcome.figures.iter().map(|figure| {
+        let goal = figure
+            .goal
+            .map(|goal| format!("{goal}{}", if goal.reached(figure.value) { "" } else { "  missed" }));
+        let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
+        vec![figure.name.trim_end().to_owned(), format!("{}{unit}", figure.shown()), goal.unwrap_or_default()]
+    });
+    let held = outcome.figures.iter().any(|figure| figure.goal.is_some());
+    format!(
+        "{}\n",
+        table(&[&outcome.workload, "", if held { "goal" } else { "" }], &rows.collect::<Vec<_>>())
+    )
 }

@@ -1,0 +1,130 @@
+//! Many orders that wait for much later: what they cost, and whether the others are as punctual as without them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::BenchError;
+use super::burst::wait_until;
+use super::load::{Orders, place_orders, stock};
+use super::outcome::Outcome;
+use super::place::{Place, failed};
+use super::pod::PodProcess;
+use super::steady::{OURS, Steady, measure};
+use crate::settings::Raw;
+use crate::topology::management::Management;
+
+/// The orders that wait are due within a day, from this on.
+const EARLIEST: Duration = Duration::from_secs(2 * 3_600);
+const SPREAD: Duration = Duration::from_secs(22 * 3_600);
+/// How long the relay may take for a million of them.
+const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// Measures a steady stream with nobody else waiting, and the same beside `waiting` orders.
+///
+/// # Errors
+/// When something could not be set up, or orders were left open.
+pub async fn depth(
+    raw: &Raw,
+    waiting: i64,
+    stream: Steady,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
+    Place::with(raw, log, async |place| {
+        let pod = place.pod()?;
+        let alone = measure(place, stream, &say).await?.lateness;
+        let (pod, restart_alone) = restart(place, pod).await?;
+        place.empty().await?;
+        let memory_before = broker_memory(place).await?;
+
+        say(format!("placing {waiting} orders that wait"));
+        let began = Instant::now();
+        let orders = Orders::due_at(place.now().await?.plus(EARLIEST), waiting);
+        place_orders(place, Orders { spread: SPREAD, ..orders }).await?;
+        say("waiting until their wakes are in the lanes".to_owned());
+        let relayed = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
+        wait_until(place, PATIENCE, relayed).await?;
+        let scheduled = began.elapsed().as_secs_f64();
+        let memory = (broker_memory(place).await? - memory_before) / waiting as f64;
+
+        let (pod, restart_beside) = restart(place, pod).await?;
+        let beside = measure(place, stream, &say).await?.lateness;
+        let footprint = pod.footprint();
+        let sizes = sizes(place).await?;
+        pod.stop().await?;
+        let figures = vec![
+            ("lateness p99", beside.p99_ms, "ms"),
+            ("lateness p99 with nobody waiting", alone.p99_ms, "ms"),
+            ("their ratio", beside.p99_ms / alone.p99_ms, ""),
+            ("lateness p50", beside.p50_ms, "ms"),
+            ("lateness p50 with nobody waiting", alone.p50_ms, "ms"),
+            ("broker's memory per waiting order", memory, "bytes"),
+            ("placed and scheduled within", scheduled, "s"),
+            ("first close by a new pod", restart_beside, "s"),
+            ("the same with nobody waiting", restart_alone, "s"),
+            ("outbox with its index", sizes[0], "MiB"),
+            ("index of waiting orders", sizes[1], "MiB"),
+            ("pod's peak memory", footprint.peak_memory_mib, "MiB"),
+        ];
+        let workload = format!("steady {} orders/s beside {waiting} that wait", stream.rate);
+        Ok(Outcome {
+            lateness: place.bins(OURS).await?,
+            pace: place.slices(OURS, 1_000).await?,
+            ..Outcome::new(workload, figures)
+        })
+    })
+    .await
+}
+
+const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
+
+/// Kills the pod and starts another; how long until that closes an order that was due at once.
+async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
+    pod.kill().await?;
+    stock(place).await?;
+    let began = Instant::now();
+    let pod = place.pod()?;
+    let order = sqlx::query_scalar(
+        "INSERT INTO orders (user_id, payment_deadline) VALUES (0, now()) RETURNING order_id",
+    );
+    let order: i64 = order.fetch_one(&place.pool).await.map_err(failed("placing an order"))?;
+    wait_until(place, Duration::from_secs(60), async || {
+        let open =
+            sqlx::query_scalar("SELECT status = 'PENDING' FROM orders WHERE order_id = $1").bind(order);
+        let open: bool = open.fetch_one(&place.pool).await.map_err(failed("looking at an order"))?;
+        Ok(!open)
+    })
+    .await?;
+    Ok((pod, began.elapsed().as_secs_f64()))
+}
+
+/// What a queue's processes hold, in bytes.
+#[derive(Deserialize)]
+struct Queue {
+    name: String,
+    #[serde(default)]
+    memory: f64,
+}
+
+/// Memory of all queues of this place, as the management API tells it. Quorum queues keep bodies on disk.
+async fn broker_memory(place: &Place) -> Result<f64, BenchError> {
+    // The API answers with figures of up to five seconds ago.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let management = Management::new(&place.config);
+    let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues"));
+    let queues = queues.await.map_err(std::io::Error::other)??;
+    let ours = queues.iter().filter(|queue| queue.name.starts_with(&place.config.prefix));
+    Ok(ours.map(|queue| queue.memory).sum())
+}
+
+/// Outbox and partial index, in MiB.
+async fn sizes(place: &Place) -> Result<[f64; 2], BenchError> {
+    let mib =
+        async |query| Ok::<_, BenchError>(place.number("reading sizes", query).await? as f64 / 1_048_576.0);
+    Ok([
+        mib("SELECT pg_total_relation_size('outbox')").await?,
+        mib("SELECT pg_relation_size('orders_pending_by_deadline')").await?,
+    ])
+}

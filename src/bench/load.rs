@@ -1,0 +1,96 @@
+//! Orders by the thousand, two items each.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::BenchError;
+use super::place::{Place, failed};
+use crate::clock::DbTime;
+
+/// Products among which the items are spread.
+pub(super) const PRODUCTS: i64 = 1_000;
+/// Orders placed in one transaction.
+const TOGETHER: i64 = 1_000;
+/// Rows of an old shop, which nobody waits for, written in one transaction.
+const OLD_TOGETHER: i64 = 500_000;
+
+/// The products, with more stock than is ever sold.
+pub(super) async fn stock(place: &Place) -> Result<(), BenchError> {
+    let stock = format!(
+        "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product
+         ON CONFLICT DO NOTHING"
+    );
+    place.run("stocking", &stock).await
+}
+
+/// Orders to be placed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orders {
+    pub count: i64,
+    /// The earliest deadline.
+    pub due: DbTime,
+    /// The deadlines lie at random within this after the earliest.
+    pub spread: Duration,
+    /// Products among which the items are spread, at most [`PRODUCTS`].
+    pub products: i64,
+}
+
+impl Orders {
+    /// Orders that are all due at one moment.
+    pub fn due_at(due: DbTime, count: i64) -> Self {
+        Self { count, due, spread: Duration::ZERO, products: PRODUCTS }
+    }
+}
+
+/// Places orders.
+pub(super) async fn place_orders(
+    place: &Place,
+    Orders { count, due, spread, products }: Orders,
+) -> Result<(), BenchError> {
+    stock(place).await?;
+    let mut placed = 0;
+    while placed < count {
+        let together = TOGETHER.min(count - placed);
+        let statement = sqlx::query(
+            "WITH placed AS (
+                 INSERT INTO orders (user_id, payment_deadline)
+                 SELECT n, $2 + random() * $3 * interval '1 s' FROM generate_series(1, $1) AS n RETURNING order_id
+             )
+             INSERT INTO order_items
+             SELECT order_id, 1 + (order_id * 7 + item * 13) % $4, 1 + item FROM placed, generate_series(0, 1) AS item",
+        );
+        let statement = statement.bind(together).bind(OffsetDateTime::from(due)).bind(spread.as_secs_f64());
+        statement.bind(products).execute(&place.pool).await.map_err(failed("placing orders"))?;
+        placed += together;
+    }
+    Ok(())
+}
+
+/// Orders of former years, closed long ago.
+pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Result<(), BenchError> {
+    let mut made = 0;
+    while made < old {
+        say(format!("making old orders: {made} of {old}"));
+        let together = OLD_TOGETHER.min(old - made);
+        let insert = format!(
+            "INSERT INTO orders (user_id, status, created_at, updated_at, payment_deadline, closed_at)
+             SELECT n, 'CLOSED', then, then, then, then
+             FROM (SELECT n, timestamptz '2020-01-01 00:00+00' + ({made} + n) * interval '3 s' AS then
+                   FROM generate_series(1, {together}) AS n) AS orders"
+        );
+        place.run("making old orders", &insert).await?;
+        made += together;
+    }
+    if old > 0 {
+        // As a shop's would be: autovacuum has been there long ago.
+        say("vacuuming".to_owned());
+        let mut connection = place.pool.acquire().await.map_err(failed("vacuuming"))?;
+        for statement in
+            ["SET statement_timeout = 0", "VACUUM (ANALYZE, FREEZE) orders", "RESET statement_timeout"]
+        {
+            sqlx::query(statement).execute(&mut *connection).await.map_err(failed("vacuuming"))?;
+        }
+    }
+    Ok(())
+}

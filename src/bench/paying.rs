@@ -1,0 +1,129 @@
+//! What a burst of closes does to buyers who pay meanwhile.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::BenchError;
+use super::burst::wait_until_closed;
+use super::load::{Orders, PRODUCTS, place_orders};
+use super::outcome::Outcome;
+use super::place::{Place, failed};
+use super::placing::Quantiles;
+use crate::settings::Raw;
+
+/// Payments per second.
+const RATE: u32 = 200;
+/// How long payments are measured with nothing else going on.
+const IDLE: Duration = Duration::from_secs(10);
+/// Orders to be paid: enough for both measurements.
+const PAYERS: i64 = 50_000;
+/// How long a burst may last.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A burst beside which buyers pay.
+#[derive(Clone, Copy, Debug)]
+pub struct Paying {
+    /// Orders that are closed meanwhile.
+    pub orders: i64,
+    /// Whether all of them hold the same two products.
+    pub hot: bool,
+}
+
+/// Measures payments alone, then while a burst is closed.
+///
+/// # Errors
+/// When something could not be set up, or the orders were not closed in time.
+pub async fn paying(
+    raw: &Raw,
+    Paying { orders, hot }: Paying,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
+    Place::with(raw, log, async |place| {
+        let later = place.now().await?.plus(Duration::from_secs(86_400));
+        say(format!("placing {PAYERS} orders to be paid"));
+        place_orders(place, Orders::due_at(later, PAYERS)).await?;
+        let mut payers: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders ORDER BY order_id DESC")
+            .fetch_all(&place.pool)
+            .await
+            .map_err(failed("listing orders"))?;
+        let pod = place.pod()?;
+        let ahead = Duration::from_secs_f64(30.0 + IDLE.as_secs_f64() + orders as f64 / 10_000.0);
+        let due = place.now().await?.plus(ahead);
+        say(format!("placing {orders} orders"));
+        let products = if hot { 2 } else { PRODUCTS };
+        place_orders(place, Orders { products, ..Orders::due_at(due, orders) }).await?;
+        sleep(due.since(place.now().await?).saturating_sub(IDLE + Duration::from_secs(2))).await;
+        say(format!("{RATE} payments/s, nothing else"));
+        let idle = async {
+            sleep(IDLE).await;
+            Ok(())
+        };
+        let idle = pay_during(place, &mut payers, idle).await?;
+        sleep(due.since(place.now().await?)).await;
+        say(format!("{RATE} payments/s while {orders} orders are closed"));
+        let start = Instant::now();
+        let closed = wait_until_closed(place, due, PATIENCE);
+        let busy = pay_during(place, &mut payers, closed).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        pod.stop().await?;
+        let (paid, idle, busy) = (busy.len() + idle.len(), Quantiles::of(idle), Quantiles::of(busy));
+        let figures = vec![
+            ("payment p99 beside the burst, of idle", busy.p99 / idle.p99, ""),
+            ("payment p99 beside the burst", busy.p99, "ms"),
+            ("payment p99 idle", idle.p99, "ms"),
+            ("payment p50 beside the burst", busy.p50, "ms"),
+            ("payment p50 idle", idle.p50, "ms"),
+            ("closed per second meanwhile", orders as f64 / seconds, "/s"),
+            ("paid", paid as f64, "orders"),
+        ];
+        let products = if hot { "the same two products" } else { "many products" };
+        let workload = format!("paying while {orders} orders with {products} are closed");
+        let burst = format!("payment_deadline = timestamptz 'epoch' + interval '1 us' * {}", due.0);
+        let pace = place.slices(&burst, 100).await?;
+        Ok(Outcome { lateness: place.bins(&burst).await?, pace, ..Outcome::new(workload, figures) })
+    })
+    .await
+}
+
+/// Pays one order after the other at a steady rate until something is over; how long each payment took, from the moment at
+/// which it was to begin.
+async fn pay_during(
+    place: &Place,
+    payers: &mut Vec<i64>,
+    over: impl Future<Output = Result<(), BenchError>>,
+) -> Result<Vec<Duration>, BenchError> {
+    let mut over = std::pin::pin!(over);
+    let mut ticks = interval(Duration::from_secs(1) / RATE);
+    // Who comes while another is served, waits, as in a shop.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut took = Vec::new();
+    let mut paying = JoinSet::new();
+    loop {
+        tokio::select! {
+            outcome = &mut over => {
+                outcome?;
+                break;
+            }
+            begin = ticks.tick() => {
+                let Some(order) = payers.pop() else { break };
+                let pool = place.pool.clone();
+                paying.spawn(async move {
+                    let pay = "UPDATE orders SET status = 'PAID', updated_at = now()
+                               WHERE order_id = $1 AND status = 'PENDING'";
+                    sqlx::query(pay).bind(order).execute(&pool).await.map(|_| begin.elapsed())
+                });
+            }
+            Some(paid) = paying.join_next() => {
+                took.push(paid.map_err(std::io::Error::other)?.map_err(failed("paying"))?);
+            }
+        }
+    }
+    for paid in paying.join_all().await {
+        took.push(paid.map_err(failed("paying"))?);
+    }
+    Ok(took)
+}

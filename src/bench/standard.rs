@@ -1,0 +1,124 @@
+//! The workloads that every release is measured by, and what they are held against.
+
+use std::path::Path;
+
+use super::outcome::Goal::{self, AtLeast, AtMost};
+use super::{BenchError, Burst, Outcome, Paying, Steady, burst, depth, paying, placing, steady, sweep};
+use crate::settings::Raw;
+
+/// A workload with its sizes.
+#[derive(Clone, Copy, Debug)]
+pub enum Workload {
+    /// All due at once.
+    Burst(Burst),
+    /// The same with strictly one message per order.
+    StrictBurst(Burst),
+    /// A stream.
+    Steady(Steady),
+    /// A stream beside so many orders that wait for later.
+    Depth(i64, Steady),
+    /// Orders placed one by one.
+    Placing(i64),
+    /// Payments beside a burst.
+    Paying(Paying),
+    /// So many orders without their wakes.
+    Sweep(i64),
+}
+
+impl Workload {
+    /// Runs it once.
+    ///
+    /// # Errors
+    /// When something could not be set up, or orders were not closed in time.
+    pub async fn run(
+        self,
+        raw: &Raw,
+        log: Option<&Path>,
+        say: impl Fn(String),
+    ) -> Result<Outcome, BenchError> {
+        match self {
+            Self::Burst(orders) => burst(raw, orders, log, say).await,
+            Self::StrictBurst(orders) => {
+                burst(&raw.clone().replace("max_orders_per_wake", "1"), orders, log, say).await
+            }
+            Self::Steady(stream) => steady(raw, stream, log, say).await,
+            Self::Depth(waiting, stream) => depth(raw, waiting, stream, log, say).await,
+            Self::Placing(orders) => placing(raw, orders, log, say).await,
+            Self::Paying(payments) => paying(raw, payments, log, say).await,
+            Self::Sweep(orders) => sweep(raw, orders, log, say).await,
+        }
+    }
+}
+
+type Goals = &'static [(&'static str, Goal)];
+
+const CLOSES: Goals =
+    &[("share of the database alone", AtLeast(0.8)), ("pod's CPU per 1,000 orders", AtMost(20.0))];
+const CLOSES_STRICTLY: Goals = &[("share of the broker alone", AtLeast(0.8))];
+
+const fn stream(rate: u32, seconds: u32) -> Steady {
+    Steady { rate, seconds, first_ms: 5_000, last_ms: 35_000, paid_percent: 20 }
+}
+
+/// The standard set, with its goals.
+#[must_use]
+pub fn standard() -> Vec<(Workload, Goals)> {
+    let burst = Burst { orders: 100_000, old: 0 };
+    vec![
+        (Workload::Burst(burst), CLOSES),
+        (Workload::StrictBurst(burst), CLOSES_STRICTLY),
+        (
+            Workload::Steady(stream(200, 60)),
+            &[
+                ("lateness p50", AtMost(3.0)),
+                ("lateness p99", AtMost(10.0)),
+                ("paid orders closed", AtMost(0.0)),
+            ],
+        ),
+        (
+            Workload::Steady(stream(1_000, 60)),
+            &[
+                ("lateness p50", AtMost(5.0)),
+                ("lateness p99", AtMost(25.0)),
+                ("paid orders closed", AtMost(0.0)),
+                ("pod's CPU per 1,000 orders closed", AtMost(20.0)),
+            ],
+        ),
+        (
+            Workload::Steady(stream(3_000, 60)),
+            &[("lateness p99", AtMost(100.0)), ("paid orders closed", AtMost(0.0))],
+        ),
+        (
+            Workload::Depth(1_000_000, stream(1_000, 60)),
+            &[
+                ("lateness p50", AtMost(7.5)),
+                ("lateness p99", AtMost(37.5)),
+                ("broker's memory per waiting order", AtMost(100.0)),
+                ("pod's peak memory", AtMost(64.0)),
+            ],
+        ),
+        (Workload::Placing(20_000), &[("cost of the trigger, of the median", AtMost(1.33))]),
+        (
+            Workload::Paying(Paying { orders: 100_000, hot: false }),
+            &[("payment p99 beside the burst, of idle", AtMost(2.0))],
+        ),
+        (
+            Workload::Paying(Paying { orders: 100_000, hot: true }),
+            &[("payment p99 beside the burst, of idle", AtMost(2.0))],
+        ),
+        (Workload::Sweep(50_000), &[]),
+    ]
+}
+
+/// A small set that shows a large regression by ratios, whatever the machine.
+#[must_use]
+pub fn quick() -> Vec<(Workload, Goals)> {
+    vec![
+        (Workload::Burst(Burst { orders: 20_000, old: 0 }), &[("share of the database alone", AtLeast(0.3))]),
+        (
+            Workload::StrictBurst(Burst { orders: 10_000, old: 0 }),
+            &[("share of the broker alone", AtLeast(0.3))],
+        ),
+        (Workload::Placing(4_000), &[("cost of the trigger, of the median", AtMost(2.0))]),
+    ]
+}
