@@ -132,3 +132,32 @@ async fn a_schema_of_its_own_works_through_the_urls_search_path() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_shop_puts_before_pg_catalog_does_not_run_with_the_rights_of_the_triggers() {
+    World::with(async |world| {
+        let names = ["=", "<>"].map(|name| format!("OPERATOR evil.{name} (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.alarm)"));
+        world
+            .sql(&format!(
+                "CREATE SCHEMA evil;
+                 CREATE FUNCTION evil.alarm(text, text) RETURNS boolean LANGUAGE plpgsql AS
+                     $$ BEGIN RAISE EXCEPTION 'an operator of the shop''s own'; END $$;
+                 CREATE FUNCTION evil.alarm(bigint[]) RETURNS int LANGUAGE plpgsql AS
+                     $$ BEGIN RAISE EXCEPTION 'a function of the shop''s own'; END $$;
+                 ALTER FUNCTION evil.alarm(bigint[]) RENAME TO cardinality;
+                 CREATE {}; CREATE {}",
+                names[0], names[1]
+            ))
+            .await;
+        world
+            .sql(
+                "SET search_path = evil, pg_catalog;
+                 INSERT INTO public.orders (order_id, user_id, payment_deadline) VALUES (1, 1, now() + interval '1 h');
+                 UPDATE public.orders SET payment_deadline = now() + interval '2 h';
+                 RESET search_path",
+            )
+            .await;
+        assert_eq!(world.number("SELECT count(*) FROM outbox WHERE order_ids = '{1}'").await, 2);
+    })
+    .await;
+}
