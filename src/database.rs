@@ -136,11 +136,24 @@ const ANSWER: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The statement's own, or as when the database is away.
-pub async fn bounded<T>(
+pub fn bounded<T>(
+    doing: &'static str,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> impl Future<Output = Result<T, DatabaseError>> {
+    within(ANSWER, doing, statement)
+}
+
+/// The same with another bound.
+///
+/// # Errors
+/// As [`bounded`].
+pub async fn within<T>(
+    bound: Duration,
     doing: &'static str,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, DatabaseError> {
-    let answer = timeout(ANSWER, statement).await.unwrap_or_else(|_| Err(silent()));
+    // Boxed: statements are large, and many futures contain one.
+    let answer = timeout(bound, Box::pin(statement)).await.unwrap_or_else(|_| Err(silent()));
     answer.map_err(DatabaseError::during(doing))
 }
 

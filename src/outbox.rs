@@ -1,9 +1,11 @@
 //! The outbox table: what transactions recorded for the broker.
 
-use sqlx::PgPool;
+use std::time::Duration;
+
+use sqlx::PgConnection;
 
 use crate::clock::{DbClock, DbTime};
-use crate::database::{DatabaseError, bounded};
+use crate::database::{DatabaseError, bounded, within};
 
 /// One row: a wake or an event, for one or many orders.
 #[derive(Debug)]
@@ -23,12 +25,12 @@ pub struct Row {
 /// # Errors
 /// As the database's.
 pub async fn wakes(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     rows: i64,
     orders: i64,
     clock: &DbClock,
 ) -> Result<Vec<Row>, DatabaseError> {
-    read(pool, true, rows, orders, clock).await
+    read(connection, true, rows, orders, clock).await
 }
 
 /// The oldest events, at most `rows` rows and, but for the last of them, `orders` orders.
@@ -36,16 +38,20 @@ pub async fn wakes(
 /// # Errors
 /// As the database's.
 pub async fn events(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     rows: i64,
     orders: i64,
     clock: &DbClock,
 ) -> Result<Vec<Row>, DatabaseError> {
-    read(pool, false, rows, orders, clock).await
+    read(connection, false, rows, orders, clock).await
 }
 
+/// Longest wait for what stands behind no lock and no disk's flush. The relay keeps its connection, and wakes wait meanwhile
+/// when that has gone silent.
+const READ: Duration = Duration::from_secs(2);
+
 async fn read(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     wakes: bool,
     rows: i64,
     orders: i64,
@@ -61,7 +67,7 @@ async fn read(
         rows,
         orders
     );
-    let rows = bounded("reading the outbox", rows.fetch_all(pool)).await?;
+    let rows = within(READ, "reading the outbox", rows.fetch_all(connection)).await?;
     if let Some(row) = rows.last() {
         clock.observe(sent, tokio::time::Instant::now(), row.now.into());
     }
@@ -84,9 +90,9 @@ async fn read(
 ///
 /// # Errors
 /// As the database's. The rows are published again then, which is harmless.
-pub async fn delete(pool: &PgPool, ids: &[i64]) -> Result<(), DatabaseError> {
+pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
     let delete = sqlx::query!("DELETE FROM outbox WHERE id = ANY ($1)", ids);
-    bounded("deleting from the outbox", delete.execute(pool)).await?;
+    bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
 }

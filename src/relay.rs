@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::{Outgoing, Publisher};
+use crate::database::bounded;
 use crate::event::Event;
 use crate::outbox::{self, Row};
 use crate::pod::{Pod, past};
@@ -30,6 +33,9 @@ const GIVE_WAY: Duration = Duration::from_secs(5);
 /// Whatever broke; the caller builds a new session. Rows that were not deleted are published again.
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&pod.broker, "relay").await?;
+    // For as long as the session: the pool would ask it for a sign of life, twice, after each of twenty looks a second.
+    let connection = bounded("connecting the relay", pod.closer.pool.acquire()).await?;
+    let mut relay = Relay { pod: Arc::clone(pod), publisher, connection };
     tracing::info!("relaying the outbox");
     let mut behind_since = None;
     while !stop.is_cancelled() {
@@ -37,7 +43,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         behind_since = behind.then(|| behind_since.unwrap_or_else(Instant::now));
         let events = behind_since.is_none_or(|since| since.elapsed() > GIVE_WAY);
         let relayed = tokio::select! {
-            relayed = round(pod, &publisher, events) => relayed?,
+            relayed = relay.round(events) => relayed?,
             // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
             () = past(stop, pod.config.drain_timeout) => return Ok(()),
         };
@@ -48,43 +54,48 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
             }
         }
     }
-    publisher.close().await;
+    relay.publisher.close().await;
     Ok(())
 }
 
-/// Publishes the oldest wakes, then, unless they give way, the oldest events; returns how many rows there were.
-async fn round(pod: &Pod, publisher: &Publisher, with_events: bool) -> Result<usize, RoleError> {
-    let (pool, batch) = (&pod.closer.pool, pod.config.relay_batch);
-    let rows = outbox::wakes(pool, batch, WAKES, &pod.clock).await?;
-    let woken = relay(pod, publisher, &rows, Count::Woken, |orders| {
-        pod.scheduler.messages(wakes(orders), pod.clock.now())
-    });
-    let woken = woken.await?;
-    if !with_events {
-        return Ok(woken);
-    }
-    let rows = outbox::events(pool, batch, EVENTS, &pod.clock).await?;
-    // In the order of recording, which is the order of what happened to an order.
-    let told = relay(pod, publisher, &rows, Count::Events, |rows| rows.iter().flat_map(events).collect());
-    Ok(woken + told.await?)
+struct Relay {
+    pod: Arc<Pod>,
+    publisher: Publisher,
+    connection: PoolConnection<Postgres>,
 }
 
-/// Published and confirmed first, deleted second.
-async fn relay(
-    pod: &Pod,
-    publisher: &Publisher,
-    rows: &[Row],
-    count: Count,
-    messages: impl FnOnce(&[Row]) -> Vec<Outgoing>,
-) -> Result<usize, RoleError> {
-    if rows.is_empty() {
-        return Ok(0);
+impl Relay {
+    /// Publishes the oldest wakes, then, unless they give way, the oldest events; returns how many rows there were.
+    async fn round(&mut self, with_events: bool) -> Result<usize, RoleError> {
+        let (pod, batch) = (Arc::clone(&self.pod), self.pod.config.relay_batch);
+        let rows = outbox::wakes(&mut self.connection, batch, WAKES, &pod.clock).await?;
+        let messages = pod.scheduler.messages(wakes(&rows), pod.clock.now());
+        let woken = self.relay(&rows, Count::Woken, messages).await?;
+        if !with_events {
+            return Ok(woken);
+        }
+        let rows = outbox::events(&mut self.connection, batch, EVENTS, &pod.clock).await?;
+        // In the order of recording, which is the order of what happened to an order.
+        let messages = rows.iter().flat_map(events).collect();
+        Ok(woken + self.relay(&rows, Count::Events, messages).await?)
     }
-    publisher.publish(&messages(rows)).await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    outbox::delete(&pod.closer.pool, &ids).await?;
-    pod.stats.add(count, rows.iter().map(|row| row.orders.len()).sum());
-    Ok(rows.len())
+
+    /// Published and confirmed first, deleted second.
+    async fn relay(
+        &mut self,
+        rows: &[Row],
+        count: Count,
+        messages: Vec<Outgoing>,
+    ) -> Result<usize, RoleError> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        self.publisher.publish(&messages).await?;
+        let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+        outbox::delete(&mut self.connection, &ids).await?;
+        self.pod.stats.add(count, rows.iter().map(|row| row.orders.len()).sum());
+        Ok(rows.len())
+    }
 }
 
 fn wakes(rows: &[Row]) -> Vec<Wake> {
