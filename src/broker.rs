@@ -61,6 +61,15 @@ pub async fn together_in_order<T>(
     Ok(outcomes)
 }
 
+/// What is asked of a connection where the URL does not say it.
+const TUNING: [(&str, &str); 2] = [
+    // In seconds; the broker's own 60 would notice a dead network only after two minutes.
+    ("heartbeat", "10"),
+    // In bytes. The library keeps room for 64 frames for each connection; the broker's own 128 KiB come to 56 MiB in a pod. What
+    // is parked keeps headers of up to 64 KiB, which must fit into one frame.
+    ("frame_max", "81920"),
+];
+
 /// How to reach the broker and what must exist there.
 #[derive(Debug)]
 pub struct Broker {
@@ -121,13 +130,15 @@ impl Broker {
 
     async fn connect_to(&self, node: &SecretUrl, purpose: &str) -> Result<Link, BrokerError> {
         let mut url = node.reveal().clone();
-        if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
-            // The broker's own 60 s would notice a dead network only after two minutes.
-            url.query_pairs_mut().append_pair("heartbeat", "10");
+        for (key, value) in TUNING {
+            if !url.query_pairs().any(|(said, _)| said == key) {
+                url.query_pairs_mut().append_pair(key, value);
+            }
         }
         let name = format!("overdue {purpose} (pid {})", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(self.timeout, guard::connect(url.as_str(), properties)).await {
+        // Boxed: it is large, and every session contains it.
+        match timeout(self.timeout, Box::pin(guard::connect(url.as_str(), properties))).await {
             Ok(answer) => answer.map_err(|source| BrokerError::connecting(node, source)),
             Err(_) => Err(BrokerError::Timeout {
                 doing: format!("connecting to {node}"),

@@ -19,7 +19,7 @@ pub const EXPIRATION: &str = "overdue-expiration";
 /// Header: the user id it had. As a property the broker would hold it against our own user, and refuse it.
 pub const USER_ID: &str = "overdue-user-id";
 
-/// Headers must fit one frame (128 KiB by default); beyond this a sender's own headers are left out.
+/// Headers must fit one frame (80 KiB, see `broker`); beyond this a sender's own headers are left out.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
 
 /// A reason is for a person to read; a database error may carry a whole row.

@@ -37,9 +37,17 @@ pub struct Frames {
     passing: usize,
     /// What the broker says a frame may have; 0: anything.
     largest: usize,
+    /// What we say; 0: anything. Of both the smaller one holds, for the library.
+    ours: usize,
 }
 
 impl Frames {
+    /// For a connection that wants no larger frames than this, in bytes.
+    #[must_use]
+    pub fn of_at_most(ours: usize) -> Self {
+        Self { ours, ..Self::default() }
+    }
+
     /// Takes in what was read and appends to `out` what may be passed on.
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
@@ -93,7 +101,7 @@ impl Frames {
                 self.largest = largest.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
             }
         } else {
-            let fits = self.largest == 0 || self.held.len() <= self.largest;
+            let fits = [self.largest, self.ours].iter().all(|most| *most == 0 || self.held.len() <= *most);
             let readable = if fits { check(payload) } else { Err("they are larger than a frame may be") };
             if let Err(why) = readable {
                 out.extend(without_properties(&self.held, why));

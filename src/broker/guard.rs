@@ -60,7 +60,8 @@ pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Resu
             socket = uri.connect_with_config_async(tls.as_ref(), &tokio) => socket.map_err(failed)?,
             _ = &mut wanted => return Err(failed(given_up())),
         };
-        Ok(AsyncTcpStream::Plain(Guarded { wanted: Some(wanted), ..Guarded::new(socket) }))
+        let frames = Frames::of_at_most(uri.query.frame_max.unwrap_or_default() as usize);
+        Ok(AsyncTcpStream::Plain(Guarded { wanted: Some(wanted), frames, ..Guarded::new(socket) }))
     };
     let connection = Connection::connector(uri, runtime, connect, properties).await?;
     Ok(Link { connection, _wanted: waiting })

@@ -27,13 +27,15 @@ const KEYS: [&str; 2] = ["order.delay", "order.process"];
 fn unreadable() -> Vec<(&'static str, u16, Vec<u8>, &'static str)> {
     let header = |name: &[u8], value: &[u8]| long(&[short(name).as_slice(), value].concat());
     let within = [b"F".as_slice(), &header(b"\xff", b"t\x01")].concat();
-    let text = [b"S".as_slice(), &long(&vec![b'x'; 131_000])].concat();
-    let full = [header(b"full", &text), short(b"1")].concat();
+    let text = |bytes| [b"S".as_slice(), &long(&vec![b'x'; bytes])].concat();
+    let full = [header(b"full", &text(131_000)), short(b"1")].concat();
+    let large = header(b"large", &text(100_000));
     vec![
         ("a content type that is no text", CONTENT_TYPE, short(b"application/\xff\xfe"), "UTF-8"),
         ("a header whose name is no text", HEADERS, header(b"\xc3(", b"t\x01"), "UTF-8"),
         ("a name within headers that is no text", HEADERS, header(b"outer", &within), "UTF-8"),
         ("lists in lists", HEADERS, header(b"deep", &nested(5_000)), "too deeply"),
+        ("headers that fit the broker's frames and not ours", HEADERS, large, "larger than a frame"),
         ("headers that fill a frame, which then grows", HEADERS | EXPIRATION, full, "larger than a frame"),
     ]
 }

@@ -59,4 +59,9 @@ fn headers_beyond_the_agreed_frame_or_depth_are_taken_out() {
     let long = [&[100][..], &[b'x'; 100]].concat();
     let out = passed(&[tune.clone(), frame(1 << 15, &long)].concat(), 1_000);
     assert!(String::from_utf8_lossy(&out[tune.len()..]).contains("larger than a frame"));
+
+    // Ours is smaller than what this broker allows.
+    let (mut frames, mut out) = (Frames::of_at_most(100), Vec::new());
+    frames.feed(&frame(1 << 15, &long), &mut out);
+    assert!(String::from_utf8_lossy(&out).contains("larger than a frame"));
 }
