@@ -95,30 +95,34 @@ async fn an_order_that_cannot_be_closed_changes_nothing_holds_up_nobody_and_is_p
 async fn a_failing_order_is_tried_again_with_growing_waits() {
     World::with(async |world| {
         world.stock(1, 100).await;
-        // A sequence keeps its count when the transaction that counted is rolled back.
-        world.sql("CREATE SEQUENCE attempt").await;
+        // Sequences keep what they are told when the transaction that told them is rolled back: how many attempts there were,
+        // and when each was.
+        world.sql("CREATE SEQUENCE attempt; CREATE SEQUENCE at1; CREATE SEQUENCE at2; CREATE SEQUENCE at3; CREATE SEQUENCE at4").await;
         world
             .sql(
                 "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-                 BEGIN PERFORM nextval('attempt'); RAISE EXCEPTION 'not now'; END $$;
+                 BEGIN
+                     IF nextval('attempt') <= 4 THEN
+                         PERFORM setval(format('at%s', currval('attempt'))::regclass,
+                                        (extract(epoch FROM clock_timestamp()) * 1e3)::bigint);
+                     END IF;
+                     RAISE EXCEPTION 'not now';
+                 END $$;
                  CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
             )
             .await;
         let pod = world.pod(&[("max_attempts", "8"), ("retry_base", "200ms")]);
         let order = world.place(SECOND, &[(1, 1)]).await;
-        let attempts = async |wanted: i64| {
-            eventually("another attempt", async || {
-                world.number("SELECT last_value * is_called::int FROM attempt").await >= wanted
-            })
-            .await;
-            tokio::time::Instant::now()
-        };
+        eventually("four attempts", async || {
+            world.number("SELECT last_value * is_called::int FROM attempt").await >= 4
+        })
+        .await;
         let mut moments = Vec::new();
         for attempt in 1..=4 {
-            moments.push(attempts(attempt).await);
+            moments.push(world.number(&format!("SELECT last_value FROM at{attempt}")).await);
         }
         let waits: Vec<_> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(waits[1] > waits[0] && waits[2] > waits[1], "{waits:?}");
+        assert!(waits[0] > 0 && waits[1] > waits[0] && waits[2] > waits[1], "{waits:?} ms");
         // Repaired before the attempts are used up: it is closed by its next one, without anybody's help.
         world.sql("DROP FUNCTION refuse CASCADE").await;
         world.closed(order).await;
