@@ -117,7 +117,7 @@ pub(super) async fn measure(place: &Place, orders: i64, say: &impl Fn(String)) -
     })
 }
 
-const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
+pub(super) const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
 
 /// Asks often enough to add little to what is measured.
 const LOOK: Duration = Duration::from_millis(20);

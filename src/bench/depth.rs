@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::BenchError;
-use super::burst::wait_until;
+use super::burst::{OUTBOX, wait_until};
 use super::load::{Orders, place_orders, stock};
 use super::outcome::Outcome;
 use super::place::{Place, failed};
@@ -77,8 +77,6 @@ pub async fn depth(
     })
     .await
 }
-
-const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
 
 /// Kills the pod and starts another; how long until that closes an order that was due at once.
 async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use super::outcome::{Bin, Figure, Goal, Outcome, Slice};
 
 /// Of a plot, in pixels.
-const SIZE: (u32, u32) = (560, 260);
+const SIZE: (u32, u32) = (540, 260);
 const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xB2);
 const ORANGE: RGBColor = RGBColor(0xD5, 0x5E, 0x00);
 const GREY: RGBColor = RGBColor(0x5B, 0x64, 0x70);
@@ -78,7 +78,8 @@ fn lateness(bins: &[Bin]) -> Drawn {
         let style = ("sans-serif", 11, &GREY);
         let mut mesh = chart.configure_mesh();
         mesh.light_line_style(TRANSPARENT).bold_line_style(PALE).axis_style(GREY).label_style(style);
-        mesh.x_desc("ms").x_label_formatter(&|ms| format!("{ms}")).draw()?;
+        let plain = |n: &f64| format!("{n}");
+        mesh.x_desc("ms").x_label_formatter(&plain).y_label_formatter(&plain).draw()?;
         chart.draw_series(bins.iter().map(|bin| {
             Rectangle::new([(bin.from_ms, 0.5), (bin.to_ms, bin.orders as f64)], BLUE.mix(0.75).filled())
         }))?;
