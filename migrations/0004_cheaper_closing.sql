@@ -1,6 +1,6 @@
 -- What a burst of closes costs the database.
 
--- Arrays of ids compress badly, and compressing them took as long as closing half of their orders. They are read once.
+-- Arrays of ids compress badly, and are read once.
 ALTER TABLE outbox
     ALTER COLUMN order_ids SET STORAGE EXTERNAL,
     ALTER COLUMN deadlines SET STORAGE EXTERNAL,
@@ -11,7 +11,7 @@ ALTER TABLE outbox
 ALTER TABLE inventory SET (fillfactor = 50);
 
 -- The triggers, as before but for what they cost a shop that places or pays one order: one plain aggregate instead of a
--- window; nothing when nobody waits anew; and no search_path of their own, which took a third of the time. They run with the
+-- window; nothing when nobody waits anew; and no search_path of their own, which is set and undone at each call. They run with the
 -- rights of the schema's owner, so everything in them is qualified instead, operators too: what a caller puts before
 -- pg_catalog is never found. (IS DISTINCT FROM and USING would look for an operator.)
 DO $make$

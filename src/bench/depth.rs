@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::BenchError;
 use super::burst::{OUTBOX, wait_until};
-use super::load::{Orders, place_orders, stock};
+use super::load::{Orders, place_orders};
 use super::outcome::Outcome;
 use super::place::{Place, failed};
 use super::pod::PodProcess;
@@ -81,7 +81,6 @@ pub async fn depth(
 /// Kills the pod and starts another; how long until that closes an order that was due at once.
 async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
     pod.kill().await?;
-    stock(place).await?;
     let began = Instant::now();
     let pod = place.pod()?;
     let order = sqlx::query_scalar(

@@ -43,6 +43,11 @@ impl Orders {
     }
 }
 
+/// How long placing so many takes, at the most.
+pub(super) fn time_to_place(count: i64) -> Duration {
+    Duration::from_secs_f64(count as f64 / 10_000.0)
+}
+
 /// Places orders.
 pub(super) async fn place_orders(
     place: &Place,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use indicatif::HumanFloatCount;
 use serde::Serialize;
 
 /// What one workload showed in one run, or the medians of several.
@@ -79,17 +80,11 @@ fn shown(value: f64) -> String {
     } else {
         2
     };
-    let text = format!("{value:.digits$}");
-    let (whole, rest) =
-        text.split_once('.').map_or((text.as_str(), String::new()), |(w, r)| (w, format!(".{r}")));
-    let mut grouped = String::new();
-    for (n, digit) in whole.chars().enumerate() {
-        if n > 0 && digit.is_ascii_digit() && (whole.len() - n) % 3 == 0 && grouped != "-" {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+    if value.abs() < 1_000.0 {
+        format!("{value:.digits$}")
+    } else {
+        HumanFloatCount(value.round()).to_string()
     }
-    grouped + &rest
 }
 
 impl fmt::Display for Goal {

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::BenchError;
 use super::burst::wait_until_closed;
-use super::load::{Orders, PRODUCTS, place_orders};
+use super::load::{Orders, PRODUCTS, place_orders, time_to_place};
 use super::outcome::Outcome;
 use super::place::{Place, failed};
 use super::placing::Quantiles;
@@ -18,6 +18,8 @@ use crate::settings::Raw;
 const RATE: u32 = 200;
 /// How long payments are measured with nothing else going on.
 const IDLE: Duration = Duration::from_secs(10);
+/// Time for the relay to put every wake into its lane, before payments are measured.
+const BEFORE: Duration = Duration::from_secs(30);
 /// Orders to be paid: enough for both measurements.
 const PAYERS: i64 = 50_000;
 /// How long a burst may last.
@@ -51,7 +53,7 @@ pub async fn paying(
             .await
             .map_err(failed("listing orders"))?;
         let pod = place.pod()?;
-        let ahead = Duration::from_secs_f64(30.0 + IDLE.as_secs_f64() + orders as f64 / 10_000.0);
+        let ahead = BEFORE + IDLE + time_to_place(orders);
         let due = place.now().await?.plus(ahead);
         say(format!("placing {orders} orders"));
         let products = if hot { 2 } else { PRODUCTS };

@@ -49,9 +49,9 @@ pub async fn placing(
         let figures = vec![
             ("cost of the trigger, of the median", with.p50 / without.p50, ""),
             ("placing an order p50", with.p50, "ms"),
-            ("the same without the trigger", without.p50, "ms"),
+            ("placing an order p50 without the trigger", without.p50, "ms"),
             ("placing an order p99", with.p99, "ms"),
-            ("the same without the trigger ", without.p99, "ms"),
+            ("placing an order p99 without the trigger", without.p99, "ms"),
         ];
         Ok(Outcome::new(format!("placing {orders} orders"), figures))
     })

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::BenchError;
 use super::burst::{self, wait_until_closed};
-use super::load::{Orders, place_orders};
+use super::load::{Orders, place_orders, time_to_place};
 use super::outcome::Outcome;
 use super::place::{Place, failed};
 use crate::settings::Raw;
@@ -16,8 +16,6 @@ use crate::settings::Raw;
 const GRACE: Duration = Duration::from_secs(2);
 /// Time for the orders to be placed and the pod to start.
 const BEFORE: Duration = Duration::from_secs(8);
-/// Orders placed in a second, at the least.
-const PLACED_PER_SECOND: f64 = 10_000.0;
 /// How long the sweep may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -36,7 +34,7 @@ pub async fn sweep(
         let burst = burst::measure(place, orders, &say).await?;
         place.empty().await?;
         say(format!("placing {orders} orders"));
-        let ahead = BEFORE + Duration::from_secs_f64(orders as f64 / PLACED_PER_SECOND);
+        let ahead = BEFORE + time_to_place(orders);
         let due = place.now().await?.plus(ahead);
         place_orders(place, Orders::due_at(due, orders)).await?;
         // As if the broker had lost them; no pod has seen them yet.

@@ -156,7 +156,7 @@ fn text(outcome: &Outcome) -> String {
             .goal
             .map(|goal| format!("{goal}{}", if goal.reached(figure.value) { "" } else { "  missed" }));
         let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
-        vec![figure.name.trim_end().to_owned(), format!("{}{unit}", figure.shown()), goal.unwrap_or_default()]
+        vec![figure.name.to_owned(), format!("{}{unit}", figure.shown()), goal.unwrap_or_default()]
     });
     let held = outcome.figures.iter().any(|figure| figure.goal.is_some());
     format!(

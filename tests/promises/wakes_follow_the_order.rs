@@ -142,9 +142,8 @@ async fn what_a_shop_puts_before_pg_catalog_does_not_run_with_the_rights_of_the_
                 "CREATE SCHEMA evil;
                  CREATE FUNCTION evil.alarm(text, text) RETURNS boolean LANGUAGE plpgsql AS
                      $$ BEGIN RAISE EXCEPTION 'an operator of the shop''s own'; END $$;
-                 CREATE FUNCTION evil.alarm(bigint[]) RETURNS int LANGUAGE plpgsql AS
+                 CREATE FUNCTION evil.cardinality(bigint[]) RETURNS int LANGUAGE plpgsql AS
                      $$ BEGIN RAISE EXCEPTION 'a function of the shop''s own'; END $$;
-                 ALTER FUNCTION evil.alarm(bigint[]) RENAME TO cardinality;
                  CREATE {}; CREATE {}",
                 names[0], names[1]
             ))
