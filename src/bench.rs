@@ -11,6 +11,7 @@ mod paying;
 mod place;
 mod placing;
 mod pod;
+mod pods;
 mod report;
 mod standard;
 mod steady;
@@ -23,6 +24,7 @@ pub use depth::depth;
 pub use outcome::{Figure, Goal, Outcome};
 pub use paying::{Paying, paying};
 pub use placing::placing;
+pub use pods::{Pods, pods};
 pub use report::report;
 pub use standard::{Workload, quick, standard};
 pub use steady::{Steady, steady};
@@ -50,10 +52,10 @@ pub enum BenchError {
     /// The broker's management API, which alone tells what memory queues take.
     #[error(transparent)]
     Management(#[from] ManagementError),
-    /// A pod could not be started or read.
+    /// A pod could not be started or read, or signals not be heard.
     #[error("running a pod: {0}")]
     Pod(#[from] std::io::Error),
-    /// By Ctrl-C.
+    /// By Ctrl-C or SIGTERM.
     #[error("interrupted; what was made for it is removed")]
     Interrupted,
     /// It did not finish.

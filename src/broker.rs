@@ -10,13 +10,12 @@ mod guard;
 pub mod publisher;
 
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
-use futures_util::poll;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
 
 use crate::config::{Config, SecretUrl};
@@ -44,20 +43,35 @@ pub async fn close(connection: &Connection) {
 pub async fn together_in_order<T>(
     calls: impl Iterator<Item = impl Future<Output = lapin::Result<T>>>,
 ) -> lapin::Result<Vec<T>> {
-    // The first poll of each is what puts it into the library's queue.
-    let mut calls: Vec<_> = calls.map(|call| maybe_done(Box::pin(call))).collect();
+    let mut calls: Vec<_> = calls.map(|call| Box::pin(maybe_done(call))).collect();
+    // The first poll of each is what puts it into the library's queue; nobody is to be woken when it has been written.
     for call in &mut calls {
-        let _ = poll!(&mut *call);
+        let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
-    // The last first: then the others are done too, and this task was woken once and not by each.
-    if let Some(last) = calls.last_mut() {
-        last.await;
+    last_first(calls.into_iter().map(|mut call| async move {
+        call.as_mut().await;
+        // Taken once, and done: there is one.
+        call.as_mut().take_output().unwrap_or_else(|| Err(ErrorKind::FutureCompleted.into()))
+    }))
+    .await
+}
+
+/// Waits for the last of these, which is done when all are or soon after, and then for the others: this task is woken once
+/// and not by each.
+///
+/// # Errors
+/// The first of theirs; the others are dropped then.
+pub async fn last_first<T>(
+    calls: impl Iterator<Item = impl Future<Output = lapin::Result<T>>>,
+) -> lapin::Result<Vec<T>> {
+    let mut calls: Vec<_> = calls.collect();
+    let Some(last) = calls.pop() else { return Ok(Vec::new()) };
+    let last = last.await;
+    let mut outcomes = Vec::with_capacity(calls.len() + 1);
+    for call in calls {
+        outcomes.push(call.await?);
     }
-    let mut outcomes = Vec::with_capacity(calls.len());
-    for mut call in calls {
-        (&mut call).await;
-        outcomes.extend(Pin::new(&mut call).take_output().transpose()?);
-    }
+    outcomes.push(last?);
     Ok(outcomes)
 }
 

@@ -166,7 +166,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
     let context = Context { raw, out: Output::new(cli.json) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread: a pod waits for answers most of the time, and several threads would mostly wake each other.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&context, &args).await,

@@ -1,13 +1,16 @@
 //! Closes a batch of orders and says what became of each.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
-use crate::database::{DatabaseError, Trouble, bounded, trouble, words};
+use crate::config::Config;
+use crate::database::{DatabaseError, Kept, Trouble, bounded, trouble, words};
 use crate::stats::Stats;
 
 /// What became of one order.
@@ -38,12 +41,14 @@ pub enum Verdict {
 pub struct Closer {
     /// The database.
     pub pool: PgPool,
+    /// The connections that close.
+    kept: Arc<Kept>,
     /// Fed with each answer.
-    pub clock: std::sync::Arc<DbClock>,
+    pub clock: Arc<DbClock>,
     /// Counts and lateness.
-    pub stats: std::sync::Arc<Stats>,
+    pub stats: Arc<Stats>,
     /// How long an outage is waited for in place.
-    pub patience: Duration,
+    patience: Duration,
 }
 
 /// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
@@ -56,6 +61,19 @@ const SPLIT_FOR: Duration = Duration::from_millis(1_500);
 const TRY_FOR: Duration = Duration::from_millis(2_500);
 
 impl Closer {
+    /// A closer as configured.
+    #[must_use]
+    pub fn new(config: &Config, pool: PgPool, clock: Arc<DbClock>, stats: Arc<Stats>) -> Self {
+        let kept = Arc::new(Kept::new(pool.clone(), config.close_concurrency));
+        Self { pool, kept, clock, stats, patience: config.outage_patience }
+    }
+
+    /// Closes the connections.
+    pub async fn disconnect(&self) {
+        self.kept.give_back();
+        self.pool.close().await;
+    }
+
     /// Closes those of the orders that are PENDING and due, and returns a verdict for each of the orders.
     ///
     /// A batch that fails for the sake of one order is split until the culprit is alone.
@@ -117,8 +135,10 @@ impl Closer {
     }
 
     async fn close_part(&self, order_ids: &[i64]) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+        let connect = self.kept.take().await;
+        let mut connection = connect.map_err(DatabaseError::during("connecting to close orders"))?;
         let sent = Instant::now();
-        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_one(&self.pool);
+        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_one(&mut *connection);
         let closed = bounded("closing orders", closed).await?;
         self.clock.observe(sent, Instant::now(), closed.answered_at.into());
         let committed = self.clock.now();
@@ -127,20 +147,25 @@ impl Closer {
             closed.order_ids.into_iter().map(|id| (id, Verdict::Closed)).collect();
         if verdicts.len() < order_ids.len() {
             let rest = order_ids.iter().copied().filter(|id| !verdicts.contains_key(id)).collect();
-            verdicts.extend(self.explain(rest).await?);
+            verdicts.extend(self.explain(rest, &mut connection).await?);
         }
+        self.kept.keep(connection);
         Ok(verdicts)
     }
 
     /// Why these orders were not closed. A second statement on purpose: it sees what was committed in between.
-    async fn explain(&self, order_ids: Vec<i64>) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+    async fn explain(
+        &self,
+        order_ids: Vec<i64>,
+        connection: &mut PoolConnection<Postgres>,
+    ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         let sent = Instant::now();
         let rows = sqlx::query!(
             r#"SELECT order_id, status = 'PENDING' AS "pending!", payment_deadline, clock_timestamp() AS "now!"
                FROM orders WHERE order_id = ANY ($1)"#,
             &order_ids
         );
-        let rows = bounded("asking why orders were not closed", rows.fetch_all(&self.pool)).await?;
+        let rows = bounded("asking why orders were not closed", rows.fetch_all(&mut **connection)).await?;
         if let Some(row) = rows.first() {
             self.clock.observe(sent, Instant::now(), row.now.into());
         }

@@ -4,14 +4,13 @@
 //! them makes a message come again, which is harmless.
 
 mod finish;
+mod take;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
-use lapin::message::Delivery;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,22 +21,23 @@ use crate::broker::{self, BrokerError};
 use crate::close::Verdict;
 use crate::database;
 use crate::hand::{Hand, Held, Tag};
-use crate::message::{self, Malformed, Reading};
-use crate::park::parked;
+use crate::message::Malformed;
 use crate::pod::{Pod, past};
-use crate::probe;
 use crate::role::RoleError;
 use crate::stats::Count;
-use crate::topology::KEY_PROCESS;
 use crate::wake::Wake;
 use crate::watch;
+use take::next_delivery;
 
 /// Told to stop, a pod closes orders for this long; what is left then it publishes anew for the others, and acknowledges.
 /// Given back instead, messages would come again as redeliveries, which brokers count against them.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
-/// Deliveries taken in one go before the rest of the loop has its turn.
-const GULP: usize = 256;
+/// Wakes that are sent on wait for others for this long: each lane's travel in one message. Only those with seconds left are.
+const GATHER: Duration = Duration::from_millis(100);
+/// So many are enough.
+const GATHERED: usize = 500;
+
 /// One session: connects, works until `stop` or until something breaks, gives back what is left.
 ///
 /// # Errors
@@ -65,6 +65,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         hand_over_at: None,
         handing_over: false,
         outbound: Vec::new(),
+        gathered_at: None,
         parting: Vec::new(),
         malformed: None,
     };
@@ -117,6 +118,8 @@ struct Collector {
     handing_over: bool,
     /// Wakes to be scheduled again.
     outbound: Vec<(Wake, Tag)>,
+    /// When they have waited for others long enough.
+    gathered_at: Option<Instant>,
     /// Messages to be parked.
     parting: Vec<(Outgoing, Tag)>,
     /// How many of these could not be understood, and why the last one could not; said in one line for all.
@@ -150,6 +153,8 @@ impl Collector {
                     None => return Err(BrokerError::ConsumerEnded { queue: self.pod.broker.names.process() }.into()),
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if free && next.is_some() => {}
+                () = sleep_until(self.gathered_at.unwrap_or_else(Instant::now)),
+                    if self.gathered_at.is_some() && self.moving.is_empty() => {}
                 () = sleep_until(self.cancel_at.unwrap_or_else(Instant::now)), if self.cancel_at.is_some() => {
                     self.cancel_at = None;
                     if let Some(consumer) = &consumer {
@@ -171,67 +176,9 @@ impl Collector {
         self.acknowledge_all().await
     }
 
-    /// Told to stop, it takes whatever it is sent, to know when that is all.
-    fn has_room(&self) -> bool {
-        self.stopping || self.hand.orders() < self.pod.config.max_held
-    }
-
     fn has_work(&self) -> bool {
         let probes = !self.probes.is_empty() || !self.noting.is_empty();
         self.hand.orders() > 0 || probes || self.cancel_at.is_some()
-    }
-
-    /// Takes this delivery and all that have arrived with it.
-    fn gulp(
-        &mut self,
-        first: lapin::Result<Delivery>,
-        consumer: &mut Option<Deliveries>,
-    ) -> Result<(), RoleError> {
-        let mut next = Some(first);
-        for n in 1.. {
-            let Some(delivery) = next else { break };
-            self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
-            // The end of the stream, if it is met here, is met again by the next call.
-            let room = n < GULP && self.has_room();
-            next = if room { next_delivery(consumer).now_or_never().flatten() } else { None };
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, delivery: Delivery) {
-        let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
-        self.unacknowledged += 1;
-        self.pod.stats.add(Count::Redelivered, usize::from(redelivered));
-        let now = self.pod.clock.now();
-        let envelope = message::envelope(&properties);
-        if let Some(token) = probe::token(&data, envelope.kind) {
-            self.probes.push((token, tag));
-            return;
-        }
-        let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
-        match message::read(&data, envelope, reading) {
-            Ok(wakes) => {
-                self.hand.take(tag, wakes.len());
-                for wake in wakes {
-                    self.place(wake, tag);
-                }
-            }
-            Err(malformed) => {
-                self.hand.take(tag, 1);
-                let reason = malformed.to_string();
-                self.malformed = Some((malformed, self.malformed.take().map_or(1, |(_, count)| count + 1)));
-                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
-            }
-        }
-    }
-
-    /// Holds a wake, or sends it on where much time remains.
-    fn place(&mut self, wake: Wake, tag: Tag) {
-        if !self.handing_over && self.pod.scheduler.holds(&wake, self.pod.clock.now()) {
-            self.hand.wait(Held { wake, tag, deferrals: 0 });
-        } else {
-            self.outbound.push((wake, tag));
-        }
     }
 
     /// A batch is whatever is due when there is room for one: no waiting to fill it.
@@ -254,9 +201,11 @@ impl Collector {
     }
 
     fn start_moving(&mut self) {
-        if !self.moving.is_empty() || (self.outbound.is_empty() && self.parting.is_empty()) {
+        if !self.moving.is_empty() || (self.outbound.is_empty() && self.parting.is_empty()) || self.gathers()
+        {
             return;
         }
+        self.gathered_at = None;
         if let Some((reason, count)) = self.malformed.take() {
             tracing::warn!(count, %reason, "parking malformed messages of the process queue");
         }
@@ -267,12 +216,23 @@ impl Collector {
             let (rescheduled, parking) = (wakes.len(), parked.len());
             let mut messages = pod.scheduler.messages(wakes, pod.clock.now());
             messages.extend(parked);
-            publisher.publish(&messages).await?;
+            publisher.publish(messages).await?;
             pod.stats.add(Count::Rescheduled, rescheduled);
             pod.stats.add(Count::Parked, parking);
             tags.extend(parked_tags);
             Ok(tags)
         });
+    }
+
+    /// Whether wakes that are to be sent on wait for others that go the same way.
+    fn gathers(&mut self) -> bool {
+        let many = self.outbound.len() >= GATHERED
+            || 4 * self.unacknowledged >= 3 * usize::from(self.pod.config.messages_ahead());
+        if many || self.stopping || !self.parting.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        now < *self.gathered_at.get_or_insert(now + GATHER)
     }
 
     fn start_noting(&mut self) {
@@ -285,13 +245,6 @@ impl Collector {
             watch::note(&pod, &tokens).await?;
             Ok(tags)
         });
-    }
-}
-
-async fn next_delivery(consumer: &mut Option<Deliveries>) -> Option<lapin::Result<Delivery>> {
-    match consumer {
-        Some(consumer) => consumer.next().await,
-        None => None,
     }
 }
 

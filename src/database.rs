@@ -1,5 +1,7 @@
 //! The connection to PostgreSQL, and what its errors mean for the order that met them.
 
+mod kept;
+
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -8,6 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
+
+pub use kept::Kept;
 
 /// What an error of the database means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

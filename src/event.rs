@@ -28,18 +28,18 @@ struct CloudEvent<'a> {
     source: &'static str,
     r#type: &'a str,
     subject: String,
-    time: String,
+    time: &'a str,
     datacontenttype: &'static str,
-    data: Data,
+    data: Data<'a>,
 }
 
 #[derive(Serialize)]
-struct Data {
+struct Data<'a> {
     order_id: i64,
     user_id: i64,
     payment_deadline: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    closed_at: Option<String>,
+    closed_at: Option<&'a str>,
 }
 
 impl Event<'_> {
@@ -52,20 +52,20 @@ impl Event<'_> {
     /// The message to publish.
     #[must_use]
     pub fn message(&self) -> Outgoing {
-        let id = self.id();
+        let (id, time) = (self.id(), self.at.to_string());
         let event = CloudEvent {
             specversion: "1.0",
             id: &id,
             source: "/overdue",
             r#type: self.kind,
             subject: self.order_id.to_string(),
-            time: self.at.to_string(),
+            time: &time,
             datacontenttype: "application/json",
             data: Data {
                 order_id: self.order_id,
                 user_id: self.user_id,
                 payment_deadline: self.payment_deadline.to_string(),
-                closed_at: (self.kind == "order.closed").then(|| self.at.to_string()),
+                closed_at: (self.kind == "order.closed").then_some(&time),
             },
         };
         // Strings and numbers always have a JSON form.

@@ -54,7 +54,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         };
         let (messages, understood, malformed) = forward(pod, batch);
         tokio::select! {
-            published = publisher.publish(&messages) => published?,
+            published = publisher.publish(messages) => published?,
             // A broker that blocks publishers may do so for long; nothing is acknowledged, so nothing is lost.
             () = past(stop, pod.config.drain_timeout) => break,
         }

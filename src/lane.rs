@@ -53,8 +53,8 @@ pub enum Hop {
 /// RabbitMQ keeps an expiration in 32 bits of milliseconds.
 const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// Wakes with less time than the shortest lane are held in the pods' memory, and take room that due ones need.
-const SHORTEST_AT_MOST: Duration = Duration::from_secs(5);
+/// No pod holds a wake in its memory for longer: what is held takes room that due ones need.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(5);
 
 /// A lane list that cannot work, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +78,7 @@ pub enum LaneError {
     ShorterThanLead(String, Duration),
     /// Pods would have to hold wakes for long.
     #[error(
-        "the shortest lane, `{0}`, is longer than {SHORTEST_AT_MOST:?}: keep a short one, such as `1s`, \
+        "the shortest lane, `{0}`, is longer than {LONGEST_HOLD:?}: keep a short one, such as `1s`, \
          because pods hold what is shorter than every lane"
     )]
     NoShortOne(String),
@@ -101,7 +101,7 @@ impl Lanes {
         if shortest.length <= lead + tolerance {
             return Err(LaneError::ShorterThanLead(shortest.label.clone(), lead + tolerance));
         }
-        if shortest.length > SHORTEST_AT_MOST {
+        if shortest.length > LONGEST_HOLD {
             return Err(LaneError::NoShortOne(shortest.label.clone()));
         }
         if tolerance > lead {

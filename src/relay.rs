@@ -42,12 +42,13 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         let behind = pod.behind.load(Ordering::Relaxed);
         behind_since = behind.then(|| behind_since.unwrap_or_else(Instant::now));
         let events = behind_since.is_none_or(|since| since.elapsed() > GIVE_WAY);
-        let relayed = tokio::select! {
-            relayed = relay.round(events) => relayed?,
+        let more = tokio::select! {
+            more = relay.round(events) => more?,
             // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
             () = past(stop, pod.config.drain_timeout) => return Ok(()),
         };
-        if relayed == 0 {
+        // A round costs as much for one row as for many: what is recorded meanwhile goes together next time.
+        if !more {
             tokio::select! {
                 () = sleep(pod.config.relay_poll) => {}
                 () = stop.cancelled() => {}
@@ -65,36 +66,38 @@ struct Relay {
 }
 
 impl Relay {
-    /// Publishes the oldest wakes, then, unless they give way, the oldest events; returns how many rows there were.
-    async fn round(&mut self, with_events: bool) -> Result<usize, RoleError> {
+    /// Publishes the oldest wakes, then, unless they give way, the oldest events; whether there are probably more.
+    async fn round(&mut self, with_events: bool) -> Result<bool, RoleError> {
         let (pod, batch) = (Arc::clone(&self.pod), self.pod.config.relay_batch);
         let rows = outbox::wakes(&mut self.connection, batch, WAKES, &pod.clock).await?;
         let messages = pod.scheduler.messages(wakes(&rows), pod.clock.now());
-        let woken = self.relay(&rows, Count::Woken, messages).await?;
+        let more = self.relay(&rows, WAKES, Count::Woken, messages).await?;
         if !with_events {
-            return Ok(woken);
+            return Ok(more);
         }
         let rows = outbox::events(&mut self.connection, batch, EVENTS, &pod.clock).await?;
         // In the order of recording, which is the order of what happened to an order.
         let messages = rows.iter().flat_map(events).collect();
-        Ok(woken + self.relay(&rows, Count::Events, messages).await?)
+        Ok(self.relay(&rows, EVENTS, Count::Events, messages).await? || more)
     }
 
-    /// Published and confirmed first, deleted second.
+    /// Published and confirmed first, deleted second. Returns whether these were as many as are read at one time.
     async fn relay(
         &mut self,
         rows: &[Row],
+        most: i64,
         count: Count,
         messages: Vec<Outgoing>,
-    ) -> Result<usize, RoleError> {
+    ) -> Result<bool, RoleError> {
         if rows.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
-        self.publisher.publish(&messages).await?;
+        self.publisher.publish(messages).await?;
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
         outbox::delete(&mut self.connection, &ids).await?;
-        self.pod.stats.add(count, rows.iter().map(|row| row.orders.len()).sum());
-        Ok(rows.len())
+        let orders = rows.iter().map(|row| row.orders.len()).sum();
+        self.pod.stats.add(count, orders);
+        Ok(rows.len() as i64 >= self.pod.config.relay_batch || orders as i64 >= most)
     }
 }
 

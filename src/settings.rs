@@ -58,7 +58,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("8"),
         help: "most connections in a pod's pool (at least close_concurrency + 4); three more are used for leadership" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
-        help: "how often the relay looks for new outbox rows when it was idle" },
+        help: "how often the relay looks for new outbox rows when it has caught up" },
     Setting { name: "relay_batch", env: "OVERDUE_RELAY_BATCH", default: Some("500"),
         help: "most outbox rows the relay publishes before it deletes them (1 to 10000)" },
     Setting { name: "sweep_every", env: "OVERDUE_SWEEP_EVERY", default: Some("30s"),

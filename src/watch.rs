@@ -119,7 +119,7 @@ impl Watch {
         let (pool, lanes) = (&self.pod.closer.pool, &self.pod.config.lanes);
         let (number, token) = probe::announce(pool, queue).await?;
         let message = probe::message(lane_key(lane), &token, lanes.shortest_wait());
-        self.publisher.publish(&[message]).await?;
+        self.publisher.publish(vec![message]).await?;
         // Where nothing is ahead of it, it is due at once, however long the lane is.
         let alone = self.depth(queue).await.is_some_and(|depth| depth.messages <= 1);
         let within = if alone { lanes.shortest_wait() } else { lane.length };

@@ -45,7 +45,7 @@ pub async fn burst(
         let database = limits::database_alone(place, orders, &say).await?;
         // Many orders to a message leave the broker next to nothing to do: no limit to be held against.
         let messages = if strict { Some(limits::broker_alone(place, orders, &say).await?) } else { None };
-        let run = measure(place, orders, &say).await?;
+        let run = measure(place, orders, 1, &say).await?;
         let mut figures = vec![
             ("closed per second", run.closed_per_second, "/s"),
             ("the database alone closes", database, "/s"),
@@ -76,18 +76,25 @@ pub async fn burst(
     .await
 }
 
-/// What the pod did with one burst.
+/// What pods did with one burst.
 pub(super) struct Run {
     pub seconds: f64,
     pub events_seconds: f64,
     pub closed_per_second: f64,
     pub seen_max_ms: f64,
+    /// Of all pods.
     pub cpu_ms_per_thousand: f64,
+    /// Of the pod that had most.
     pub peak_memory_mib: f64,
 }
 
-pub(super) async fn measure(place: &Place, orders: i64, say: &impl Fn(String)) -> Result<Run, BenchError> {
-    let pod = place.pod()?;
+pub(super) async fn measure(
+    place: &Place,
+    orders: i64,
+    pods: usize,
+    say: &impl Fn(String),
+) -> Result<Run, BenchError> {
+    let pods = (0..pods).map(|_| place.pod()).collect::<Result<Vec<_>, _>>()?;
     let ahead = BEFORE + time_to_place(orders);
     let due = place.now().await?.plus(ahead);
     say(format!("placing {orders} orders"));
@@ -103,16 +110,22 @@ pub(super) async fn measure(place: &Place, orders: i64, say: &impl Fn(String)) -
     let none = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
     wait_until(place, PATIENCE, none).await?;
     let events_seconds = start.elapsed().as_secs_f64();
-    let footprint = pod.footprint();
-    let counted = pod.stop().await?;
-    Ok(Run {
+    let mut run = Run {
         seconds,
         events_seconds,
         closed_per_second: orders as f64 / seconds,
-        seen_max_ms: counted.lateness.map_or(f64::NAN, |late| late.max_ms),
-        cpu_ms_per_thousand: footprint.cpu_seconds * 1e6 / orders as f64,
-        peak_memory_mib: footprint.peak_memory_mib,
-    })
+        seen_max_ms: 0.0,
+        cpu_ms_per_thousand: 0.0,
+        peak_memory_mib: 0.0,
+    };
+    for pod in pods {
+        let footprint = pod.footprint();
+        run.cpu_ms_per_thousand += footprint.cpu_seconds * 1e6 / orders as f64;
+        run.peak_memory_mib = run.peak_memory_mib.max(footprint.peak_memory_mib);
+        run.seen_max_ms =
+            pod.stop().await?.lateness.map_or(run.seen_max_ms, |late| run.seen_max_ms.max(late.max_ms));
+    }
+    Ok(run)
 }
 
 pub(super) const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";

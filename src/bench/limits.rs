@@ -34,12 +34,8 @@ pub(super) async fn database_alone(
         .map_err(failed("listing orders"))?;
     let batches: Vec<_> = ids.chunks(place.config.close_batch).map(<[i64]>::to_vec).collect();
     let batches = Arc::new(Mutex::new(batches.into_iter()));
-    let closer = Closer {
-        pool: place.pool.clone(),
-        clock: Arc::clone(&place.clock),
-        stats: Arc::new(Stats::default()),
-        patience: place.config.outage_patience,
-    };
+    let (pool, clock) = (place.pool.clone(), Arc::clone(&place.clock));
+    let closer = Closer::new(&place.config, pool, clock, Arc::new(Stats::default()));
     say(format!("the database alone: closing {orders} orders"));
     let start = Instant::now();
     let mut closing = JoinSet::new();
@@ -91,7 +87,7 @@ pub(super) async fn broker_alone(
                 .with_expiration(wait.as_str().into());
             Outgoing { key: lane_key(lane), body: wake::encode(wakes), properties, mandatory: true }
         };
-        publisher.publish(&together.iter().map(message).collect::<Vec<_>>()).await?;
+        publisher.publish(together.iter().map(message).collect()).await?;
     }
     publisher.close().await;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::BenchError;
 use super::outcome::{Bin, Slice};
@@ -31,16 +32,19 @@ pub(super) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BenchEr
 }
 
 impl Place {
-    /// Makes a place, measures in it, and removes it however that went; Ctrl-C included.
+    /// Makes a place, measures in it, and removes it however that went; Ctrl-C and SIGTERM included.
     pub async fn with<T>(
         raw: &Raw,
         log: Option<&Path>,
         measure: impl AsyncFnOnce(&Self) -> Result<T, BenchError>,
     ) -> Result<T, BenchError> {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let place = Self::make(raw, log).await?;
         let outcome = tokio::select! {
             outcome = measure(&place) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(BenchError::Interrupted),
+            _ = interrupt.recv() => Err(BenchError::Interrupted),
+            _ = terminate.recv() => Err(BenchError::Interrupted),
         };
         place.remove().await?;
         outcome

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::outcome::Goal::{self, AtLeast, AtMost};
-use super::{BenchError, Burst, Outcome, Paying, Steady, burst, depth, paying, placing, steady, sweep};
+use super::{
+    BenchError, Burst, Outcome, Paying, Pods, Steady, burst, depth, paying, placing, pods, steady, sweep,
+};
 use crate::settings::Raw;
 
 /// A workload with its sizes.
@@ -13,6 +15,8 @@ pub enum Workload {
     Burst(Burst),
     /// The same with strictly one message per order.
     StrictBurst(Burst),
+    /// The same burst with more and more pods.
+    Pods(Pods),
     /// A stream.
     Steady(Steady),
     /// A stream beside so many orders that wait for later.
@@ -41,6 +45,7 @@ impl Workload {
             Self::StrictBurst(orders) => {
                 burst(&raw.clone().replace("max_orders_per_wake", "1"), orders, log, say).await
             }
+            Self::Pods(burst) => pods(raw, burst, log, say).await,
             Self::Steady(stream) => steady(raw, stream, log, say).await,
             Self::Depth(waiting, stream) => depth(raw, waiting, stream, log, say).await,
             Self::Placing(orders) => placing(raw, orders, log, say).await,
@@ -67,6 +72,14 @@ pub fn standard() -> Vec<(Workload, Goals)> {
     vec![
         (Workload::Burst(burst), CLOSES),
         (Workload::StrictBurst(burst), CLOSES_STRICTLY),
+        (
+            Workload::Pods(Pods { orders: 100_000, most: 4 }),
+            // As fast, but for what one run differs from the next.
+            &[
+                ("all pods' share of one pod", AtLeast(0.9)),
+                ("half of the pods' share of one pod", AtLeast(0.9)),
+            ],
+        ),
         (
             Workload::Steady(stream(200, 60)),
             &[

@@ -31,7 +31,7 @@ pub async fn sweep(
 ) -> Result<Outcome, BenchError> {
     let raw = raw.clone().replace("sweep_every", "100ms").replace("sweep_grace", "2s");
     Place::with(&raw, log, async |place| {
-        let burst = burst::measure(place, orders, &say).await?;
+        let burst = burst::measure(place, orders, 1, &say).await?;
         place.empty().await?;
         say(format!("placing {orders} orders"));
         let ahead = BEFORE + time_to_place(orders);

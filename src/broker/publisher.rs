@@ -6,7 +6,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::timeout;
 
-use super::{Broker, BrokerError, Link, together_in_order};
+use super::{Broker, BrokerError, Link, last_first, together_in_order};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ const IN_FLIGHT: usize = 1_000;
 const BYTES_IN_FLIGHT: usize = 4 * 1024 * 1024;
 
 /// Parts of the messages that are in flight together, in order.
-fn in_flight(mut messages: &[Outgoing]) -> impl Iterator<Item = &[Outgoing]> {
+fn in_flight(mut messages: &mut [Outgoing]) -> impl Iterator<Item = &mut [Outgoing]> {
     std::iter::from_fn(move || {
         let mut bytes = 0_usize;
         let fits = |message: &&Outgoing| {
@@ -46,7 +46,7 @@ fn in_flight(mut messages: &[Outgoing]) -> impl Iterator<Item = &[Outgoing]> {
             bytes <= BYTES_IN_FLIGHT
         };
         let fitting = messages.iter().take(IN_FLIGHT).take_while(fits).count().max(1);
-        let (some, rest) = messages.split_at_checked(fitting)?;
+        let (some, rest) = std::mem::take(&mut messages).split_at_mut_checked(fitting)?;
         messages = rest;
         Some(some)
     })
@@ -78,8 +78,8 @@ impl Publisher {
     /// When one was refused, could not be routed, or was not confirmed in time. What became of the others is unknown
     /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
     /// with a new publisher.
-    pub async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        for some in in_flight(messages) {
+    pub async fn publish(&self, mut messages: Vec<Outgoing>) -> Result<(), BrokerError> {
+        for some in in_flight(&mut messages) {
             let mut publishing = std::pin::pin!(self.publish_some(some));
             loop {
                 let status = self.connection.status();
@@ -98,16 +98,16 @@ impl Publisher {
         Ok(())
     }
 
-    async fn publish_some(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
-        let sends = messages.iter().map(|message| {
+    async fn publish_some(&self, messages: &mut [Outgoing]) -> Result<(), BrokerError> {
+        let sends = messages.iter_mut().map(|message| {
             let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
-            let properties = message.properties.clone().with_delivery_mode(PERSISTENT);
+            let properties = std::mem::take(&mut message.properties).with_delivery_mode(PERSISTENT);
             let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
             self.channel.basic_publish(exchange, key, options, &message.body, properties)
         });
         let confirms = together_in_order(sends).await;
         let confirms = confirms.map_err(|source| BrokerError::during("publishing", source))?;
-        let confirms = together_in_order(confirms.into_iter()).await;
+        let confirms = last_first(confirms.into_iter()).await;
         let confirms =
             confirms.map_err(|source| BrokerError::during("waiting for a publisher confirm", source))?;
         for (confirm, message) in confirms.into_iter().zip(messages) {
@@ -142,9 +142,10 @@ mod tests {
             properties: BasicProperties::default(),
             mandatory: true,
         };
-        let sizes = |messages: &[Outgoing]| in_flight(messages).map(<[_]>::len).collect::<Vec<_>>();
-        assert_eq!(sizes(&[]), Vec::<usize>::new());
-        assert_eq!(sizes(&vec![of(1); 2_500]), [1_000, 1_000, 500]);
-        assert_eq!(sizes(&[of(3 << 20), of(1 << 20), of(9 << 20), of(9 << 20), of(1)]), [2, 1, 1, 1]);
+        let sizes =
+            |mut messages: Vec<Outgoing>| in_flight(&mut messages).map(|some| some.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![]), Vec::<usize>::new());
+        assert_eq!(sizes(vec![of(1); 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(sizes(vec![of(3 << 20), of(1 << 20), of(9 << 20), of(9 << 20), of(1)]), [2, 1, 1, 1]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::{spinner, table};
 use super::{CliError, Context};
-use crate::bench::{self, Burst, Outcome, Paying, Steady, Workload};
+use crate::bench::{self, Burst, Outcome, Paying, Pods, Steady, Workload};
 use crate::config::Config;
 
 #[derive(clap::Args, Debug)]
@@ -32,6 +32,15 @@ pub enum Command {
         /// Orders of former years in the same table
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=200_000_000))]
         old: i64,
+    },
+    /// The same burst with one pod, half of the pods, all of them: whether more pods close as fast
+    Pods {
+        /// How many, two items each
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
+        orders: i64,
+        /// How many pods in the end
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=16))]
+        pods: u8,
     },
     /// A steady stream with mixed windows: how punctually they are closed
     Steady(Stream),
@@ -99,6 +108,9 @@ impl From<Stream> for Steady {
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let workloads = match args.command {
         Command::Burst { orders, old } => vec![(Workload::Burst(Burst { orders, old }), NO_GOALS)],
+        Command::Pods { orders, pods } => {
+            vec![(Workload::Pods(Pods { orders, most: pods.into() }), NO_GOALS)]
+        }
         Command::Steady(stream) => vec![(Workload::Steady(stream.into()), NO_GOALS)],
         Command::Depth { waiting, stream } => vec![(Workload::Depth(waiting, stream.into()), NO_GOALS)],
         Command::Place { orders } => vec![(Workload::Placing(orders), NO_GOALS)],

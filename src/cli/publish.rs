@@ -53,7 +53,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let broker = Broker::new(&config).declaring(false);
     let publisher = Publisher::connect(&broker, "publish").await?;
     let body = String::from_utf8_lossy(&message.body).into_owned();
-    publisher.publish(std::slice::from_ref(&message)).await?;
+    publisher.publish(vec![message]).await?;
     publisher.close().await;
     let text = format!("published to {} with key {KEY_DELAY}, confirmed: {body}", broker.topology.exchange);
     context.out.done(

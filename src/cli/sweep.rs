@@ -1,5 +1,6 @@
 //! `overdue sweep`: closes now what no wake has closed, with the service's own code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -28,12 +29,7 @@ const SHOWN: usize = 50;
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let (config, pool) = context.database()?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
-    let closer = Closer {
-        pool,
-        clock: std::sync::Arc::default(),
-        stats: std::sync::Arc::default(),
-        patience: config.outage_patience,
-    };
+    let closer = Closer::new(&config, pool, Arc::default(), Arc::default());
     if args.dry_run {
         return dry_run(context, &closer, grace).await;
     }

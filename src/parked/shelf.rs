@@ -88,7 +88,7 @@ impl<'a> Shelf<'a> {
     async fn flush(&mut self) -> Result<(), BrokerError> {
         let (messages, tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.again).into_iter().unzip();
         if let Some(publisher) = &self.publisher {
-            publisher.publish(&messages).await?;
+            publisher.publish(messages).await?;
         }
         for tag in tags {
             self.take_out(tag).await?;

@@ -1,0 +1,98 @@
+//! What arrives is taken in hand: wakes are held or sent on, probes noted, what cannot be understood parked.
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+
+use super::Collector;
+use crate::broker::BrokerError;
+use crate::broker::consumer::Deliveries;
+use crate::hand::{Held, Tag};
+use crate::lane::LONGEST_HOLD;
+use crate::message::{self, Reading};
+use crate::park::parked;
+use crate::probe;
+use crate::role::RoleError;
+use crate::stats::Count;
+use crate::topology::KEY_PROCESS;
+use crate::wake::Wake;
+
+/// Deliveries taken in one go before the rest of the loop has its turn.
+const GULP: usize = 256;
+
+impl Collector {
+    /// Told to stop, it takes whatever it is sent, to know when that is all.
+    pub(super) fn has_room(&self) -> bool {
+        self.stopping || self.hand.orders() < self.pod.config.max_held
+    }
+
+    /// Takes this delivery and all that have arrived with it.
+    pub(super) fn gulp(
+        &mut self,
+        first: lapin::Result<Delivery>,
+        consumer: &mut Option<Deliveries>,
+    ) -> Result<(), RoleError> {
+        let mut next = Some(first);
+        for n in 1.. {
+            let Some(delivery) = next else { break };
+            self.take(delivery.map_err(|source| BrokerError::during("taking wakes", source))?);
+            // The end of the stream, if it is met here, is met again by the next call.
+            let room = n < GULP && self.has_room();
+            next = if room { next_delivery(consumer).now_or_never().flatten() } else { None };
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
+        self.unacknowledged += 1;
+        self.pod.stats.add(Count::Redelivered, usize::from(redelivered));
+        let now = self.pod.clock.now();
+        let envelope = message::envelope(&properties);
+        if let Some(token) = probe::token(&data, envelope.kind) {
+            self.probes.push((token, tag));
+            return;
+        }
+        let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
+        match message::read(&data, envelope, reading) {
+            Ok(wakes) => {
+                self.hand.take(tag, wakes.len());
+                for wake in wakes {
+                    self.place(wake, tag);
+                }
+            }
+            Err(malformed) => {
+                self.hand.take(tag, 1);
+                let reason = malformed.to_string();
+                self.malformed = Some((malformed, self.malformed.take().map_or(1, |(_, count)| count + 1)));
+                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
+            }
+        }
+    }
+
+    /// Holds a wake, or sends it on where much time remains.
+    pub(super) fn place(&mut self, wake: Wake, tag: Tag) {
+        let now = self.pod.clock.now();
+        let near = wake.due.since(now) <= LONGEST_HOLD && self.has_leisure();
+        if (near || self.pod.scheduler.holds(&wake, now)) && !self.handing_over {
+            self.hand.wait(Held { wake, tag, deferrals: 0 });
+        } else {
+            self.outbound.push((wake, tag));
+        }
+    }
+
+    /// Whether there is room for wakes that another lane could carry nearer to their moment: holding them costs nothing but
+    /// room, while every further lane costs messages, and the fewer orders one carries the more. Half of the room is for
+    /// wakes that are due, which would else stand in the queue behind those that are not.
+    fn has_leisure(&self) -> bool {
+        let config = &self.pod.config;
+        2 * self.unacknowledged <= usize::from(config.messages_ahead())
+            && 2 * self.hand.orders() <= config.max_held
+    }
+}
+
+pub(super) async fn next_delivery(consumer: &mut Option<Deliveries>) -> Option<lapin::Result<Delivery>> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => None,
+    }
+}
