@@ -57,3 +57,24 @@ async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_a
     })
     .await;
 }
+
+#[tokio::test]
+async fn wakes_that_come_early_leave_room_for_those_that_are_due() {
+    World::with(async |world| {
+        let pod = world.pod(&[("prefetch", "4"), ("sweep_every", "1h")]);
+        world.ready().await;
+        let early = world.place(4 * SECOND, &[]).await;
+        let due =
+            "SELECT (extract(epoch FROM payment_deadline) * 1e6)::bigint FROM orders ORDER BY order_id DESC";
+        let body = format!("{{\"wake\":[[{early},{},0]]}}", world.number(due).await);
+        // As often as the pod would hold if it held them all, and more.
+        world.publish_times(40, "order.process", body.as_bytes(), &BasicProperties::default()).await;
+        let order = world.place(SECOND / 2, &[]).await;
+        let late = world.closed(order).await;
+        assert!(late < SECOND, "closed {late:?} late, behind wakes that were not due");
+        assert!(world.closed(early).await < SECOND);
+        assert!(pod.pod.stats.get(Count::Rescheduled) > 0, "none was sent on");
+        pod.stop().await;
+    })
+    .await;
+}
