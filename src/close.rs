@@ -49,7 +49,15 @@ pub struct Closer {
     pub stats: Arc<Stats>,
     /// How long an outage is waited for in place.
     patience: Duration,
+    /// Most large batches at one time, of all pods.
+    at_once: i32,
 }
+
+/// From how many orders on a batch is large: such batches probably share products. As `close.sql` says it.
+pub const LARGE_BATCH: usize = 100;
+
+/// How long until a batch is put again that found as many others at work as there may be. A batch takes some 20 ms.
+const NEXT_TURN: Duration = Duration::from_millis(5);
 
 /// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
 const PARTS: usize = 8;
@@ -65,7 +73,8 @@ impl Closer {
     #[must_use]
     pub fn new(config: &Config, pool: PgPool, clock: Arc<DbClock>, stats: Arc<Stats>) -> Self {
         let kept = Arc::new(Kept::new(pool.clone(), config.close_concurrency));
-        Self { pool, kept, clock, stats, patience: config.outage_patience }
+        let at_once = i32::try_from(config.close_concurrency).unwrap_or(i32::MAX);
+        Self { pool, kept, clock, stats, patience: config.outage_patience, at_once }
     }
 
     /// Closes the connections.
@@ -96,9 +105,15 @@ impl Closer {
             }
             let began = Instant::now();
             let error = match self.close_part(&part).await {
-                Ok(closed) => {
+                Ok(Some(closed)) => {
                     verdicts.extend(closed);
                     away_since = None;
+                    continue;
+                }
+                Ok(None) => {
+                    away_since = None;
+                    sleep(NEXT_TURN).await;
+                    parts.push_front(part);
                     continue;
                 }
                 Err(error) => error,
@@ -134,13 +149,18 @@ impl Closer {
         Ok(verdicts)
     }
 
-    async fn close_part(&self, order_ids: &[i64]) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+    /// Verdicts, or none when it was not this batch's turn.
+    async fn close_part(&self, order_ids: &[i64]) -> Result<Option<HashMap<i64, Verdict>>, DatabaseError> {
         let connect = self.kept.take().await;
         let mut connection = connect.map_err(DatabaseError::during("connecting to close orders"))?;
         let sent = Instant::now();
-        let closed = sqlx::query_file!("src/close.sql", order_ids).fetch_one(&mut *connection);
+        let closed = sqlx::query_file!("src/close.sql", order_ids, self.at_once).fetch_one(&mut *connection);
         let closed = bounded("closing orders", closed).await?;
         self.clock.observe(sent, Instant::now(), closed.answered_at.into());
+        if !closed.ours {
+            self.kept.keep(connection);
+            return Ok(None);
+        }
         let committed = self.clock.now();
         self.stats.closed(closed.deadlines.into_iter().map(|deadline| committed.since(deadline.into())));
         let mut verdicts: HashMap<_, _> =
@@ -150,7 +170,7 @@ impl Closer {
             verdicts.extend(self.explain(rest, &mut connection).await?);
         }
         self.kept.keep(connection);
-        Ok(verdicts)
+        Ok(Some(verdicts))
     }
 
     /// Why these orders were not closed. A second statement on purpose: it sees what was committed in between.

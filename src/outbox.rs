@@ -96,3 +96,14 @@ pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), Da
     bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
 }
+
+/// Whether a pod, this or another, is closing a large batch now: the first of their places, see `close.sql`, is taken.
+///
+/// # Errors
+/// As the database's.
+pub async fn large_batch_at_work(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
+    let taken = sqlx::query_scalar!(
+        r#"SELECT NOT pg_try_advisory_xact_lock_shared(1331053906 + 101, 'outbox'::regclass::oid::int4) AS "taken!""#
+    );
+    within(READ, "asking who closes", taken.fetch_one(connection)).await
+}

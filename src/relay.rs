@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::{Outgoing, Publisher};
+use crate::close::LARGE_BATCH;
 use crate::database::bounded;
 use crate::event::Event;
 use crate::outbox::{self, Row};
@@ -35,15 +36,11 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     let publisher = Publisher::connect(&pod.broker, "relay").await?;
     // For as long as the session: the pool would ask it for a sign of life, twice, after each of twenty looks a second.
     let connection = bounded("connecting the relay", pod.closer.pool.acquire()).await?;
-    let mut relay = Relay { pod: Arc::clone(pod), publisher, connection };
+    let mut relay = Relay { pod: Arc::clone(pod), publisher, connection, behind_since: None };
     tracing::info!("relaying the outbox");
-    let mut behind_since = None;
     while !stop.is_cancelled() {
-        let behind = pod.behind.load(Ordering::Relaxed);
-        behind_since = behind.then(|| behind_since.unwrap_or_else(Instant::now));
-        let events = behind_since.is_none_or(|since| since.elapsed() > GIVE_WAY);
         let more = tokio::select! {
-            more = relay.round(events) => more?,
+            more = relay.round() => more?,
             // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
             () = past(stop, pod.config.drain_timeout) => return Ok(()),
         };
@@ -63,19 +60,30 @@ struct Relay {
     pod: Arc<Pod>,
     publisher: Publisher,
     connection: PoolConnection<Postgres>,
+    /// Since when this pod, or another, has been behind with closing.
+    behind_since: Option<Instant>,
 }
 
 impl Relay {
     /// Publishes the oldest wakes, then, unless they give way, the oldest events; whether there are probably more.
-    async fn round(&mut self, with_events: bool) -> Result<bool, RoleError> {
+    async fn round(&mut self) -> Result<bool, RoleError> {
         let (pod, batch) = (Arc::clone(&self.pod), self.pod.config.relay_batch);
         let rows = outbox::wakes(&mut self.connection, batch, WAKES, &pod.clock).await?;
         let messages = pod.scheduler.messages(wakes(&rows), pod.clock.now());
         let more = self.relay(&rows, WAKES, Count::Woken, messages).await?;
-        if !with_events {
+        let waited = self.behind_since.is_some_and(|since| since.elapsed() > GIVE_WAY);
+        let this_pod_behind = pod.behind.load(Ordering::Relaxed);
+        let rows = if this_pod_behind && !waited {
+            Vec::new()
+        } else {
+            outbox::events(&mut self.connection, batch, EVENTS, &pod.clock).await?
+        };
+        let burst = rows.iter().any(|row| row.orders.len() >= LARGE_BATCH);
+        let behind = this_pod_behind || (burst && outbox::large_batch_at_work(&mut self.connection).await?);
+        self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
+        if behind && !waited {
             return Ok(more);
         }
-        let rows = outbox::events(&mut self.connection, batch, EVENTS, &pod.clock).await?;
         // In the order of recording, which is the order of what happened to an order.
         let messages = rows.iter().flat_map(events).collect();
         Ok(self.relay(&rows, EVENTS, Count::Events, messages).await? || more)
@@ -97,7 +105,8 @@ impl Relay {
         outbox::delete(&mut self.connection, &ids).await?;
         let orders = rows.iter().map(|row| row.orders.len()).sum();
         self.pod.stats.add(count, orders);
-        Ok(rows.len() as i64 >= self.pod.config.relay_batch || orders as i64 >= most)
+        let reached = |count, most| i64::try_from(count).is_ok_and(|count| count >= most);
+        Ok(reached(rows.len(), self.pod.config.relay_batch) || reached(orders, most))
     }
 }
 

@@ -193,21 +193,17 @@ pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
            ), cancelled AS (
                UPDATE orders SET status = 'CANCELLED', updated_at = now() FROM open
                WHERE orders.order_id = open.order_id
-           ), locked AS MATERIALIZED (
-               SELECT inventory.product_id, items.quantity
-               FROM inventory JOIN overdue_items_of((SELECT array_agg(order_id) FROM open)) AS items USING (product_id)
-               ORDER BY inventory.product_id
-               FOR NO KEY UPDATE OF inventory
-           ), restocked AS (
-               UPDATE inventory SET stock = stock + locked.quantity
-               FROM locked WHERE inventory.product_id = locked.product_id
+               RETURNING orders.order_id, open.user_id, open.payment_deadline
+           ), event AS (
+               INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+               SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM cancelled
+               RETURNING order_ids
            )
-           INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
-           SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM open"#,
+           SELECT overdue_give_back(order_ids) AS products FROM event"#,
         order_id
     );
-    let cancelled = cancelled.execute(pool).await.map_err(during("cancelling an order"))?;
-    changed(pool, order_id, cancelled.rows_affected(), "cancelled").await
+    let cancelled = cancelled.fetch_optional(pool).await.map_err(during("cancelling an order"))?;
+    changed(pool, order_id, u64::from(cancelled.is_some()), "cancelled").await
 }
 
 /// Moves an order's deadline by `by`; its wake finds the new one.

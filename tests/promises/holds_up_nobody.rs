@@ -78,3 +78,29 @@ async fn wakes_that_come_early_leave_room_for_those_that_are_due() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn large_batches_of_all_pods_take_turns_and_small_ones_pass_them() {
+    World::with(async |world| {
+        let pod = world.pod(&[("close_concurrency", "2"), ("sweep_every", "1h")]);
+        world.ready().await;
+        // As if other pods were closing as many large batches as may be closed at one time.
+        let mut others = world.pool.begin().await.expect("a transaction");
+        let turns = sqlx::query(
+            "SELECT pg_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)
+             FROM generate_series(1, 2) AS place",
+        );
+        turns.execute(&mut *others).await.expect("taken");
+        world.place_many(20, SECOND, SECOND, &[]).await;
+        let large = world.place_many(300, 2 * SECOND, 2 * SECOND, &[]).await;
+        let overdue = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND payment_deadline < now() - interval '1 s'";
+        eventually("the large batch is late", async || world.number(overdue).await == 300).await;
+        assert_eq!(world.statuses().await.get("CLOSED"), Some(&20), "the small batch");
+        others.rollback().await.expect("given back");
+        world.all_settled().await;
+        assert_eq!(world.status(large[0]).await, "CLOSED");
+        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        pod.stop().await;
+    })
+    .await;
+}

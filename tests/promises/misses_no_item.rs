@@ -22,7 +22,7 @@ async fn an_item_committed_after_the_close_began_is_seen_by_it() {
         let close = tokio::spawn(async move {
             sqlx::query_as::<_, (i64, i64)>(
                 "WITH gate AS MATERIALIZED (SELECT pg_advisory_lock(7))
-                 SELECT (SELECT count(*) FROM overdue_items_of(ARRAY[$1])),
+                 SELECT overdue_give_back(ARRAY[$1]),
                         (SELECT count(*) FROM order_items WHERE order_id = $1) FROM gate",
             )
             .bind(order)
@@ -42,7 +42,7 @@ async fn an_item_committed_after_the_close_began_is_seen_by_it() {
         gate.close().await.expect("the gate is open");
 
         let (by_function, by_statement) = close.await.expect("no panic").expect("an answer");
-        assert_eq!(by_function, 2, "the items that the close gives back");
+        assert_eq!(by_function, 2, "the products that the close gives back");
         assert_eq!(by_statement, 1, "what the statement itself would have seen");
     })
     .await;
