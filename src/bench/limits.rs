@@ -28,10 +28,11 @@ pub(super) async fn database_alone(
 ) -> Result<f64, BenchError> {
     say(format!("the database alone: placing {orders} orders"));
     place_orders(place, Orders::due_at(place.now().await?, orders)).await?;
-    let ids: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders ORDER BY order_id")
-        .fetch_all(&place.pool)
-        .await
-        .map_err(failed("listing orders"))?;
+    let ids: Vec<i64> =
+        sqlx::query_scalar("SELECT order_id FROM orders WHERE status = 'PENDING' ORDER BY order_id")
+            .fetch_all(&place.pool)
+            .await
+            .map_err(failed("listing orders"))?;
     let batches: Vec<_> = ids.chunks(place.config.close_batch).map(<[i64]>::to_vec).collect();
     let batches = Arc::new(Mutex::new(batches.into_iter()));
     let (pool, clock) = (place.pool.clone(), Arc::clone(&place.clock));

@@ -140,9 +140,18 @@ impl Place {
         Ok(slices.into_iter().map(slice).collect())
     }
 
-    /// As it was when it was made, but for the products.
+    /// As it was when it was made, but for the products and the orders of former years.
     pub async fn empty(&self) -> Result<(), BenchError> {
-        self.run("emptying the tables", "TRUNCATE orders, order_items, outbox, lane_probes").await
+        let old =
+            "SELECT count(*) FROM (SELECT payment_deadline FROM orders ORDER BY order_id LIMIT 1) AS first
+                   WHERE payment_deadline < '2025-01-01'";
+        let orders = match self.number("looking for old orders", old).await? {
+            0 => "TRUNCATE orders, order_items, outbox, lane_probes",
+            _ => {
+                "TRUNCATE order_items, outbox, lane_probes; DELETE FROM orders WHERE payment_deadline > '2025-01-01'"
+            }
+        };
+        self.run("emptying the tables", orders).await
     }
 
     async fn remove(self) -> Result<(), BenchError> {
