@@ -57,7 +57,9 @@ pub struct Closer {
 pub const LARGE_BATCH: usize = 100;
 
 /// How long until a batch is put again that found as many others at work as there may be. A batch takes some 20 ms.
-const NEXT_TURN: Duration = Duration::from_millis(5);
+const NEXT_TURN: Duration = Duration::from_millis(10);
+/// How long a batch waits for its turn before it is put in small parts, which need none: whoever has the places may hang.
+const TURN_FOR: Duration = Duration::from_secs(5);
 
 /// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
 const PARTS: usize = 8;
@@ -96,7 +98,7 @@ impl Closer {
         let mut verdicts = HashMap::with_capacity(order_ids.len());
         // The large parts first, so that those who are in nobody's way are closed before the search goes on.
         let mut parts = VecDeque::from([order_ids]);
-        let (mut away_since, mut giving_way_since) = (None, None::<Instant>);
+        let (mut away_since, mut giving_way_since, mut turn_since) = (None, None::<Instant>, None::<Instant>);
         while let Some(part) = parts.pop_front() {
             let giving_way = giving_way_since.map_or(Duration::ZERO, |since| since.elapsed());
             if giving_way > TRY_FOR {
@@ -107,13 +109,17 @@ impl Closer {
             let error = match self.close_part(&part).await {
                 Ok(Some(closed)) => {
                     verdicts.extend(closed);
-                    away_since = None;
+                    (away_since, turn_since) = (None, None);
                     continue;
                 }
                 Ok(None) => {
                     away_since = None;
-                    sleep(NEXT_TURN).await;
-                    parts.push_front(part);
+                    if turn_since.get_or_insert(began).elapsed() > TURN_FOR {
+                        parts.extend(part.chunks(LARGE_BATCH - 1).map(<[i64]>::to_vec));
+                    } else {
+                        sleep(NEXT_TURN).await;
+                        parts.push_front(part);
+                    }
                     continue;
                 }
                 Err(error) => error,

@@ -54,7 +54,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("500"),
         help: "most orders closed in one transaction (1 to 10000)" },
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
-        help: "most closing transactions of a pod at one time (1 to 64)" },
+        help: "most closing transactions of a pod at one time (1 to 64), and of all pods those that close 100 orders or more" },
     Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("8"),
         help: "most connections in a pod's pool (at least close_concurrency + 4); three more are used for leadership" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),

@@ -80,7 +80,7 @@ async fn wakes_that_come_early_leave_room_for_those_that_are_due() {
 }
 
 #[tokio::test]
-async fn large_batches_of_all_pods_take_turns_and_small_ones_pass_them() {
+async fn large_batches_of_all_pods_take_turns_but_not_for_ever_and_small_ones_pass_them() {
     World::with(async |world| {
         let pod = world.pod(&[("close_concurrency", "2"), ("sweep_every", "1h")]);
         world.ready().await;
@@ -96,9 +96,10 @@ async fn large_batches_of_all_pods_take_turns_and_small_ones_pass_them() {
         let overdue = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND payment_deadline < now() - interval '1 s'";
         eventually("the large batch is late", async || world.number(overdue).await == 300).await;
         assert_eq!(world.statuses().await.get("CLOSED"), Some(&20), "the small batch");
-        others.rollback().await.expect("given back");
+        // Whoever has the places may hang.
         world.all_settled().await;
         assert_eq!(world.status(large[0]).await, "CLOSED");
+        others.rollback().await.expect("still ours");
         assert_eq!(pod.pod.stats.get(Count::Failed), 0);
         pod.stop().await;
     })
