@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::BenchError;
-use super::burst::{OUTBOX, wait_until};
+use super::burst::{LOOK, OUTBOX, wait_until};
 use super::load::{Orders, place_orders};
 use super::outcome::Outcome;
 use super::place::{Place, failed};
@@ -45,7 +45,7 @@ pub async fn depth(
         place_orders(place, Orders { spread: SPREAD, ..orders }).await?;
         say("waiting until their wakes are in the lanes".to_owned());
         let relayed = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
-        wait_until(place, PATIENCE, relayed).await?;
+        wait_until(place, LOOK, PATIENCE, relayed).await?;
         let scheduled = began.elapsed().as_secs_f64();
         let memory = (broker_memory(place).await? - memory_before) / waiting as f64;
 
@@ -87,7 +87,7 @@ async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), Be
         "INSERT INTO orders (user_id, payment_deadline) VALUES (0, now()) RETURNING order_id",
     );
     let order: i64 = order.fetch_one(&place.pool).await.map_err(failed("placing an order"))?;
-    wait_until(place, Duration::from_secs(60), async || {
+    wait_until(place, LOOK, Duration::from_secs(60), async || {
         let open =
             sqlx::query_scalar("SELECT status = 'PENDING' FROM orders WHERE order_id = $1").bind(order);
         let open: bool = open.fetch_one(&place.pool).await.map_err(failed("looking at an order"))?;

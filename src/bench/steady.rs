@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::BenchError;
-use super::burst::wait_until;
+use super::burst::{LOOK, wait_until};
 use super::load::stock;
 use super::outcome::Outcome;
 use super::place::{Place, failed};
@@ -107,7 +107,7 @@ pub(super) async fn measure(place: &Place, stream: Steady, say: &impl Fn(String)
     }
     let open = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND user_id < 0";
     let done = async || Ok(place.number("counting open orders", open).await? == 0);
-    wait_until(place, Duration::from_secs(30), done).await?;
+    wait_until(place, LOOK, Duration::from_secs(30), done).await?;
     let count = async |query| place.number("counting orders", query).await;
     let run = Run {
         lateness: place.lateness(OURS).await?,
