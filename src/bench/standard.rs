@@ -73,7 +73,7 @@ pub fn standard() -> Vec<(Workload, Goals)> {
         (Workload::Burst(burst), CLOSES),
         (Workload::StrictBurst(burst), CLOSES_STRICTLY),
         (
-            Workload::Pods(Pods { orders: 100_000, most: 4 }),
+            Workload::Pods(Pods { orders: 300_000, most: 4 }),
             // As fast, but for what one run differs from the next.
             &[
                 ("all pods' share of one pod", AtLeast(0.9)),
