@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres};
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
@@ -57,7 +58,7 @@ pub struct Closer {
 pub const LARGE_BATCH: usize = 100;
 
 /// How long until a batch is put again that found as many others at work as there may be. A batch takes some 20 ms.
-const NEXT_TURN: Duration = Duration::from_millis(10);
+const NEXT_TURN: Duration = Duration::from_millis(25);
 /// How long a batch waits for its turn before it is put in small parts, which need none: whoever has the places may hang.
 const TURN_FOR: Duration = Duration::from_secs(5);
 
@@ -171,6 +172,11 @@ impl Closer {
         self.stats.closed(closed.deadlines.into_iter().map(|deadline| committed.since(deadline.into())));
         let mut verdicts: HashMap<_, _> =
             closed.order_ids.into_iter().map(|id| (id, Verdict::Closed)).collect();
+        let others = closed.others.into_iter().zip(closed.others_deadlines);
+        verdicts.extend(others.map(|(id, deadline)| match deadline {
+            None => (id, Verdict::NotPending),
+            Some(deadline) => (id, Verdict::NotDue { deadline: deadline.into() }),
+        }));
         if verdicts.len() < order_ids.len() {
             let rest = order_ids.iter().copied().filter(|id| !verdicts.contains_key(id)).collect();
             verdicts.extend(self.explain(rest, &mut connection).await?);
@@ -179,7 +185,8 @@ impl Closer {
         Ok(Some(verdicts))
     }
 
-    /// Why these orders were not closed. A second statement on purpose: it sees what was committed in between.
+    /// Why these orders were not closed: somebody has them locked, or changed them meanwhile, or they did not exist. A second
+    /// statement on purpose: it sees what was committed in between.
     async fn explain(
         &self,
         order_ids: Vec<i64>,

@@ -29,9 +29,17 @@ WITH turn AS MATERIALIZED (
     FROM closed
     HAVING count(*) > 0
     RETURNING order_ids, deadlines
+), others AS (
+    -- What needs no second look: these were paid, cancelled or closed, or are due later, when this statement began. Who changes
+    -- that afterwards wakes the order anew.
+    SELECT array_agg(order_id) AS order_ids, array_agg(CASE status WHEN 'PENDING' THEN payment_deadline END) AS deadlines
+    FROM orders
+    WHERE (SELECT ours FROM turn) AND (SELECT count(*) FROM due) < cardinality($1)
+      AND order_id = ANY ($1) AND (status <> 'PENDING' OR payment_deadline > now())
 )
 -- Each step takes what the one before returns, so the products, which other batches wait for, come last: see
 -- migrations/0005_products_last.sql. Arrays: a row for each order would cost more than the rest of the answer.
-SELECT coalesce(order_ids, '{}') AS "order_ids!", coalesce(deadlines, '{}') AS "deadlines!",
-       overdue_give_back(order_ids) AS products, turn.ours AS "ours!", clock_timestamp() AS "answered_at!"
-FROM turn LEFT JOIN event ON true
+SELECT coalesce(event.order_ids, '{}') AS "order_ids!", coalesce(event.deadlines, '{}') AS "deadlines!",
+       coalesce(others.order_ids, '{}') AS "others!", coalesce(others.deadlines, '{}') AS "others_deadlines!: Vec<Option<OffsetDateTime>>",
+       overdue_give_back(event.order_ids) AS products, turn.ours AS "ours!", clock_timestamp() AS "answered_at!"
+FROM others CROSS JOIN turn LEFT JOIN event ON true
