@@ -38,6 +38,10 @@ const GATHER: Duration = Duration::from_millis(100);
 /// So many are enough.
 const GATHERED: usize = 500;
 
+/// Messages that are done wait for others for this long: one acknowledgement serves for all, and one visit to the library. No
+/// more than a quarter of what the broker sends ahead, or it would wait for us.
+const OWED_FOR: Duration = Duration::from_millis(20);
+
 /// One session: connects, works until `stop` or until something breaks, gives back what is left.
 ///
 /// # Errors
@@ -54,13 +58,12 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         publisher,
         channel,
         hand: Hand::default(),
-        unacknowledged: 0,
         closing: JoinSet::new(),
         moving: JoinSet::new(),
         noting: JoinSet::new(),
         probes: Vec::new(),
         stopping: false,
-        owed: Vec::new(),
+        acknowledge_at: None,
         cancel_at: None,
         hand_over_at: None,
         handing_over: false,
@@ -97,8 +100,6 @@ struct Collector {
     publisher: Arc<Publisher>,
     channel: Channel,
     hand: Hand,
-    /// Messages that were delivered and not acknowledged; the broker sends no more than `messages_ahead` of them.
-    unacknowledged: usize,
     /// Batches on their way to the database.
     closing: JoinSet<Result<Vec<(Held, Verdict)>, RoleError>>,
     /// At most one publish on its way; what gathers meanwhile goes together next.
@@ -107,9 +108,10 @@ struct Collector {
     noting: JoinSet<Result<Vec<Tag>, RoleError>>,
     /// Probes that have come back.
     probes: Vec<(String, Tag)>,
-    /// Told to stop. From then on messages that are done are `owed` their acknowledgement until all are.
+    /// When messages that are done have waited for others long enough, and are acknowledged.
+    acknowledge_at: Option<Instant>,
+    /// Told to stop. From then on messages that are done are owed their acknowledgement until all are.
     stopping: bool,
-    owed: Vec<Tag>,
     /// Told to stop: when no more messages are asked for; see [`QUIET`].
     cancel_at: Option<Instant>,
     /// Told to stop: from when on what is left goes to other pods; see [`HAND_OVER`].
@@ -131,20 +133,24 @@ impl Collector {
         let mut consumer = Some(consumer);
         let mut latest = Instant::now();
         while consumer.is_some() || self.has_work() {
+            self.cancel_when_quiet(consumer.as_ref()).await?;
+            if self.hand_over_at.is_some_and(|at| at <= Instant::now()) {
+                self.hand_over();
+            }
+            self.acknowledge().await?;
             self.start_closing();
             self.start_moving();
             self.start_noting();
             let room = self.has_room();
-            let free = self.closing.len() < self.pod.config.close_concurrency;
-            let next = self.hand.next_due().map(|due| self.pod.clock.instant(due));
+            let next = self.next_moment();
             tokio::select! {
-                Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?).await?,
-                Some(moved) = self.moving.join_next() => self.acknowledge(flatten(moved)?).await?,
-                Some(noted) = self.noting.join_next() => self.acknowledge_messages(flatten(noted)?).await?,
+                Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?),
+                Some(moved) = self.moving.join_next() => self.done(flatten(moved)?),
+                Some(noted) = self.noting.join_next() => self.done(flatten(noted)?),
                 delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
                     Some(delivery) => {
                         self.gulp(delivery, &mut consumer)?;
-                        let all = self.unacknowledged >= usize::from(self.pod.config.messages_ahead());
+                        let all = self.hand.unacknowledged() >= self.messages_ahead();
                         let quiet = if all { Duration::ZERO } else { QUIET };
                         self.cancel_at = self.cancel_at.map(|_| latest.min(Instant::now() + quiet));
                     }
@@ -152,18 +158,7 @@ impl Collector {
                     None if self.stopping => consumer = None,
                     None => return Err(BrokerError::ConsumerEnded { queue: self.pod.broker.names.process() }.into()),
                 },
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if free && next.is_some() => {}
-                () = sleep_until(self.gathered_at.unwrap_or_else(Instant::now)),
-                    if self.gathered_at.is_some() && self.moving.is_empty() => {}
-                () = sleep_until(self.cancel_at.unwrap_or_else(Instant::now)), if self.cancel_at.is_some() => {
-                    self.cancel_at = None;
-                    if let Some(consumer) = &consumer {
-                        self.pod.broker.cancel(&self.channel, consumer).await?;
-                    }
-                }
-                () = sleep_until(self.hand_over_at.unwrap_or_else(Instant::now)), if self.hand_over_at.is_some() => {
-                    self.hand_over();
-                }
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 () = stop.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     self.hand_over_at = Some(Instant::now() + HAND_OVER);
@@ -176,9 +171,21 @@ impl Collector {
         self.acknowledge_all().await
     }
 
+    /// When there is something to do though nothing happens. One timer for everything: each costs as much as a message.
+    fn next_moment(&self) -> Option<Instant> {
+        let free = self.closing.len() < self.pod.config.close_concurrency;
+        let due = self.hand.next_due().filter(|_| free).map(|due| self.pod.clock.instant(due));
+        let gathered = self.gathered_at.filter(|_| self.moving.is_empty());
+        [due, gathered, self.acknowledge_at, self.cancel_at, self.hand_over_at].into_iter().flatten().min()
+    }
+
     fn has_work(&self) -> bool {
-        let probes = !self.probes.is_empty() || !self.noting.is_empty();
-        self.hand.orders() > 0 || probes || self.cancel_at.is_some()
+        self.hand.orders() > 0 || self.cancel_at.is_some()
+    }
+
+    /// The most messages that the broker sends before it hears of those that are done.
+    fn messages_ahead(&self) -> usize {
+        usize::from(self.pod.config.messages_ahead())
     }
 
     /// A batch is whatever is due when there is room for one: no waiting to fill it.
@@ -226,8 +233,8 @@ impl Collector {
 
     /// Whether wakes that are to be sent on wait for others that go the same way.
     fn gathers(&mut self) -> bool {
-        let many = self.outbound.len() >= GATHERED
-            || 4 * self.unacknowledged >= 3 * usize::from(self.pod.config.messages_ahead());
+        let many =
+            self.outbound.len() >= GATHERED || 4 * self.hand.unacknowledged() >= 3 * self.messages_ahead();
         if many || self.stopping || !self.parting.is_empty() {
             return false;
         }

@@ -1,7 +1,7 @@
 //! What a pod has in hand: wakes on their timer, and for each message how many of its orders are still open.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::clock::DbTime;
 use crate::wake::Wake;
@@ -25,9 +25,20 @@ pub struct Held {
 pub struct Hand {
     waiting: BinaryHeap<Reverse<Held>>,
     /// Orders of each message that are not done yet.
-    open: HashMap<Tag, usize>,
+    open: BTreeMap<Tag, usize>,
     /// The sum of `open`.
     orders: usize,
+    /// Messages of which all orders are done, and which the broker has not been told of.
+    owed: Vec<Tag>,
+}
+
+/// An acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Of this message.
+    pub tag: Tag,
+    /// And of all that were delivered before it.
+    pub multiple: bool,
 }
 
 impl Hand {
@@ -62,19 +73,34 @@ impl Hand {
         self.waiting.drain().map(|Reverse(held)| held).collect()
     }
 
-    /// Notes that one order of a message is done; true when it was the last, so that the message is to be acknowledged.
-    #[must_use]
-    pub fn done(&mut self, tag: Tag) -> bool {
+    /// Notes that one order of a message is done. With its last one the message is owed its acknowledgement.
+    pub fn done(&mut self, tag: Tag) {
         let Some(open) = self.open.get_mut(&tag) else {
-            return false;
+            return;
         };
         *open -= 1;
         self.orders -= 1;
-        let last = *open == 0;
-        if last {
+        if *open == 0 {
             self.open.remove(&tag);
+            self.owed.push(tag);
         }
-        last
+    }
+
+    /// The acknowledgements that are owed, as few as possible: one for all messages before the first that is still open, and
+    /// one for each of the others.
+    pub fn settle(&mut self) -> Vec<Ack> {
+        let mut owed = std::mem::take(&mut self.owed);
+        owed.sort_unstable();
+        let first_open = self.open.first_key_value().map_or(Tag::MAX, |(tag, _)| *tag);
+        let together = owed.partition_point(|tag| *tag < first_open);
+        let each = owed.iter().skip(together.saturating_sub(1)).enumerate();
+        each.map(|(n, tag)| Ack { tag: *tag, multiple: n == 0 && together > 1 }).collect()
+    }
+
+    /// Messages whose acknowledgement is owed.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        self.owed.len()
     }
 
     /// Orders in hand, whether waiting, being closed, or being scheduled again.
@@ -87,6 +113,12 @@ impl Hand {
     #[must_use]
     pub fn messages(&self) -> usize {
         self.open.len()
+    }
+
+    /// Messages that the broker counts as delivered: those in hand and those that are owed their acknowledgement.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.open.len() + self.owed.len()
     }
 }
 
@@ -108,10 +140,30 @@ mod tests {
         }
         assert_eq!((hand.orders(), hand.messages(), hand.next_due()), (3, 2, Some(DbTime(10))));
         assert_eq!(hand.due(DbTime(20), 10), [held(10, 101, 1), held(20, 102, 1)]);
-        assert!(!hand.done(1));
-        assert!(hand.done(1));
+        hand.done(1);
+        assert_eq!((hand.owed(), hand.unacknowledged()), (0, 2));
+        hand.done(1);
+        assert_eq!((hand.owed(), hand.unacknowledged()), (1, 2));
+        assert_eq!(hand.settle(), [Ack { tag: 1, multiple: false }]);
         assert_eq!(hand.due(DbTime(99), 10), [held(30, 103, 2)]);
-        assert!(hand.done(2) && !hand.done(2));
-        assert_eq!((hand.orders(), hand.messages(), hand.next_due()), (0, 0, None));
+        hand.done(2);
+        hand.done(2);
+        assert_eq!(hand.settle(), [Ack { tag: 2, multiple: false }]);
+        assert_eq!((hand.orders(), hand.unacknowledged(), hand.next_due()), (0, 0, None));
+    }
+
+    #[test]
+    fn one_acknowledgement_covers_no_message_that_is_still_open() {
+        let acks = |done: &[Tag], delivered: Tag| {
+            let mut hand = Hand::default();
+            (1..=delivered).for_each(|tag| hand.take(tag, 1));
+            done.iter().for_each(|tag| hand.done(*tag));
+            hand.settle().into_iter().map(|ack| (ack.tag, ack.multiple)).collect::<Vec<_>>()
+        };
+        assert_eq!(acks(&[], 3), []);
+        assert_eq!(acks(&[2, 1, 3], 3), [(3, true)], "all of them");
+        assert_eq!(acks(&[1, 2, 4, 6], 6), [(2, true), (4, false), (6, false)], "the third is open");
+        assert_eq!(acks(&[2, 3], 3), [(2, false), (3, false)], "the first is open");
+        assert_eq!(acks(&[1, 3], 3), [(1, false), (3, false)], "one alone needs no multiple");
     }
 }

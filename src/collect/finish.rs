@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::time::Instant;
 
-use super::Collector;
+use super::{Collector, OWED_FOR};
+use crate::broker::consumer::Deliveries;
 use crate::broker::together_in_order;
 use crate::close::Verdict;
-use crate::hand::{Held, Tag};
+use crate::hand::{Ack, Held, Tag};
 use crate::park::parked;
 use crate::role::RoleError;
 use crate::settle::{Next, settle};
@@ -20,7 +22,7 @@ const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
 const MOST_DEFERRALS: u32 = 6;
 
 impl Collector {
-    pub(super) async fn settle(&mut self, batch: Vec<(Held, Verdict)>) -> Result<(), RoleError> {
+    pub(super) fn settle(&mut self, batch: Vec<(Held, Verdict)>) {
         let now = self.pod.clock.now();
         let mut done = Vec::with_capacity(batch.len());
         for (held, verdict) in batch {
@@ -53,37 +55,55 @@ impl Collector {
                 }
             }
         }
-        self.acknowledge(done).await
+        self.done(done);
     }
 
-    /// Notes that these orders are done and acknowledges the messages of which they were the last.
-    pub(super) async fn acknowledge(&mut self, orders: Vec<Tag>) -> Result<(), RoleError> {
-        let messages = orders.into_iter().filter(|tag| self.hand.done(*tag)).collect();
-        self.acknowledge_messages(messages).await
+    /// Notes that these orders are done.
+    pub(super) fn done(&mut self, orders: Vec<Tag>) {
+        orders.into_iter().for_each(|tag| self.hand.done(tag));
     }
 
-    pub(super) async fn acknowledge_messages(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
-        if self.stopping {
-            self.owed.extend(messages);
+    /// Acknowledges the messages that are done, when they are many or have waited for others.
+    pub(super) async fn acknowledge(&mut self) -> Result<(), RoleError> {
+        if self.stopping || self.hand.owed() == 0 {
+            self.acknowledge_at = None;
             return Ok(());
         }
-        self.acknowledge_each(messages).await
+        let now = Instant::now();
+        let waited = now >= *self.acknowledge_at.get_or_insert(now + OWED_FOR);
+        if waited || 4 * self.hand.owed() >= self.messages_ahead() {
+            self.acknowledge_at = None;
+            self.acknowledge_owed().await?;
+        }
+        Ok(())
     }
 
     /// Everything that was delivered is done: one acknowledgement for all. A channel passes on some thirty to a quorum
     /// queue before it has heard of the first; those that still wait when it is closed are lost, and messages come again.
     pub(super) async fn acknowledge_all(&mut self) -> Result<(), RoleError> {
-        if !std::mem::take(&mut self.owed).is_empty() {
+        if !self.hand.settle().is_empty() {
             let ack = self.channel.basic_ack(0, BasicAckOptions { multiple: true });
             self.pod.broker.bounded("acknowledging", ack).await?;
         }
         Ok(())
     }
 
-    async fn acknowledge_each(&mut self, messages: Vec<Tag>) -> Result<(), RoleError> {
-        let acks = messages.iter().map(|tag| self.channel.basic_ack(*tag, BasicAckOptions::default()));
-        let acknowledged = self.pod.broker.bounded("acknowledging", together_in_order(acks)).await?;
-        self.unacknowledged -= acknowledged.len();
+    async fn acknowledge_owed(&mut self) -> Result<(), RoleError> {
+        let acks = self.hand.settle().into_iter();
+        let acks =
+            acks.map(|Ack { tag, multiple }| self.channel.basic_ack(tag, BasicAckOptions { multiple }));
+        self.pod.broker.bounded("acknowledging", together_in_order(acks)).await?;
+        Ok(())
+    }
+
+    /// Told to stop: asks for no more messages, when no more come.
+    pub(super) async fn cancel_when_quiet(&mut self, consumer: Option<&Deliveries>) -> Result<(), RoleError> {
+        if self.cancel_at.is_some_and(|at| at <= Instant::now()) {
+            self.cancel_at = None;
+            if let Some(consumer) = consumer {
+                self.pod.broker.cancel(&self.channel, consumer).await?;
+            }
+        }
         Ok(())
     }
 
@@ -105,8 +125,7 @@ impl Collector {
         self.moving.abort_all();
         self.noting.abort_all();
         // First of all, and with nothing in hand too: what is done must not come again.
-        let owed = std::mem::take(&mut self.owed);
-        let _ = self.acknowledge_each(owed).await;
+        let _ = self.acknowledge_owed().await;
         let (messages, orders) = (self.hand.messages(), self.hand.orders());
         if messages > 0 {
             let all = BasicNackOptions { multiple: true, requeue: true };

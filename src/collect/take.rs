@@ -44,11 +44,11 @@ impl Collector {
 
     fn take(&mut self, delivery: Delivery) {
         let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
-        self.unacknowledged += 1;
         self.pod.stats.add(Count::Redelivered, usize::from(redelivered));
         let now = self.pod.clock.now();
         let envelope = message::envelope(&properties);
         if let Some(token) = probe::token(&data, envelope.kind) {
+            self.hand.take(tag, 1);
             self.probes.push((token, tag));
             return;
         }
@@ -85,8 +85,7 @@ impl Collector {
     /// wakes that are due, which would else stand in the queue behind those that are not.
     fn has_leisure(&self) -> bool {
         let config = &self.pod.config;
-        2 * self.unacknowledged <= usize::from(config.messages_ahead())
-            && 2 * self.hand.orders() <= config.max_held
+        2 * self.hand.unacknowledged() <= self.messages_ahead() && 2 * self.hand.orders() <= config.max_held
     }
 }
 
