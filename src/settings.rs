@@ -51,7 +51,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "most unacknowledged messages a pod takes from the process queue (1 to 2000); never more than max_held / max_orders_per_wake, or than 250 where that is less" },
     Setting { name: "max_held", env: "OVERDUE_MAX_HELD", default: Some("20000"),
         help: "most orders a pod holds; beyond it the pod stops taking messages" },
-    Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("500"),
+    Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("150"),
         help: "most orders closed in one transaction (1 to 10000)" },
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
         help: "most closing transactions of a pod at one time (1 to 64), and of all pods those that close 100 orders or more" },
