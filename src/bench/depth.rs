@@ -37,7 +37,7 @@ pub async fn depth(
         let alone = measure(place, stream, &say).await?.lateness;
         let (pod, restart_alone) = restart(place, pod).await?;
         place.empty().await?;
-        let memory_before = broker_memory(place).await?;
+        let before = held_by_broker(place).await?;
 
         say(format!("placing {waiting} orders that wait"));
         let began = Instant::now();
@@ -47,7 +47,8 @@ pub async fn depth(
         let relayed = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
         wait_until(place, LOOK, PATIENCE, relayed).await?;
         let scheduled = began.elapsed().as_secs_f64();
-        let memory = (broker_memory(place).await? - memory_before) / waiting as f64;
+        let held = held_by_broker(place).await?;
+        let per_order = |after: f64, before: f64| (after - before) / waiting as f64;
 
         let (pod, restart_beside) = restart(place, pod).await?;
         let beside = measure(place, stream, &say).await?.lateness;
@@ -60,7 +61,12 @@ pub async fn depth(
             ("their ratio", beside.p99_ms / alone.p99_ms, ""),
             ("lateness p50", beside.p50_ms, "ms"),
             ("lateness p50 with nobody waiting", alone.p50_ms, "ms"),
-            ("broker's memory per waiting order", memory, "bytes"),
+            ("broker's memory per waiting order", per_order(held.memory, before.memory), "bytes"),
+            (
+                "message bodies per waiting order",
+                per_order(held.message_bytes, before.message_bytes),
+                "bytes",
+            ),
             ("placed and scheduled within", scheduled, "s"),
             ("first close by a new pod", restart_beside, "s"),
             ("the same with nobody waiting", restart_alone, "s"),
@@ -97,23 +103,28 @@ async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), Be
     Ok((pod, began.elapsed().as_secs_f64()))
 }
 
-/// What a queue's processes hold, in bytes.
-#[derive(Deserialize)]
+/// What the broker holds for a queue, in bytes: in memory, and bodies of messages, which quorum queues keep on disk.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Queue {
     name: String,
-    #[serde(default)]
     memory: f64,
+    message_bytes: f64,
 }
 
-/// Memory of all queues of this place, as the management API tells it. Quorum queues keep bodies on disk.
-async fn broker_memory(place: &Place) -> Result<f64, BenchError> {
+/// The sum of all queues of this place, as the management API tells it.
+async fn held_by_broker(place: &Place) -> Result<Queue, BenchError> {
     // The API answers with figures of up to five seconds ago.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let management = Management::new(&place.config);
     let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues"));
     let queues = queues.await.map_err(std::io::Error::other)??;
-    let ours = queues.iter().filter(|queue| queue.name.starts_with(&place.config.prefix));
-    Ok(ours.map(|queue| queue.memory).sum())
+    let ours = queues.into_iter().filter(|queue| queue.name.starts_with(&place.config.prefix));
+    Ok(ours.fold(Queue::default(), |sum, queue| Queue {
+        memory: sum.memory + queue.memory,
+        message_bytes: sum.message_bytes + queue.message_bytes,
+        ..sum
+    }))
 }
 
 /// Outbox and partial index, in MiB.

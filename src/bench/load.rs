@@ -80,8 +80,8 @@ pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Resul
         let together = OLD_TOGETHER.min(old - made);
         let insert = format!(
             "INSERT INTO orders (user_id, status, created_at, updated_at, payment_deadline, closed_at)
-             SELECT n, 'CLOSED', then, then, then, then
-             FROM (SELECT n, timestamptz '2020-01-01 00:00+00' + ({made} + n) * interval '3 s' AS then
+             SELECT n, 'CLOSED', moment, moment, moment, moment
+             FROM (SELECT n, timestamptz '2020-01-01 00:00+00' + ({made} + n) * interval '3 s' AS moment
                    FROM generate_series(1, {together}) AS n) AS orders"
         );
         place.run("making old orders", &insert).await?;
