@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use sqlx::Executor;
 use time::OffsetDateTime;
 
 use super::BenchError;
-use super::place::{Place, failed};
+use super::place::{AS_BEFORE, PATIENTLY, Place, failed};
 use crate::clock::DbTime;
 
 /// Products among which the items are spread.
@@ -91,10 +92,9 @@ pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Resul
         // As a shop's would be: autovacuum has been there long ago.
         say("vacuuming".to_owned());
         let mut connection = place.pool.acquire().await.map_err(failed("vacuuming"))?;
-        for statement in
-            ["SET statement_timeout = 0", "VACUUM (ANALYZE, FREEZE) orders", "RESET statement_timeout"]
-        {
-            sqlx::query(statement).execute(&mut *connection).await.map_err(failed("vacuuming"))?;
+        // Not in one string: it cannot be part of a transaction.
+        for statement in [PATIENTLY, "VACUUM (ANALYZE, FREEZE) orders", AS_BEFORE] {
+            (&mut *connection).execute(statement).await.map_err(failed("vacuuming"))?;
         }
     }
     Ok(())

@@ -17,6 +17,10 @@ use crate::database::{self, DatabaseError};
 use crate::settings::Raw;
 use crate::stats::Lateness;
 
+/// Around statements that may take long, or wait for a lock for long.
+pub(super) const PATIENTLY: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+pub(super) const AS_BEFORE: &str = "RESET statement_timeout; RESET lock_timeout";
+
 /// Schema, prefix, and a connection to it.
 pub(super) struct Place {
     pub raw: Raw,
@@ -46,8 +50,10 @@ impl Place {
             _ = interrupt.recv() => Err(BenchError::Interrupted),
             _ = terminate.recv() => Err(BenchError::Interrupted),
         };
-        place.remove().await?;
-        outcome
+        let removed = place.remove().await;
+        // What broke first says more.
+        let outcome = outcome?;
+        removed.map(|()| outcome)
     }
 
     async fn make(raw: &Raw, log: Option<&Path>) -> Result<Self, BenchError> {
@@ -75,10 +81,10 @@ impl Place {
         Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
     }
 
-    /// Runs statements that a workload needs, for as long as they take.
+    /// Runs statements that a workload needs, for as long as they take; autovacuum may stand in their way for a second.
     pub async fn run(&self, doing: &'static str, statements: &str) -> Result<(), BenchError> {
         let mut connection = self.pool.acquire().await.map_err(failed(doing))?;
-        let statements = format!("SET statement_timeout = 0; {statements}; RESET statement_timeout");
+        let statements = format!("{PATIENTLY}; {statements}; {AS_BEFORE}");
         (&mut *connection).execute(AssertSqlSafe(statements)).await.map_err(failed(doing))?;
         Ok(())
     }
