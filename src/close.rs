@@ -57,8 +57,9 @@ pub struct Closer {
 /// From how many orders on a batch is large: such batches probably share products. As `close.sql` says it.
 pub const LARGE_BATCH: usize = 100;
 
-/// How long until a batch is put again that found as many others at work as there may be. A batch takes some 20 ms.
-const NEXT_TURN: Duration = Duration::from_millis(25);
+/// How long until a batch is put again that found as many others at work as there may be. A place that becomes free stays so until
+/// somebody asks; a batch takes 2 to 10 ms.
+const NEXT_TURN: Duration = Duration::from_millis(10);
 /// How long a batch waits for its turn before it is put in small parts, which need none: whoever has the places may hang.
 const TURN_FOR: Duration = Duration::from_secs(5);
 

@@ -180,7 +180,7 @@ impl Collector {
     }
 
     fn has_work(&self) -> bool {
-        self.hand.orders() > 0 || self.cancel_at.is_some()
+        self.hand.messages() > 0 || self.cancel_at.is_some()
     }
 
     /// The most messages that the broker sends before it hears of those that are done.

@@ -42,7 +42,7 @@ pub struct Ack {
 }
 
 impl Hand {
-    /// Takes a message with this many orders in hand.
+    /// Takes a message with this many orders in hand; with none, it is done when that is said once.
     pub fn take(&mut self, tag: Tag, orders: usize) {
         self.open.insert(tag, orders);
         self.orders += orders;
@@ -78,8 +78,10 @@ impl Hand {
         let Some(open) = self.open.get_mut(&tag) else {
             return;
         };
-        *open -= 1;
-        self.orders -= 1;
+        if *open > 0 {
+            *open -= 1;
+            self.orders -= 1;
+        }
         if *open == 0 {
             self.open.remove(&tag);
             self.owed.push(tag);
@@ -153,11 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn a_message_without_orders_is_open_until_it_is_done() {
+        let mut hand = Hand::default();
+        hand.take(1, 0);
+        assert_eq!((hand.orders(), hand.messages(), hand.owed()), (0, 1, 0));
+        hand.done(1);
+        assert_eq!((hand.messages(), hand.settle()), (0, vec![Ack { tag: 1, multiple: false }]));
+    }
+
+    #[test]
     fn one_acknowledgement_covers_no_message_that_is_still_open() {
         let acks = |done: &[Tag], delivered: Tag| {
             let mut hand = Hand::default();
-            (1..=delivered).for_each(|tag| hand.take(tag, 1));
-            done.iter().for_each(|tag| hand.done(*tag));
+            for tag in 1..=delivered {
+                hand.take(tag, 1);
+            }
+            for tag in done {
+                hand.done(*tag);
+            }
             hand.settle().into_iter().map(|ack| (ack.tag, ack.multiple)).collect::<Vec<_>>()
         };
         assert_eq!(acks(&[], 3), []);

@@ -60,7 +60,9 @@ impl Collector {
 
     /// Notes that these orders are done.
     pub(super) fn done(&mut self, orders: Vec<Tag>) {
-        orders.into_iter().for_each(|tag| self.hand.done(tag));
+        for tag in orders {
+            self.hand.done(tag);
+        }
     }
 
     /// Acknowledges the messages that are done, when they are many or have waited for others.

@@ -48,7 +48,7 @@ impl Collector {
         let now = self.pod.clock.now();
         let envelope = message::envelope(&properties);
         if let Some(token) = probe::token(&data, envelope.kind) {
-            self.hand.take(tag, 1);
+            self.hand.take(tag, 0);
             self.probes.push((token, tag));
             return;
         }
