@@ -38,10 +38,6 @@ const GATHER: Duration = Duration::from_millis(100);
 /// So many are enough.
 const GATHERED: usize = 500;
 
-/// Messages that are done wait for others for this long: one acknowledgement serves for all, and one visit to the library. No
-/// more than a quarter of what the broker sends ahead, or it would wait for us.
-const OWED_FOR: Duration = Duration::from_millis(20);
-
 /// One session: connects, works until `stop` or until something breaks, gives back what is left.
 ///
 /// # Errors
@@ -168,7 +164,7 @@ impl Collector {
                 }
             }
         }
-        self.acknowledge_all().await
+        self.acknowledge_owed().await
     }
 
     /// When there is something to do though nothing happens. One timer for everything: each costs as much as a message.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::time::Instant;
 
-use super::{Collector, OWED_FOR};
+use super::Collector;
 use crate::broker::consumer::Deliveries;
 use crate::broker::together_in_order;
 use crate::close::Verdict;
@@ -20,6 +20,10 @@ use crate::wake::{self, Wake};
 /// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane, where it costs nothing.
 const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
 const MOST_DEFERRALS: u32 = 6;
+
+/// Messages that are done wait for others for this long: one acknowledgement serves for all, and one visit to the library. No
+/// more than a quarter of what the broker sends ahead, or it would wait for us.
+const OWED_FOR: Duration = Duration::from_millis(20);
 
 impl Collector {
     pub(super) fn settle(&mut self, batch: Vec<(Held, Verdict)>) {
@@ -80,17 +84,10 @@ impl Collector {
         Ok(())
     }
 
-    /// Everything that was delivered is done: one acknowledgement for all. A channel passes on some thirty to a quorum
-    /// queue before it has heard of the first; those that still wait when it is closed are lost, and messages come again.
-    pub(super) async fn acknowledge_all(&mut self) -> Result<(), RoleError> {
-        if !self.hand.settle().is_empty() {
-            let ack = self.channel.basic_ack(0, BasicAckOptions { multiple: true });
-            self.pod.broker.bounded("acknowledging", ack).await?;
-        }
-        Ok(())
-    }
-
-    async fn acknowledge_owed(&mut self) -> Result<(), RoleError> {
+    /// Told to stop, this is done once, when everything that was delivered is done: one acknowledgement for all. A channel passes
+    /// on some thirty to a quorum queue before it has heard of the first; those that still wait when it is closed are lost, and
+    /// messages come again.
+    pub(super) async fn acknowledge_owed(&mut self) -> Result<(), RoleError> {
         let acks = self.hand.settle().into_iter();
         let acks =
             acks.map(|Ack { tag, multiple }| self.channel.basic_ack(tag, BasicAckOptions { multiple }));
