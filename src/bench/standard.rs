@@ -106,6 +106,7 @@ pub fn standard() -> Vec<(Workload, Goals)> {
             &[
                 ("lateness p50", AtMost(7.5)),
                 ("lateness p99", AtMost(37.5)),
+                ("their ratio", AtMost(1.5)),
                 ("broker's memory per waiting order", AtMost(100.0)),
                 ("pod's peak memory", AtMost(64.0)),
             ],
