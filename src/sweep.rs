@@ -78,10 +78,13 @@ impl Pace {
     }
 }
 
+/// Batches read together: looking takes as long for one as for several, and nothing new is closed meanwhile.
+const READ_TOGETHER: usize = 10;
+
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
 /// `stop`; `progress` is told after each.
 ///
-/// It holds no more orders than its pace says, however many are overdue.
+/// It holds a page of orders, however many are overdue.
 ///
 /// # Errors
 /// As the database's.
@@ -93,18 +96,24 @@ pub async fn sweep(
     mut progress: impl FnMut(Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
-    let (mut after, mut more) = (None, true);
+    let (mut page, mut after, mut more) = (Vec::new(), None, true);
     let mut closing = JoinSet::new();
     loop {
-        // The next page is read while the others are being closed.
-        while more && closing.len() < pace.at_once && !stop.is_cancelled() {
-            let page = overdue(closer, grace, after, pace.batch).await?;
-            more = page.len() == pace.batch;
-            let Some(last) = page.last() else { break };
-            // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
-            after = Some((last.payment_deadline, last.order_id));
-            let (closer, page) = (closer.clone(), page.iter().map(|order| order.order_id).collect());
-            closing.spawn(async move { closer.close(page).await });
+        // The next page is read while the last batches of the one before are being closed.
+        while closing.len() < pace.at_once && !stop.is_cancelled() {
+            if page.is_empty() && more {
+                let most = pace.batch * READ_TOGETHER;
+                page = overdue(closer, grace, after, most).await?;
+                more = page.len() == most;
+                // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
+                after = page.last().map(|last| (last.payment_deadline, last.order_id)).or(after);
+            }
+            if page.is_empty() {
+                break;
+            }
+            let batch = page.drain(..pace.batch.min(page.len())).map(|order| order.order_id).collect();
+            let closer = closer.clone();
+            closing.spawn(async move { closer.close(batch).await });
         }
         let verdicts = match closing.join_next().await {
             None => return Ok(swept),
