@@ -96,6 +96,10 @@ pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Resul
         for statement in [PATIENTLY, "VACUUM (ANALYZE, FREEZE) orders", AS_BEFORE] {
             (&mut *connection).execute(statement).await.map_err(failed("vacuuming"))?;
         }
+        // Written long ago, too, where we may ask for that: else the disk is busy with them while the others are closed.
+        if let Err(error) = (&mut *connection).execute("CHECKPOINT").await {
+            tracing::warn!(%error, "the old orders may still be on their way to the disk");
+        }
     }
     Ok(())
 }
