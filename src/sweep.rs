@@ -78,7 +78,7 @@ impl Pace {
     }
 }
 
-/// Batches read together: looking takes as long for one as for several, and nothing new is closed meanwhile.
+/// Batches in a page. No new batch is begun while a page is read, so there should be few of them.
 const READ_TOGETHER: usize = 10;
 
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
@@ -106,7 +106,7 @@ pub async fn sweep(
                 page = overdue(closer, grace, after, most).await?;
                 more = page.len() == most;
                 // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
-                after = page.last().map(|last| (last.payment_deadline, last.order_id)).or(after);
+                after = page.last().map(|last| (last.payment_deadline, last.order_id));
             }
             if page.is_empty() {
                 break;

@@ -93,18 +93,18 @@ async fn orders_that_cannot_be_closed_do_not_keep_the_sweep_from_the_others() {
         world
             .sql(
                 "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-                 CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW WHEN (old.order_id <= 12)
+                 CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW WHEN (old.order_id <= 52)
                  EXECUTE FUNCTION refuse()",
             )
             .await;
-        // The twelve that fail are the longest overdue, and fill more than two pages.
-        world.place_many(40, SECOND / 10, SECOND / 2, &[]).await;
+        // The 52 that fail are the longest overdue, and fill more than a page, which is ten batches.
+        world.place_many(80, SECOND / 10, SECOND / 2, &[]).await;
         let mut locked = world.pool.begin().await.expect("a transaction");
-        sqlx::query("SELECT FROM orders WHERE order_id = 20 FOR UPDATE").execute(&mut *locked).await.expect("locked");
+        sqlx::query("SELECT FROM orders WHERE order_id = 60 FOR UPDATE").execute(&mut *locked).await.expect("locked");
         let pod = world.pod_with_roles(&[Role::Sweep], &[SOON[0], ("sweep_grace", "0s"), ("close_batch", "5")]);
-        eventually("all others are closed", async || world.statuses().await["PENDING"] == 13).await;
+        eventually("all others are closed", async || world.statuses().await["PENDING"] == 53).await;
         locked.rollback().await.expect("released");
-        world.closed(20).await;
+        world.closed(60).await;
         eventually("they are counted", async || pod.pod.stats.get(Count::Swept) == 28).await;
         world.sql("DROP FUNCTION refuse CASCADE").await;
         world.all_settled().await;
