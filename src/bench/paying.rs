@@ -18,12 +18,12 @@ use crate::settings::Raw;
 /// Payments per second.
 const RATE: u32 = 200;
 /// How often payments are measured, alone and beside a burst. A burst is over so soon that the slowest hundredth of the payments
-/// beside one would be two or three.
-const TIMES: u32 = 3;
+/// beside one would be two.
+const TIMES: u32 = 5;
 /// How long payments are measured with nothing else going on, each time.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(6);
 /// Time for the relay to put every wake into its lane, before payments are measured.
-const BEFORE: Duration = Duration::from_secs(15);
+const BEFORE: Duration = Duration::from_secs(12);
 /// Orders to be paid: enough for all measurements.
 const PAYERS: i64 = 50_000;
 /// How long a burst may last.
