@@ -1,45 +1,18 @@
 //! The configuration: read once, checked whole before any port opens.
 
-use std::fmt;
+mod url;
+mod value;
+
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use url::Url;
 
+pub use self::url::SecretUrl;
+use self::url::{amqp_nodes, management, url};
+use self::value::{coalesce, duration, positive, prefix, truth, whole};
 use crate::lane::Lanes;
 use crate::settings::{Raw, SettingError};
-
-/// A URL that may hold a password; it prints without it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(Url);
-
-impl SecretUrl {
-    /// The URL with its secret, for the client that connects.
-    #[must_use]
-    pub fn reveal(&self) -> &Url {
-        &self.0
-    }
-}
-
-impl fmt::Display for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        if shown.password().is_some() {
-            // Fails only for URLs that cannot have a password.
-            let _ = shown.set_password(Some("***"));
-        }
-        // Query parameters may carry secrets too (sslpassword and the like).
-        shown.set_query(None);
-        f.write_str(shown.as_str())
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// Everything that can be set, typed and checked.
 #[derive(Clone, Debug)]
@@ -155,100 +128,9 @@ impl Config {
     }
 }
 
-fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
-    // The value itself is not repeated: it may hold a password.
-    let example = format!("write {}://user:password@host/name", schemes[0]);
-    let url = Url::parse(value).map_err(|error| format!("not a URL ({error}); {example}"))?;
-    if !schemes.contains(&url.scheme()) {
-        return Err(format!("begins with `{}:`; {example}", url.scheme()));
-    }
-    if url.host_str().is_none_or(str::is_empty) && !value.contains("host=") {
-        return Err(format!("has no host; {example}"));
-    }
-    Ok(SecretUrl(url))
-}
-
-fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
-    value.split(',').map(|node| url(node.trim(), &["amqp", "amqps"])).collect()
-}
-
-fn management(value: &str, broker: Option<&SecretUrl>) -> Result<SecretUrl, String> {
-    let Some(SecretUrl(broker)) = broker else {
-        return url(value, &["http", "https"]);
-    };
-    let SecretUrl(mut management) = if value.is_empty() {
-        let (scheme, port) = if broker.scheme() == "amqps" { ("https", 15671) } else { ("http", 15672) };
-        url(&format!("{scheme}://{}:{port}/", broker.host_str().unwrap_or("localhost")), &["http", "https"])?
-    } else {
-        url(value, &["http", "https"])?
-    };
-    if management.username().is_empty() {
-        // Neither fails: both URLs have a host.
-        let _ = management.set_username(broker.username());
-        let _ = management.set_password(broker.password());
-    }
-    Ok(SecretUrl(management))
-}
-
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
     let (lead, tolerance) = (raw.parse("lead", duration)?, raw.parse("lane_tolerance", duration)?);
     Lanes::new(raw.text("lanes")?, lead, tolerance).map_err(|problem| raw.wrong("lanes", problem))
-}
-
-/// The longest prefix: with the longest of our names it must stay under AMQP's 255 bytes, and readable.
-const LONGEST_PREFIX: usize = 64;
-
-fn prefix(value: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if value.len() <= LONGEST_PREFIX && value.chars().all(fine) && !value.starts_with("amq.") {
-        return Ok(value.to_owned());
-    }
-    Err(format!(
-        "`{value}` cannot be used: at most {LONGEST_PREFIX} of A-Z a-z 0-9 . _ -, not beginning with `amq.`"
-    ))
-}
-
-/// No setting means more, and times this short can be added up, and taken from a date in the database.
-const LONGEST_TIME: Duration = Duration::from_secs(1_000 * 366 * 86_400);
-
-fn duration(value: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(value) {
-        Ok(long) if long > LONGEST_TIME => Err(format!("`{value}` is longer than a thousand years")),
-        Ok(duration) => Ok(duration),
-        Err(_) => {
-            Err(format!("`{value}` is not a time: write a number and a unit, such as 250ms, 30s or 15m"))
-        }
-    }
-}
-
-fn coalesce(value: &str) -> Result<Duration, String> {
-    match duration(value)? {
-        long if long > Duration::from_secs(1) => {
-            Err(format!("`{value}` is longer than 1s, and pods hold an order for that long"))
-        }
-        short => Ok(short),
-    }
-}
-
-fn positive(raw: &Raw, name: &'static str) -> Result<Duration, SettingError> {
-    raw.parse(name, |value| match duration(value)? {
-        Duration::ZERO => Err("must be longer than zero".to_owned()),
-        duration => Ok(duration),
-    })
-}
-
-fn whole<T>(raw: &Raw, name: &'static str, least: T, most: T) -> Result<T, SettingError>
-where
-    T: FromStr + PartialOrd + fmt::Display,
-{
-    raw.parse(name, |value| match value.parse() {
-        Ok(number) if number >= least && number <= most => Ok(number),
-        _ => Err(format!("`{value}` is not a whole number from {least} to {most}")),
-    })
-}
-
-fn truth(value: &str) -> Result<bool, String> {
-    value.parse().map_err(|_| format!("`{value}` is neither `true` nor `false`"))
 }
 
 #[cfg(test)]
