@@ -55,7 +55,7 @@ pub struct Closer {
 }
 
 /// From how many orders on a batch is large: such batches probably share products. As `close.sql` says it.
-pub const LARGE_BATCH: usize = 100;
+pub const LARGE_BATCH: usize = 50;
 
 /// How long until a batch is put again that found as many others at work as there may be. A place that becomes free stays so until
 /// somebody asks; a batch takes 2 to 10 ms.

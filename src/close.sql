@@ -4,7 +4,7 @@ WITH turn AS MATERIALIZED (
     -- Large batches share products. When $2 of them, of all pods, are at work already, this one does nothing and is put again
     -- soon: waiting here, it would keep the database from removing the products' old versions. The key is "OVER" in ASCII,
     -- as for the leaders' locks, and the table.
-    SELECT cardinality($1::bigint[]) < 100
+    SELECT cardinality($1::bigint[]) < 50
            OR EXISTS (SELECT FROM generate_series(1, $2::int) AS place
                       WHERE pg_try_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)) AS ours
 ), due AS MATERIALIZED (

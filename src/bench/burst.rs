@@ -148,7 +148,7 @@ pub(super) async fn wait_until_closed(
 ) -> Result<(), BenchError> {
     let due = OffsetDateTime::from(due);
     let last: Vec<i64> = sqlx::query_scalar(
-        "SELECT order_id FROM orders WHERE status = 'PENDING' AND payment_deadline <= $1
+        "SELECT order_id FROM orders WHERE status || '' = 'PENDING' AND payment_deadline <= $1
          ORDER BY order_id DESC LIMIT 10",
     )
     .bind(due)
