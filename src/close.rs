@@ -54,7 +54,7 @@ pub struct Closer {
     at_once: i32,
 }
 
-/// From how many orders on a batch is large: such batches probably share products. As `close.sql` says it.
+/// From how many orders on a batch is large: such batches probably share products.
 pub const LARGE_BATCH: usize = 50;
 
 /// How long until a batch is put again that found as many others at work as there may be. A place that becomes free stays so until
@@ -162,7 +162,9 @@ impl Closer {
         let connect = self.kept.take().await;
         let mut connection = connect.map_err(DatabaseError::during("connecting to close orders"))?;
         let sent = Instant::now();
-        let closed = sqlx::query_file!("src/close.sql", order_ids, self.at_once).fetch_one(&mut *connection);
+        let large = order_ids.len() >= LARGE_BATCH;
+        let closed = sqlx::query_file!("src/close.sql", order_ids, self.at_once, large);
+        let closed = closed.fetch_one(&mut *connection);
         let closed = bounded("closing orders", closed).await?;
         self.clock.observe(sent, Instant::now(), closed.answered_at.into());
         if !closed.ours {

@@ -1,10 +1,10 @@
 -- Closes, of the orders in $1, those that are PENDING and due, gives their stock back and records the event: all of it
 -- or nothing. This statement alone decides; now() is the database's clock at its start.
 WITH turn AS MATERIALIZED (
-    -- Large batches share products. When $2 of them, of all pods, are at work already, this one does nothing and is put again
-    -- soon: waiting here, it would keep the database from removing the products' old versions. The key is "OVER" in ASCII,
+    -- Large batches ($3: this is one) share products. When $2 of them, of all pods, are at work already, this one does nothing and
+    -- is put again soon: waiting here, it would keep the database from removing the products' old versions. The key is "OVER" in ASCII,
     -- as for the leaders' locks, and the table.
-    SELECT cardinality($1::bigint[]) < 50
+    SELECT NOT $3::boolean
            OR EXISTS (SELECT FROM generate_series(1, $2::int) AS place
                       WHERE pg_try_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)) AS ours
 ), due AS MATERIALIZED (

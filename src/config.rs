@@ -1,6 +1,6 @@
 //! The configuration: read once, checked whole before any port opens.
 
-mod url;
+mod address;
 mod value;
 
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-pub use self::url::SecretUrl;
-use self::url::{amqp_nodes, management, url};
+pub use self::address::SecretUrl;
+use self::address::{amqp_nodes, management, url};
 use self::value::{coalesce, duration, positive, prefix, truth, whole};
 use crate::lane::Lanes;
 use crate::settings::{Raw, SettingError};

@@ -147,6 +147,7 @@ pub(super) async fn wait_until_closed(
     patience: Duration,
 ) -> Result<(), BenchError> {
     let due = OffsetDateTime::from(due);
+    // By the key, as in close.sql: statistics that say that nobody waits would have all that wait searched at each look.
     let last: Vec<i64> = sqlx::query_scalar(
         "SELECT order_id FROM orders WHERE status || '' = 'PENDING' AND payment_deadline <= $1
          ORDER BY order_id DESC LIMIT 10",
@@ -156,7 +157,6 @@ pub(super) async fn wait_until_closed(
     .await
     .map_err(failed("listing orders"))?;
     wait_until(place, LOOK, patience, async || {
-        // By the key, as in close.sql: statistics that say that nobody waits would have all that wait searched at each look.
         let open = "SELECT count(*) FROM orders WHERE order_id = ANY ($1) AND status || '' = 'PENDING'";
         let open: Result<i64, _> = sqlx::query_scalar(open).bind(&last).fetch_one(&place.pool).await;
         Ok(open.map_err(failed("counting open orders"))? == 0)

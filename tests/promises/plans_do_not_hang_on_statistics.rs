@@ -28,9 +28,10 @@ async fn a_batch_is_found_by_its_orders_and_not_by_searching_everything_that_wai
             world.sql(statistics).await;
             let mut connection = world.pool.acquire().await.expect("a connection");
             (&mut *connection).execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
-            let prepare = format!("PREPARE closing (bigint[], int) AS {CLOSE}");
+            let prepare = format!("PREPARE closing (bigint[], int, boolean) AS {CLOSE}");
             (&mut *connection).execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
-            let plan = sqlx::raw_sql("EXPLAIN EXECUTE closing ('{1,2,3}', 2)").fetch_all(&mut *connection);
+            let plan =
+                sqlx::raw_sql("EXPLAIN EXECUTE closing ('{1,2,3}', 2, true)").fetch_all(&mut *connection);
             let plan: Vec<String> =
                 plan.await.expect("a plan").iter().map(|row| sqlx::Row::get(row, 0)).collect();
             (&mut *connection).execute("DEALLOCATE closing").await.expect("forgotten");
