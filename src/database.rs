@@ -1,17 +1,19 @@
 //! The connection to PostgreSQL, and what its errors mean for the order that met them.
 
 mod kept;
+mod schema;
 
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
 
 pub use kept::Kept;
+pub use schema::migrate;
 
 /// What an error of the database means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,19 +223,6 @@ pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
         let _ = probe(pool, clock).await;
         sleep(TICK).await;
     }
-}
-
-/// Brings the schema up to date.
-///
-/// # Errors
-/// When the database cannot be reached, or refuses a migration.
-pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
-    let mut connection = pool.acquire().await?;
-    // A migration may take as long as it takes, and so may the wait for another pod's.
-    (&mut *connection).execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
-    let outcome = sqlx::migrate!().run(&mut *connection).await;
-    (&mut *connection).execute("RESET statement_timeout; RESET lock_timeout").await?;
-    outcome
 }
 
 #[cfg(test)]

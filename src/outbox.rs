@@ -61,7 +61,7 @@ async fn read(
     let rows = sqlx::query!(
         r#"SELECT id, kind, recorded_at, order_ids, deadlines, user_ids, clock_timestamp() AS "now!"
            FROM (SELECT *, sum(cardinality(order_ids)) OVER (ORDER BY id) - cardinality(order_ids) AS before
-                 FROM (SELECT * FROM outbox WHERE (kind = 'wake') = $1 ORDER BY id LIMIT $2) AS oldest) AS counted
+                 FROM (SELECT * FROM outbox WHERE is_wake = $1 ORDER BY id LIMIT $2) AS oldest) AS counted
            WHERE before < $3 ORDER BY id"#,
         wakes,
         rows,
@@ -92,7 +92,7 @@ async fn read(
 /// As the database's. The rows are published again then, which is harmless.
 pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
-    let delete = sqlx::query!("DELETE FROM outbox WHERE id = ANY ($1)", ids);
+    let delete = sqlx::query!("DELETE FROM outbox WHERE is_wake IN (true, false) AND id = ANY ($1)", ids);
     bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
 }
