@@ -179,8 +179,22 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 /// # Errors
 /// As [`options`].
 pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
-    Ok(PgPoolOptions::new()
-        .max_connections(config.database_connections)
+    Ok(pool_of(config.database_connections, options(config)?))
+}
+
+/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one for an order that is slow.
+///
+/// # Errors
+/// As [`options`].
+pub fn closing_pool(config: &Config) -> Result<PgPool, DatabaseError> {
+    let most = u32::try_from(2 * config.close_concurrency + 1).unwrap_or(u32::MAX);
+    let bound = format!("{}ms", crate::close::BATCH_FOR.as_millis());
+    Ok(pool_of(most, options(config)?.options([("statement_timeout", bound.as_str())])))
+}
+
+fn pool_of(most: u32, options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(most)
         .acquire_timeout(ACQUIRE)
         // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
         // that has rested may have gone silent unnoticed.
@@ -191,7 +205,7 @@ pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
         })
         // The driver would wait for ever for the connection of a statement that was given up, and keep its place taken.
         .after_release(|connection, _| Box::pin(answers(connection)))
-        .connect_lazy_with(options(config)?))
+        .connect_lazy_with(options)
 }
 
 /// Longest wait for a connection and an answer that takes no work. Roles begin with it, and orders become due meanwhile.

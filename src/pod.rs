@@ -59,7 +59,7 @@ impl Pod {
     /// When the database URL cannot be used.
     pub fn new(config: Config) -> Result<Arc<Self>, DatabaseError> {
         let (clock, stats) = (Arc::new(DbClock::default()), Arc::new(Stats::default()));
-        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats));
+        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats))?;
         let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
         let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
         Ok(Arc::new(Self {

@@ -19,6 +19,8 @@ pub enum Count {
     Swept,
     /// Orders whose closing failed, each time it did.
     Failed,
+    /// Orders put off because closing fails for all of them alike, each time it did.
+    Blocked,
     /// Order-created messages taken from services.
     Intake,
     /// Wakes published from the outbox, in orders.
@@ -38,10 +40,11 @@ pub enum Count {
 }
 
 /// Their names in logs.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "closed",
     "swept",
     "failed",
+    "blocked",
     "intake",
     "woken",
     "rescheduled",

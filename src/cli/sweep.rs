@@ -29,7 +29,7 @@ const SHOWN: usize = 50;
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let (config, pool) = context.database()?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
-    let closer = Closer::new(&config, pool, Arc::default(), Arc::default());
+    let closer = Closer::new(&config, pool, Arc::default(), Arc::default())?;
     if args.dry_run {
         return dry_run(context, &closer, grace).await;
     }
