@@ -20,6 +20,8 @@ mod conserves_stock;
 mod documents_are_true;
 mod does_what_the_command_line_says;
 mod drops_no_message;
+mod edits_lock_their_order;
+mod effects_follow_what_the_row_became;
 mod errors_name_the_setting;
 mod every_decoder_keeps_its_word;
 mod forgets_silent_brokers;
