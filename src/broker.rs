@@ -15,7 +15,10 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::config::{Config, SecretUrl};
@@ -96,6 +99,8 @@ pub struct Broker {
     /// What [`Broker::declare`] declares.
     pub topology: Topology,
     declare: bool,
+    /// Told when queues that hold wakes were created: whatever waits has no wake there.
+    pub created: Notify,
 }
 
 impl Broker {
@@ -111,6 +116,7 @@ impl Broker {
             topology: Topology::new(&names, &config.lanes),
             names,
             declare: config.declare_topology,
+            created: Notify::new(),
         }
     }
 
@@ -178,9 +184,31 @@ impl Broker {
         if !self.declare {
             return Ok(());
         }
+        let missing = self.some_wakes_have_no_queue(connection).await?;
         let channel = self.channel(connection).await?;
         declare::declare(&channel, &self.topology, self.timeout).await?;
-        self.bounded("closing a channel", channel.close(200, "done".into())).await
+        self.bounded("closing a channel", channel.close(200, "done".into())).await?;
+        if missing {
+            self.created.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether the process queue or a lane is not there.
+    async fn some_wakes_have_no_queue(&self, connection: &Connection) -> Result<bool, BrokerError> {
+        let channel = self.channel(connection).await?;
+        for queue in self.topology.queues.iter().filter(|queue| queue.carries_wakes()) {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let there = channel.queue_declare(queue.name.as_str().into(), passive, FieldTable::default());
+            match self.bounded(&format!("looking for queue {}", queue.name), there).await {
+                Ok(_) => {}
+                // The broker has closed the channel with its answer.
+                Err(BrokerError::Missing { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        self.bounded("closing a channel", channel.close(200, "done".into())).await?;
+        Ok(false)
     }
 
     /// Runs a call with the configured bound.

@@ -1,5 +1,6 @@
 //! The command line: parses it, reads the settings, runs one command, and turns its outcome into an exit code.
 
+mod announce;
 mod bench;
 mod lanes;
 mod order;
@@ -60,6 +61,8 @@ enum Command {
     Publish(publish::Args),
     /// Close now what no wake has closed
     Sweep(sweep::Args),
+    /// Announce all waiting orders again: after a purge, on a new broker, under a new prefix
+    Announce,
     /// Show whether each delay lane delivers, as the last probe through it told
     Lanes,
     /// List, show, retry or discard parked messages
@@ -176,6 +179,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
             Command::Order(command) => order::run(&context, command).await,
             Command::Publish(args) => publish::run(&context, args).await,
             Command::Sweep(args) => sweep::run(&context, &args).await,
+            Command::Announce => announce::run(&context).await,
             Command::Lanes => lanes::run(&context).await,
             Command::Parked(command) => parked::run(&context, command).await,
             Command::Bench(args) => bench::run(&context, &args).await,

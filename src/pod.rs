@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::announce;
 use crate::broker::Broker;
 use crate::clock::DbClock;
 use crate::close::Closer;
@@ -91,6 +92,10 @@ impl Pod {
             let (pool, clock) = (self.closer.pool.clone(), Arc::clone(&self.clock));
             async move { database::keep_time(&pool, &clock).await }
         });
+        let announcing = tokio::spawn({
+            let pod = Arc::clone(self);
+            async move { pod.announce_when_created().await }
+        });
         let mut ended = Ended::Clean;
         // One for all roles: made anew in the loop, it would begin again with each role that ends.
         let mut overtime = std::pin::pin!(past(soft, self.config.drain_timeout + GIVING_BACK));
@@ -117,9 +122,32 @@ impl Pod {
         playing.shutdown().await;
         reporting.abort();
         keeping_time.abort();
+        announcing.abort();
         let _ = timeout(GIVING_BACK, self.closer.disconnect()).await;
         tracing::info!("stopped: {}", self.stats.summary());
         ended
+    }
+
+    /// Announces all waiting orders whenever this pod has created a queue that holds wakes; runs until it is dropped.
+    async fn announce_when_created(&self) {
+        loop {
+            self.broker.created.notified().await;
+            loop {
+                match announce(&self.closer.pool, |_| {}).await {
+                    Ok(0) => {}
+                    Ok(orders) => tracing::warn!(
+                        orders,
+                        "announced all waiting orders again: queues that hold their wakes were missing and have been created"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(%error, "waiting orders could not be announced yet");
+                        sleep(ANNOUNCE_AGAIN).await;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
     }
 
     /// Keeps a role's session alive: what breaks is dropped whole and built anew, with backoff.
@@ -202,6 +230,9 @@ impl Pod {
 
 /// After the drain, what a role may take to give back what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
+
+/// Between two attempts to announce waiting orders while the database is away.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A session that lived this long worked; the backoff begins anew.
 const STABLE: Duration = Duration::from_secs(5);

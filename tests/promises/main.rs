@@ -43,5 +43,6 @@ mod survives_the_loss_of_a_pod;
 mod the_protocol_holds_in_every_interleaving;
 mod the_schema_refuses_impossible_rows;
 mod the_sweep_closes_what_no_wake_closed;
+mod waiting_orders_are_announced_again;
 mod waits_out_an_alarm;
 mod wakes_follow_the_order;
