@@ -94,11 +94,15 @@ impl Pod {
 
     /// Starts it again, if it does not run.
     pub async fn begin(&self) -> Result<()> {
+        self.begin_with_log(&self.log).await
+    }
+
+    /// The same with another log for this life.
+    pub async fn begin_with_log(&self, log: &Path) -> Result<()> {
         let mut process = self.process.lock().await;
         if process.is_none() {
             let mut command = self.place.command(&["run", "--roles", self.roles]);
-            *process =
-                Some(Process::start(&self.name, command.env("OVERDUE_LOG_FORMAT", "text"), &self.log)?);
+            *process = Some(Process::start(&self.name, command.env("OVERDUE_LOG_FORMAT", "text"), log)?);
         }
         Ok(())
     }
