@@ -1,7 +1,9 @@
 //! The command line: parses it, reads the settings, runs one command, and turns its outcome into an exit code.
 
 mod bench;
+mod harmless;
 mod lanes;
+mod log;
 mod order;
 mod output;
 mod parked;
@@ -22,6 +24,7 @@ use crate::database::{self, DatabaseError};
 use crate::settings::{Raw, SETTINGS, SettingError, dashed};
 use crate::shop::ShopError;
 use crate::topology::management::ManagementError;
+use harmless::harmless_lines;
 use output::Output;
 
 /// Closes unpaid orders on time, with RabbitMQ delay lanes and PostgreSQL as the truth.
@@ -139,7 +142,8 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("overdue: {error}");
+            // Part of it may be foreign text.
+            log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {error}")));
             ExitCode::from(error.code())
         }
     }

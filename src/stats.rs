@@ -35,10 +35,12 @@ pub enum Count {
     Stuck,
     /// Sessions that broke and were built anew.
     Rebuilt,
+    /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
+    LogLinesLost,
 }
 
 /// Their names in logs.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "closed",
     "swept",
     "failed",
@@ -50,6 +52,7 @@ const NAMES: [&str; 11] = [
     "redelivered",
     "lanes_stuck",
     "sessions_rebuilt",
+    "log_lines_lost",
 ];
 
 /// How late orders were closed, in milliseconds.

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::output::{harmless, table};
+use super::harmless::harmless;
+use super::output::table;
 use super::{CliError, Context};
 use crate::broker::Broker;
 use crate::parked::{Action, Parked, Selection, go_through};

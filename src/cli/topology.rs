@@ -54,7 +54,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let (names, management) = (Names::new(&config.prefix), Management::new(&config));
             let definitions = definitions(&management.vhost, &names, &Topology::new(&names, &config.lanes));
             // JSON either way: it is a file for the broker.
-            println!("{definitions:#}");
+            context.out.print(&format!("{definitions:#}"));
             Ok(())
         }
     }

@@ -28,6 +28,8 @@ mod keeps_one_truth_for_the_topology;
 mod migrations_keep_the_data;
 mod misses_no_item;
 mod never_closes_a_paid_order;
+mod nothing_that_happens_to_the_log_stops_a_pod;
+mod obeys_every_signal;
 mod outlives_properties_that_no_library_reads;
 mod parked_messages_outlive_interruption;
 mod plans_do_not_hang_on_statistics;
