@@ -19,6 +19,7 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sqlx::PgPool;
 
 use crate::broker::BrokerError;
+use crate::clock::DbClock;
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
 use crate::settings::{Raw, SETTINGS, SettingError, dashed};
@@ -85,7 +86,7 @@ enum CliError {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    #[error("migrating the database: {0}; check database_url (DATABASE_URL)")]
+    #[error("migrating the database: {}", database::migrating(.0))]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
     Management(#[from] ManagementError),
@@ -202,8 +203,14 @@ impl Context {
         Ok(Config::from_raw(&self.raw.clone().or("database_url", "postgres://localhost/not-needed"))?)
     }
 
-    /// The configuration and a pool of a command that needs no broker.
-    fn database(&self) -> Result<(Config, PgPool), CliError> {
+    /// The configuration and a pool of a command that needs no broker, but a database that was migrated.
+    async fn database(&self) -> Result<(Config, PgPool), CliError> {
+        let (config, pool) = self.pool()?;
+        database::probe(&pool, &DbClock::default()).await?;
+        Ok((config, pool))
+    }
+
+    fn pool(&self) -> Result<(Config, PgPool), CliError> {
         let config = Config::from_raw(&self.raw.clone().or("amqp_url", "amqp://localhost/not-needed"))?;
         let pool = database::pool(&config)?;
         Ok((config, pool))
@@ -211,7 +218,8 @@ impl Context {
 }
 
 async fn migrate(context: &Context) -> Result<(), CliError> {
-    let (config, pool) = context.database()?;
+    let (config, pool) = context.pool()?;
+    database::reach(&pool).await?;
     database::migrate(&pool).await?;
     context.out.done(
         &format!("the schema in {} is up to date", config.database_url),
