@@ -22,7 +22,7 @@ use crate::broker::BrokerError;
 use crate::clock::DbClock;
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
-use crate::settings::{Raw, SETTINGS, SettingError, dashed};
+use crate::settings::{Raw, SETTINGS, SettingError, dashed, unknown_variables};
 use crate::shop::ShopError;
 use crate::topology::management::ManagementError;
 use harmless::harmless_lines;
@@ -131,6 +131,8 @@ impl CliError {
 /// What a command works with.
 struct Context {
     raw: Raw,
+    /// Variables that begin like ours and are no setting's.
+    unknown: Vec<String>,
     out: Output,
 }
 
@@ -170,7 +172,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     let flag = |name: &str| innermost(matches).get_one::<String>(name).cloned();
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
-    let context = Context { raw, out: Output::new(cli.json) };
+    let unknown = unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+    let context = Context { raw, unknown, out: Output::new(cli.json) };
     // One thread: a pod waits for answers most of the time, and several threads would mostly wake each other.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -35,6 +35,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         %broker,
         "starting"
     );
+    if !context.unknown.is_empty() {
+        let variables = context.unknown.join(", ");
+        tracing::warn!(variables, "environment variables that begin with OVERDUE_ and are no settings");
+    }
     let ended = pod.run(&roles, &soft, &hard).await;
     // People have it in the log.
     context.out.last_for_scripts(pod.stats.summary());

@@ -37,7 +37,10 @@ pub fn words(error: &sqlx::Error) -> String {
         sqlx::Error::Database(error) => {
             format!("{} (SQLSTATE {})", error.message(), error.code().unwrap_or_default())
         }
-        sqlx::Error::Configuration(problem) => problem.to_string(),
+        // The driver puts one into another.
+        sqlx::Error::Configuration(problem) => {
+            problem.downcast_ref::<sqlx::Error>().map_or_else(|| problem.to_string(), words)
+        }
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
         other => other.to_string(),
