@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
 
+pub(crate) use error::unresolved;
 pub use error::{DatabaseError, migrating, words};
 pub use explain::explained;
 pub use kept::Kept;
