@@ -27,6 +27,7 @@ mod holds_up_nobody;
 mod keeps_one_truth_for_the_topology;
 mod migrations_keep_the_data;
 mod misses_no_item;
+mod names_the_true_reason;
 mod never_closes_a_paid_order;
 mod nothing_that_happens_to_the_log_stops_a_pod;
 mod obeys_every_signal;
