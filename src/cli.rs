@@ -26,7 +26,7 @@ use crate::settings::{Raw, SETTINGS, SettingError, dashed, unknown_variables};
 use crate::shop::ShopError;
 use crate::topology::management::ManagementError;
 use harmless::harmless_lines;
-use output::Output;
+use output::{Output, counted};
 
 /// Closes unpaid orders on time, with RabbitMQ delay lanes and PostgreSQL as the truth.
 #[derive(Parser, Debug)]
@@ -94,11 +94,11 @@ enum CliError {
     Bench(#[from] crate::bench::BenchError),
     #[error("{0}")]
     NothingMeant(String),
-    #[error("the topology differs in {0} places")]
+    #[error("the topology differs in {}", counted(*.0, "place"))]
     Differs(usize),
-    #[error("{0} queues do not deliver")]
+    #[error("{} not deliver", if *.0 == 1 { "1 queue does".to_owned() } else { format!("{} queues do", .0) })]
     Stuck(usize),
-    #[error("{0} workloads are much slower than they should be: see the goals that were missed")]
+    #[error("much slower than it should be: {}; see the goals that were missed", counted(*.0, "workload"))]
     Slow(usize),
     #[error("stopped, but gave back what could not be finished in time")]
     Cut,

@@ -64,6 +64,11 @@ pub fn spinner(out: Output) -> ProgressBar {
     bar
 }
 
+/// A number of things: `1 message`, `2 messages`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Columns for people, widths fitted to the content; what stands in them may be foreign.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();

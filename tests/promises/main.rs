@@ -33,6 +33,7 @@ mod nothing_that_happens_to_the_log_stops_a_pod;
 mod obeys_every_signal;
 mod outlives_properties_that_no_library_reads;
 mod parked_messages_outlive_interruption;
+mod parked_messages_say_why;
 mod plans_do_not_hang_on_statistics;
 mod publishes_every_event;
 mod rebuilds_broken_sessions;
