@@ -152,24 +152,36 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line with a flag for every setting.
+/// The command line with a flag for every setting, before and after the command. The help of `overdue` and of `overdue run`
+/// shows them; that of the other commands would be hard to find among them.
 fn command() -> clap::Command {
+    with_settings(Cli::command(), true)
+}
+
+fn with_settings(command: clap::Command, shown: bool) -> clap::Command {
     let flag = |setting: &'static crate::settings::Setting| {
         let default = setting.default.filter(|default| !default.is_empty());
         let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
         Arg::new(setting.name)
             .long(dashed(setting.name))
-            .global(true)
             .value_name("VALUE")
             .help(format!("{} [env: {}]{default}", setting.help, setting.env))
             .help_heading("Settings")
             .hide_short_help(true)
+            .hide(!shown)
     };
-    Cli::command().args(SETTINGS.iter().map(flag))
+    let command = if shown { command } else { command.after_help(SETTINGS_HELP) };
+    command.args(SETTINGS.iter().map(flag)).mut_subcommands(|command| {
+        let shown = command.get_name() == "run";
+        with_settings(command, shown)
+    })
 }
 
+const SETTINGS_HELP: &str =
+    "Settings are flags here too, such as --database-url and --amqp-url: see `overdue run --help`.";
+
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
-    let flag = |name: &str| innermost(matches).get_one::<String>(name).cloned();
+    let flag = |name: &str| said(matches, name);
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
     let unknown = unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
@@ -191,9 +203,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     })
 }
 
-/// A global flag's value is with the command after which it stands.
-fn innermost(matches: &ArgMatches) -> &ArgMatches {
-    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+/// The value of a flag: the one that stands nearest to the end of the line.
+fn said(matches: &ArgMatches, name: &str) -> Option<String> {
+    let further = matches.subcommand().and_then(|(_, inner)| said(inner, name));
+    further.or_else(|| matches.get_one::<String>(name).cloned())
 }
 
 impl Context {

@@ -52,3 +52,32 @@ async fn a_message_that_was_delivered_too_often_says_so_and_not_that_it_expired_
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_message_is_parked_once_though_the_parked_queue_was_away() {
+    World::with(async |world| {
+        for declares in ["true", "false"] {
+            world.declare().await;
+            let pod = world.pod(&[("max_attempts", "1"), ("declare_topology", declares)]);
+            world.ready().await;
+            let parked = world.names.parked();
+            world.management.delete(&["queues", &world.name, &parked]).await;
+            world.publish("order.process", b"{\"wake\":[[71,0,0]]}", BasicProperties::default()).await;
+            patiently("it was tried", Duration::from_secs(60), async || {
+                pod.pod.stats.get(overdue::stats::Count::Rebuilt) > 2 || declares == "true"
+            })
+            .await;
+            if declares == "false" {
+                world.declare().await;
+            }
+            patiently("parked", Duration::from_secs(60), async || {
+                pod.pod.stats.get(overdue::stats::Count::Parked) > 0
+            })
+            .await;
+            pod.stop().await;
+            assert_eq!(world.depth(&parked).await, 1, "declare_topology={declares}");
+            world.management.delete(&["queues", &world.name, &parked]).await;
+        }
+    })
+    .await;
+}
