@@ -8,6 +8,7 @@ mod error;
 pub mod frames;
 mod guard;
 pub mod publisher;
+mod reason;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ use crate::config::{Config, SecretUrl};
 use crate::topology::{Names, Topology, declare};
 
 pub use error::BrokerError;
-pub use guard::Link;
+pub use guard::{Link, connect_to_one_of};
 
 /// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
 /// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
@@ -158,13 +159,10 @@ impl Broker {
         let name = format!("overdue {purpose} (pid {})", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         // Boxed: it is large, and every session contains it.
-        match timeout(self.timeout, Box::pin(guard::connect(url.as_str(), properties))).await {
-            Ok(answer) => answer.map_err(|source| BrokerError::connecting(node, source)),
-            Err(_) => Err(BrokerError::Timeout {
-                doing: format!("connecting to {node}"),
-                after: self.timeout,
-                blocked: false,
-            }),
+        let connecting = Box::pin(guard::connect(url.as_str(), properties, self.timeout));
+        match timeout(self.timeout, connecting).await {
+            Ok(Ok(answer)) => answer.map_err(|source| BrokerError::connecting(node, source)),
+            Ok(Err(_)) | Err(_) => Err(BrokerError::Silent { node: node.to_string(), after: self.timeout }),
         }
     }
 

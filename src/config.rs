@@ -9,9 +9,10 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 pub use self::address::SecretUrl;
-use self::address::{amqp_nodes, management, url};
+use self::address::{amqp_nodes, database, management};
 use self::value::{coalesce, duration, positive, prefix, truth, whole};
-use crate::lane::Lanes;
+use crate::database::words;
+use crate::lane::{LaneError, Lanes};
 use crate::settings::{Raw, SettingError};
 
 /// Everything that can be set, typed and checked.
@@ -75,7 +76,7 @@ impl Config {
     pub fn from_raw(raw: &Raw) -> Result<Self, SettingError> {
         let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
         let config = Self {
-            database_url: raw.parse("database_url", |v| url(v, &["postgres", "postgresql"]))?,
+            database_url: raw.parse("database_url", database)?,
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
@@ -124,13 +125,28 @@ impl Config {
     /// # Errors
     /// Says which part of the URL the driver refuses.
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
-        PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| error.to_string())
+        PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| words(&error))
     }
 }
 
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
-    let (lead, tolerance) = (raw.parse("lead", duration)?, raw.parse("lane_tolerance", duration)?);
-    Lanes::new(raw.text("lanes")?, lead, tolerance).map_err(|problem| raw.wrong("lanes", problem))
+    let lead = raw.parse("lead", duration)?;
+    let tolerance = raw.parse("lane_tolerance", duration)?;
+    // A short lead alone is a choice that can be followed: the default tolerance follows it.
+    let tolerance = if raw.is_default("lane_tolerance") { tolerance.min(lead) } else { tolerance };
+    let lanes = Lanes::new(raw.text("lanes")?, lead, tolerance);
+    lanes.map_err(|problem| raw.wrong(to_change(raw, &problem), problem))
+}
+
+/// The setting that somebody has to change: of those that take part, the first that somebody said.
+fn to_change(raw: &Raw, problem: &LaneError) -> &'static str {
+    let take_part: &[&str] = match problem {
+        LaneError::ToleranceOverLead(..) => &["lane_tolerance", "lead"],
+        LaneError::ShorterThanLead(..) => &["lead", "lane_tolerance", "lanes"],
+        _ => &[],
+    };
+    let said = |name: &&&'static str| !raw.is_default(name);
+    take_part.iter().find(said).copied().unwrap_or("lanes")
 }
 
 #[cfg(test)]
@@ -151,6 +167,21 @@ mod tests {
             ("database_url", "shop", "not a URL"),
             ("database_url", "mysql://u@h/x", "begins with `mysql:`"),
             ("database_url", "postgres:///shop", "has no host"),
+            ("database_url", "postgres://u:secret@a,b/shop", "names several hosts"),
+            ("database_url", "postgres://u:secret@h/shop?schema=berlin", "search_path%3Dberlin"),
+            ("database_url", "postgres://u:secret@h/shop?pasword=secret", "`pasword` is no parameter"),
+            ("database_url", "postgres://u:secret@h/shop?sslmode=full", "sslmode"),
+            ("database_url", "postgres://u:secret@h/shop?sslrootcert=/nowhere/ca.pem", "sslrootcert"),
+            ("database_url", "postgres://u:a@b/c@h/shop", "percent-encode"),
+            (
+                "amqp_url",
+                "amqp://u:secret@h1,h2/v",
+                "amqp://user:password@host1/vhost,amqp://user:password@host2/vhost",
+            ),
+            ("amqp_url", "amqp://u:s?ecret@h/v", "percent-encode"),
+            ("amqp_url", "amqp://u:1#ecret@h/v", "percent-encode"),
+            ("amqp_url", "amqp://u:secret@h/a/b", "%2F"),
+            ("amqp_url", "amqp://u:secret@h/v?heartbeat=soon", "heartbeat"),
             ("amqp_url", "amqp://a/%2f,http://b", "begins with `http:`"),
             ("management_url", "amqp://a", "begins with `amqp:`"),
             ("prefix", "two words", "cannot be used"),
@@ -164,6 +195,9 @@ mod tests {
             ("prefetch", "2001", "from 1 to 2000"),
             ("relay_poll", "0s", "longer than zero"),
             ("coalesce", "5s", "longer than 1s"),
+            ("lead", "2s", "the shortest lane, `1s`, must be longer than lead"),
+            ("lane_tolerance", "900ms", "must be longer than lead and lane_tolerance together"),
+            ("lane_tolerance", "300ms", "lane_tolerance (300ms) must not exceed the lead (250ms)"),
             ("database_connections", "4", "at least close_concurrency + 4 = 6"),
             ("declare_topology", "yes", "neither `true` nor `false`"),
         ] {
@@ -192,6 +226,15 @@ mod tests {
                 "{prefetch} {orders_per_wake}"
             );
         }
+    }
+
+    #[test]
+    fn a_short_lead_is_enough_said() {
+        for lead in ["100ms", "0s"] {
+            config(&[("lead", lead)]).expect("the tolerance follows");
+        }
+        let both = config(&[("lead", "100ms"), ("lane_tolerance", "200ms")]).expect_err("two wishes");
+        assert!(both.contains("`lane_tolerance`"), "{both}");
     }
 
     #[test]

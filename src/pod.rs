@@ -75,7 +75,8 @@ impl Pod {
         }))
     }
 
-    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
+    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it
+    /// after a moment).
     pub async fn run(
         self: &Arc<Self>,
         roles: &[Role],
@@ -98,7 +99,12 @@ impl Pod {
         });
         let mut ended = Ended::Clean;
         // One for all roles: made anew in the loop, it would begin again with each role that ends.
-        let mut overtime = std::pin::pin!(past(soft, self.config.drain_timeout + GIVING_BACK));
+        let mut overtime = std::pin::pin!(async {
+            tokio::select! {
+                () = past(soft, self.config.drain_timeout + GIVING_BACK) => {}
+                () = past(hard, GOODBYES) => {}
+            }
+        });
         loop {
             tokio::select! {
                 role = playing.join_next() => match role {
@@ -116,7 +122,6 @@ impl Pod {
                     Some(Err(error)) => tracing::error!(%error, "a role ended"),
                 },
                 () = &mut overtime => { ended = cut(ended); break }
-                () = hard.cancelled() => { ended = cut(ended); break }
             }
         }
         playing.shutdown().await;
@@ -233,6 +238,9 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 
 /// Between two attempts to announce waiting orders while the database is away.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
+const GOODBYES: Duration = Duration::from_secs(1);
 
 /// A session that lived this long worked; the backoff begins anew.
 const STABLE: Duration = Duration::from_secs(5);

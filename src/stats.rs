@@ -37,10 +37,12 @@ pub enum Count {
     Stuck,
     /// Sessions that broke and were built anew.
     Rebuilt,
+    /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
+    LogLinesLost,
 }
 
 /// Their names in logs.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "closed",
     "swept",
     "failed",
@@ -53,6 +55,7 @@ const NAMES: [&str; 12] = [
     "redelivered",
     "lanes_stuck",
     "sessions_rebuilt",
+    "log_lines_lost",
 ];
 
 /// How late orders were closed, in milliseconds.

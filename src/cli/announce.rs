@@ -7,7 +7,7 @@ use super::{CliError, Context};
 use crate::announce::announce;
 
 pub async fn run(context: &Context) -> Result<(), CliError> {
-    let (_, pool) = context.database()?;
+    let (_, pool) = context.database().await?;
     let progress = spinner(context.out);
     let announced = announce(&pool, |count| progress.set_message(format!("announced {count} orders"))).await;
     progress.finish_and_clear();

@@ -76,14 +76,17 @@ async fn refuse_foreign_tables(connection: &mut PgConnection) -> Result<(), Migr
     .fetch_one(connection)
     .await?;
     match (ours, orders, outbox) {
-        (false, true, true) => Err(MigrateError::Source(
+        (false, true, true) => Err(refused(
             "the schema holds the tables of an Overdue from before the baseline, which cannot be migrated in place; \
-             README.md, \"Moving data from before the baseline\", says how to move the data"
-                .into(),
+             README.md, \"Moving data from before the baseline\", says how to move the data",
         )),
-        (false, true, false) => Err(MigrateError::Source(
-            "the schema already holds a table `orders` that is not Overdue's; give Overdue a schema of its own".into(),
+        (false, true, false) => Err(refused(
+            "the schema already holds a table `orders` that is not Overdue's; give Overdue a schema of its own",
         )),
         _ => Ok(()),
     }
+}
+
+fn refused(reason: &str) -> MigrateError {
+    MigrateError::Execute(sqlx::Error::Configuration(reason.into()))
 }
