@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak trials trials-release check nightly toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ cluster: trials ## three brokers: a node killed, a leader killed, a node cut off
 
 judge: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
 	target/debug/trials judge
+
+upgrade: trials ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
+	dev/previous target/previous/overdue
+	target/debug/trials upgrade --previous target/previous/overdue
 
 # These measure, and therefore a release build; the driver need not be one.
 outage takeover soak: export OVERDUE_BINARY := target/release/overdue
