@@ -35,7 +35,12 @@ async fn of_a_broker_that_cannot_be_reached() {
         fails(&database, &["check the port", "amqps://"], &["RabbitMQ runs there"]).await;
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let place = silent.local_addr().expect("an address").to_string();
-        fails(&at(&world.amqp_url, "amqp", &place), &[&place, "no answer within 2s", "port"], &[]).await;
+        fails(
+            &at(&world.amqp_url, "amqp", &place),
+            &[&place, "no answer from the broker within 2s", "port"],
+            &[],
+        )
+        .await;
     })
     .await;
 }
