@@ -129,7 +129,7 @@ impl Pod {
         keeping_time.abort();
         announcing.abort();
         let _ = timeout(GIVING_BACK, self.closer.disconnect()).await;
-        tracing::info!("stopped: {}", self.stats.summary());
+        self.stats.log("stopped");
         ended
     }
 
@@ -278,7 +278,7 @@ async fn report(stats: Arc<Stats>) {
         sleep(Duration::from_secs(10)).await;
         let line = stats.summary().to_string();
         if line != last {
-            tracing::info!("{line}");
+            stats.log("so far");
             last = line;
         }
     }

@@ -120,6 +120,31 @@ impl Stats {
         }
     }
 
+    /// Logs all counters that are not zero and the lateness, each as a field, so that collectors find the figures.
+    pub fn log(&self, what: &str) {
+        let count = |what| Some(self.get(what)).filter(|count| *count > 0);
+        let lateness = self.summary().lateness;
+        let ms = |of: fn(Lateness) -> f64| lateness.map(|lateness| (of(lateness) * 10.0).round() / 10.0);
+        tracing::info!(
+            closed = count(Count::Closed),
+            swept = count(Count::Swept),
+            failed = count(Count::Failed),
+            intake = count(Count::Intake),
+            woken = count(Count::Woken),
+            rescheduled = count(Count::Rescheduled),
+            events = count(Count::Events),
+            parked = count(Count::Parked),
+            redelivered = count(Count::Redelivered),
+            lanes_stuck = count(Count::Stuck),
+            sessions_rebuilt = count(Count::Rebuilt),
+            log_lines_lost = count(Count::LogLinesLost),
+            lateness_ms_p50 = ms(|lateness| lateness.p50_ms),
+            lateness_ms_p99 = ms(|lateness| lateness.p99_ms),
+            lateness_ms_max = ms(|lateness| lateness.max_ms),
+            "{what}"
+        );
+    }
+
     /// All counters that are not zero, and the lateness.
     #[must_use]
     pub fn summary(&self) -> Summary {

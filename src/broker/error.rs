@@ -18,8 +18,8 @@ pub enum BrokerError {
     },
     /// Something accepts connections there, and does not speak.
     #[error(
-        "cannot connect to the broker at {node}: no answer within {after:?}; check the port in amqp_url (AMQP_URL): 5672, \
-         or 5671 with amqps://"
+        "connecting to {node}: no answer from the broker within {after:?}; it hangs, or amqp_url (AMQP_URL) names another \
+         port than AMQP's, 5672, or 5671 with amqps://"
     )]
     Silent {
         /// The node, without its password.

@@ -24,15 +24,9 @@ impl Output {
         self.show(|| text.to_owned(), value);
     }
 
-    /// A text that is the same for people and scripts.
-    pub fn print(self, text: &str) {
-        // A reader that has gone away (`| head`) is not an error.
-        let _ = writeln!(std::io::stdout().lock(), "{text}");
-    }
-
     /// A result whose text is made only when it is wanted.
     pub fn show(self, text: impl FnOnce() -> String, value: impl Serialize) {
-        self.print(&if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() });
+        print(&if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() });
     }
 
     /// A result that only scripts want, at the end of a process that must not wait for a reader.
@@ -54,6 +48,12 @@ impl Output {
         }
         bar.with_message(what)
     }
+}
+
+/// Writes a text that is the same for people and scripts.
+pub fn print(text: &str) {
+    // A reader that has gone away (`| head`) is not an error.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// A line that turns while something without a known end goes on; nothing where nobody looks.

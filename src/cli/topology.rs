@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::output::table;
+use super::output::{print, table};
 use super::{CliError, Context};
 use crate::broker::{self, Broker};
 use crate::config::Config;
@@ -55,7 +55,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let (names, management) = (Names::new(&config.prefix), Management::new(&config));
             let definitions = definitions(&management.vhost, &names, &Topology::new(&names, &config.lanes));
             // JSON either way: it is a file for the broker.
-            context.out.print(&format!("{definitions:#}"));
+            print(&format!("{definitions:#}"));
             Ok(())
         }
     }

@@ -44,6 +44,7 @@ mod serves_several_shops;
 mod speaks_tls;
 mod stops_without_a_trace;
 mod survives_the_loss_of_a_pod;
+mod tells_what_the_broker_means;
 mod the_protocol_holds_in_every_interleaving;
 mod the_readmes_sql_cannot_half_succeed;
 mod the_schema_refuses_impossible_rows;

@@ -73,7 +73,7 @@ async fn a_pipe_that_nobody_reads_holds_up_no_order_and_its_reader_learns_what_i
         let (reader, writer) = std::io::pipe().expect("a pipe");
         // Full from the beginning; a kernel that gives less room keeps the rest of it waiting.
         let mut fill = writer.try_clone().expect("a clone");
-        let filling = std::thread::spawn(move || fill.write_all(&[b'\n'; 1 << 16]));
+        let filling = std::thread::spawn(move || fill.write_all(&vec![b'\n'; 1 << 16]));
         let loud = [&NO_SWEEP[..], &["--log", "trace", "--json"]].concat();
         let pod = started(world, &loud, || writer.try_clone().expect("a clone").into());
         drop(writer);
@@ -180,6 +180,26 @@ async fn foreign_text_neither_makes_a_line_nor_acts_on_a_terminal() {
             let (code, _, error) = world.run(&["parked", "discard", "--all"]).await;
             assert_eq!(code, 0, "{error}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_figure_is_a_field_of_its_own_for_a_collector() {
+    World::with(async |world| {
+        let pod = world.process(&["--log-format", "json"]);
+        closes(world).await;
+        pod.send("TERM").await;
+        let (code, log) = pod.end().await;
+        assert_eq!(code, 0, "{log}");
+
+        let last: serde_json::Value =
+            serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
+        assert_eq!((&last["message"], &last["closed"]), (&"stopped".into(), &2.into()), "{last}");
+        assert!(last["lateness_ms_max"].is_f64(), "{last}");
+        let named = overdue::stats::Stats::default();
+        named.add(overdue::stats::Count::LogLinesLost, 1);
+        assert_eq!(named.summary().to_string(), "log_lines_lost=1", "the names are in the counters' order");
     })
     .await;
 }
