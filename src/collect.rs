@@ -51,6 +51,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         pod.broker.consume(&connection, &pod.broker.names.process(), pod.config.messages_ahead()).await?;
     let mut collector = Collector {
         pod: Arc::clone(pod),
+        intake: pod.broker.names.intake(),
         publisher,
         channel,
         hand: Hand::default(),
@@ -93,6 +94,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
 
 struct Collector {
     pod: Arc<Pod>,
+    /// The intake queue's name: what has expired there comes from services.
+    intake: String,
     publisher: Arc<Publisher>,
     channel: Channel,
     hand: Hand,

@@ -25,6 +25,8 @@ pub struct Config {
     pub management_url: SecretUrl,
     /// Before every name.
     pub prefix: String,
+    /// The shop's name in the source of its events.
+    pub shop: String,
     /// The lanes, with lead and tolerance.
     pub lanes: Lanes,
     /// Orders within this time share a message.
@@ -79,6 +81,7 @@ impl Config {
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
+            shop: shop(raw)?,
             lanes: lanes(raw)?,
             coalesce: raw.parse("coalesce", coalesce)?,
             max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
@@ -100,10 +103,11 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
-        // One each for the relay, the sweep, the watch and the clock; a slot without a connection would look like an outage.
-        let least = config.close_concurrency + 4;
+        // One each for the relay's wakes and its events, the sweep, the watch and the clock; a slot without a connection would look
+        // like an outage.
+        let least = config.close_concurrency + 5;
         if least > config.database_connections as usize {
-            let problem = format!("must be at least close_concurrency + 4 = {least}");
+            let problem = format!("must be at least close_concurrency + 5 = {least}");
             return Err(raw.wrong("database_connections", problem));
         }
         config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
@@ -126,6 +130,12 @@ impl Config {
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
         PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| error.to_string())
     }
+}
+
+fn shop(raw: &Raw) -> Result<String, SettingError> {
+    let shop = raw.parse("shop", value::shop)?;
+    let of_prefix = || raw.parse("prefix", prefix).map(|prefix| prefix.trim_end_matches('.').to_owned());
+    if shop.is_empty() { of_prefix() } else { Ok(shop) }
 }
 
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
@@ -155,6 +165,7 @@ mod tests {
             ("management_url", "amqp://a", "begins with `amqp:`"),
             ("prefix", "two words", "cannot be used"),
             ("prefix", "amq.", "cannot be used"),
+            ("shop", "two words", "cannot be used"),
             ("lanes", "1s,fast", "`fast` is not a length"),
             ("lead", "soon", "`soon` is not a time"),
             ("coalesce", "-1s", "is not a time"),
@@ -164,7 +175,7 @@ mod tests {
             ("prefetch", "2001", "from 1 to 2000"),
             ("relay_poll", "0s", "longer than zero"),
             ("coalesce", "5s", "longer than 1s"),
-            ("database_connections", "4", "at least close_concurrency + 4 = 6"),
+            ("database_connections", "4", "at least close_concurrency + 5 = 7"),
             ("declare_topology", "yes", "neither `true` nor `false`"),
         ] {
             let error = config(&[(name, value)]).expect_err(name);
@@ -191,6 +202,16 @@ mod tests {
                 ahead,
                 "{prefetch} {orders_per_wake}"
             );
+        }
+    }
+
+    #[test]
+    fn the_shop_is_named_by_its_prefix_unless_it_has_a_name() {
+        for (prefix, shop, expected) in
+            [("", "", ""), ("berlin.", "", "berlin"), ("berlin.", "paris-2", "paris-2"), ("", "x", "x")]
+        {
+            let config = config(&[("prefix", prefix), ("shop", shop)]).expect("a configuration");
+            assert_eq!(config.shop, expected, "{prefix} {shop}");
         }
     }
 

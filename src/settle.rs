@@ -60,6 +60,8 @@ pub fn settle(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -
         Verdict::Closed | Verdict::NotPending => Next::Done,
         Verdict::NotDue { deadline } => Next::Again(Wake { due: *deadline, attempt: 0, ..wake }),
         Verdict::Locked => Next::Soon,
+        // Its own trigger recorded the wake, so it was there; it is gone since.
+        Verdict::Unknown if !wake.announced => Next::Done,
         // It may not be committed yet.
         Verdict::Unknown => policy.failed(wake, now, format!("order {} does not exist", wake.order_id)),
         Verdict::Failed { reason } => policy.failed(wake, now, reason.clone()),
@@ -74,7 +76,7 @@ mod tests {
     const POLICY: RetryPolicy = RetryPolicy { max_attempts: 3, base: Duration::from_secs(1) };
 
     fn wake(attempt: u32) -> Wake {
-        Wake { due: DbTime(5), order_id: 7, attempt }
+        Wake { due: DbTime(5), order_id: 7, attempt, announced: true }
     }
 
     #[test]
@@ -89,6 +91,8 @@ mod tests {
             Next::Again(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) })
         };
         assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
+        let recorded = Wake { announced: false, ..wake(0) };
+        assert_eq!(settle(recorded, &Verdict::Unknown, POLICY, NOW), Next::Done);
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
         let parked = Next::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 2), parked);

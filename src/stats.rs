@@ -27,6 +27,8 @@ pub enum Count {
     Rescheduled,
     /// Events published.
     Events,
+    /// Events that a subscriber's queue refused or did not confirm, each time.
+    EventsRefused,
     /// Messages parked.
     Parked,
     /// Messages that had been delivered before: to a pod that died, lost its connection, or gave them back.
@@ -38,7 +40,7 @@ pub enum Count {
 }
 
 /// Their names in logs.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "closed",
     "swept",
     "failed",
@@ -46,6 +48,7 @@ const NAMES: [&str; 11] = [
     "woken",
     "rescheduled",
     "events",
+    "events_refused",
     "parked",
     "redelivered",
     "lanes_stuck",

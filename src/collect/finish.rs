@@ -29,8 +29,10 @@ impl Collector {
     pub(super) fn settle(&mut self, batch: Vec<(Held, Verdict)>) {
         let now = self.pod.clock.now();
         let mut done = Vec::with_capacity(batch.len());
+        let mut unknown_orders = Vec::new();
         for (held, verdict) in batch {
-            if matches!(verdict, Verdict::Failed { .. } | Verdict::Unknown) {
+            let unknown = verdict == Verdict::Unknown;
+            if matches!(verdict, Verdict::Failed { .. }) || (unknown && held.wake.announced) {
                 self.pod.stats.add(Count::Failed, 1);
             }
             match settle(held.wake, &verdict, self.pod.retry, now) {
@@ -46,11 +48,16 @@ impl Collector {
                     self.outbound.push((Wake { due, ..held.wake }, held.tag));
                 }
                 Next::Park { wake, reason } => {
-                    tracing::error!(
-                        order_id = wake.order_id,
-                        reason,
-                        "parked an order that cannot be closed"
-                    );
+                    // Anybody may name orders that do not exist: one line for all of them.
+                    if unknown {
+                        unknown_orders.push(wake.order_id);
+                    } else {
+                        tracing::error!(
+                            order_id = wake.order_id,
+                            reason,
+                            "parked an order that cannot be closed"
+                        );
+                    }
                     let properties = lapin::BasicProperties::default()
                         .with_content_type("application/json".into())
                         .with_type(wake::WAKE_TYPE.into());
@@ -58,6 +65,10 @@ impl Collector {
                     self.parting.push((message, held.tag));
                 }
             }
+        }
+        if let Some(first) = unknown_orders.first() {
+            let count = unknown_orders.len();
+            tracing::error!(count, first, "parked orders that messages have named and that do not exist");
         }
         self.done(done);
     }

@@ -52,7 +52,9 @@ impl Collector {
             self.probes.push((token, tag));
             return;
         }
-        let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
+        let from_service = message::expired_in(&properties, &self.intake);
+        let max_window = self.pod.config.max_window;
+        let reading = Reading { now, max_window, delay_is_over: true, from_service };
         match message::read(&data, envelope, reading) {
             Ok(wakes) => {
                 self.hand.take(tag, wakes.len());

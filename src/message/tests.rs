@@ -2,8 +2,12 @@ use super::*;
 use proptest::prelude::*;
 
 const NOW: DbTime = DbTime(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
-const READING: Reading =
-    Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
+const READING: Reading = Reading {
+    now: NOW,
+    max_window: Duration::from_secs(366 * 86_400),
+    delay_is_over: false,
+    from_service: true,
+};
 
 fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
     let envelope = Envelope { expiration, ..Envelope::default() };
@@ -11,7 +15,7 @@ fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
 }
 
 fn wake(order_id: i64, seconds: u64) -> Vec<Wake> {
-    vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0 }]
+    vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0, announced: true }]
 }
 
 #[test]
@@ -100,12 +104,13 @@ fn a_message_whose_delay_the_broker_took_away_means_now() {
 
 proptest! {
     #[test]
-    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS), 1..50)) {
+    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS, any::<bool>()), 1..50)) {
         let wakes: Vec<_> = wakes.into_iter()
-            .map(|(order_id, due, attempt)| Wake { due: DbTime(due), order_id, attempt }).collect();
+            .map(|(order_id, due, attempt, announced)| Wake { due: DbTime(due), order_id, attempt, announced })
+            .collect();
         let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
         // As in the process queue: there our own wakes may be about any deadline.
-        let reading = Reading { delay_is_over: true, ..READING };
+        let reading = Reading { delay_is_over: true, from_service: false, ..READING };
         prop_assert_eq!(read(&crate::wake::encode(&wakes), envelope, reading), Ok(wakes));
     }
 

@@ -114,7 +114,7 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
             .await
             .expect("a queue");
         connection.close(200, "done".into()).await.expect("closed");
-        world.bind("elsewhere", "copies").await;
+        world.bind("elsewhere", &world.names.exchange(), "copies").await;
         let text = |text: &str| AMQPValue::LongString(LongString::from(text));
         let mut headers = FieldTable::default();
         headers.insert("tenant".into(), text("berlin"));

@@ -1,0 +1,144 @@
+//! Tries again what subscribers refused, in small numbers until it is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::events::{Database, why};
+use super::teller::{Doubtful, Teller};
+use crate::broker::publisher::Answer;
+use crate::outbox::refused::{self, Due, OrderEvent, Why};
+use crate::pod::Pod;
+use crate::role::RoleError;
+use crate::stats::Count;
+
+/// How often refused events are looked for, and tried while some are refused.
+const EVERY: Duration = Duration::from_secs(1);
+/// Events tried together while some are refused: other subscribers may hear each of them once more. Doubled with each round in
+/// which all are taken, so that a backlog goes as fast as ever once its subscriber is well.
+const FEW: usize = 16;
+const MANY: usize = 1_000;
+/// The same where the broker does not confirm: other subscribers hear of them by no other way meanwhile.
+const DOUBTFUL: usize = 256;
+/// How long a confirm is waited for then.
+const BRIEFLY: Duration = Duration::from_secs(1);
+/// Between two lines in the log at the least.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) async fn again(
+    pod: &Arc<Pod>,
+    database: &Database,
+    doubtful: &Doubtful,
+    stop: &CancellationToken,
+) -> Result<(), RoleError> {
+    let mut again = Again { pod, database, doubtful, teller: None, together: FEW, said: None };
+    while !stop.is_cancelled() {
+        if !again.round().await? {
+            tokio::select! {
+                () = sleep(EVERY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+    if let Some(teller) = again.teller {
+        teller.close().await;
+    }
+    Ok(())
+}
+
+struct Again<'a> {
+    pod: &'a Arc<Pod>,
+    database: &'a Database,
+    doubtful: &'a Doubtful,
+    /// Connected when it is needed.
+    teller: Option<Teller<'a>>,
+    together: usize,
+    /// When the trouble was last said in the log.
+    said: Option<Instant>,
+}
+
+impl Again<'_> {
+    /// Tries what is due; whether to go on at once.
+    async fn round(&mut self) -> Result<bool, RoleError> {
+        let due = refused::due(&mut *self.database.lock().await, self.together).await?;
+        if due.is_empty() {
+            self.nothing_due().await?;
+            return Ok(false);
+        }
+        let full = due.len() == self.together;
+        let (behind, first): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|due| due.behind);
+        let behind: Vec<_> = behind.iter().map(|due| &due.event).collect();
+        let first: Vec<OrderEvent> = first.into_iter().map(|due| due.event).collect();
+        let answers = self.tell(&first).await?;
+        let answered = || first.iter().zip(&answers);
+        let told: Vec<_> =
+            answered().filter(|(_, answer)| **answer == Answer::Confirmed).map(|(event, _)| event).collect();
+        let refused: Vec<_> = answered().filter_map(|(event, answer)| Some((event, why(*answer)?))).collect();
+        refused::settle_again(&mut *self.database.lock().await, &told, &refused, &behind).await?;
+        self.pod.stats.add(Count::Events, told.len());
+        self.pod.stats.add(Count::EventsRefused, refused.len());
+        let silent = refused.iter().any(|(_, why)| *why == Why::Unconfirmed);
+        for kind in first.iter().map(|event| event.kind.as_str()).collect::<BTreeSet<_>>() {
+            let unconfirmed =
+                |(event, why): &(&OrderEvent, Why)| event.kind == kind && *why == Why::Unconfirmed;
+            if !refused.iter().any(unconfirmed) {
+                self.doubtful.clear(Some(kind));
+            }
+        }
+        self.say(&refused).await?;
+        self.together = match (refused.is_empty(), silent) {
+            (true, _) => (self.together * 2).min(MANY),
+            (false, true) => DOUBTFUL,
+            (false, false) => FEW,
+        };
+        Ok(refused.is_empty() && full)
+    }
+
+    async fn tell(&mut self, events: &[OrderEvent]) -> Result<Vec<Answer>, RoleError> {
+        let teller = match &mut self.teller {
+            Some(teller) => teller,
+            none => none.insert(Teller::connect(self.pod, "refused events").await?),
+        };
+        teller.try_again(events, BRIEFLY.min(self.pod.config.confirm_timeout)).await
+    }
+
+    /// Without anything due, and with nothing waiting, the trouble is over.
+    async fn nothing_due(&mut self) -> Result<(), RoleError> {
+        if self.said.is_some() && refused::waiting(&mut *self.database.lock().await).await? == 0 {
+            tracing::info!("all events that were refused have been told");
+            (self.said, self.together) = (None, FEW);
+            self.doubtful.clear(None);
+            if let Some(teller) = self.teller.take() {
+                teller.close().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the trouble and the remedy, in one line for all events and not in each round.
+    async fn say(&mut self, refused: &[(&OrderEvent, Why)]) -> Result<(), RoleError> {
+        if refused.is_empty() || self.said.is_some_and(|last| last.elapsed() < SAID_EVERY) {
+            return Ok(());
+        }
+        let mut troubles: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (event, why) in refused {
+            *troubles.entry((&event.kind, why.reason())).or_default() += 1;
+        }
+        let waiting = refused::waiting(&mut *self.database.lock().await).await?;
+        let exchange = self.pod.broker.topology.events.as_str();
+        for ((kind, reason), _) in troubles.into_iter().take(1) {
+            tracing::error!(
+                kind,
+                exchange,
+                waiting,
+                "a subscriber's queue keeps events from being told: {reason}; find it among the bindings of the exchange, and empty \
+                 it, mend it or unbind it; other events go on, and these are tried again"
+            );
+        }
+        self.said = Some(Instant::now());
+        Ok(())
+    }
+}
