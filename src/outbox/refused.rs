@@ -170,7 +170,7 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
 }
 
 /// Settles what was tried again: what was told is gone, and what waits behind it is next; what was refused waits twice as long,
-/// from a second to about four minutes; what is behind another waits for that, or a minute.
+/// from a second to about four minutes; what is behind another waits for that, or ten seconds.
 ///
 /// # Errors
 /// Those of the database. All of it is tried again then, which is harmless.
@@ -187,9 +187,11 @@ pub async fn settle_again(
     // First: what is told now makes what is behind it due at once.
     let (orders, ids) = keys(&mut behind.iter().copied());
     let postpone = sqlx::query!(
-        "UPDATE refused_events SET next_try_at = now() + interval '1 min'
+        "UPDATE refused_events SET next_try_at = now() + interval '10 s'
          FROM unnest($1::bigint[], $2::bigint[]) AS behind (order_id, outbox_id)
-         WHERE refused_events.order_id = behind.order_id AND refused_events.outbox_id = behind.outbox_id",
+         WHERE refused_events.order_id = behind.order_id AND refused_events.outbox_id = behind.outbox_id
+           AND EXISTS (SELECT FROM refused_events AS earlier
+                       WHERE earlier.order_id = behind.order_id AND earlier.outbox_id < behind.outbox_id)",
         &orders,
         &ids
     );

@@ -68,7 +68,6 @@ impl Again<'_> {
             self.nothing_due().await?;
             return Ok(false);
         }
-        let full = due.len() == self.together;
         let (behind, first): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|due| due.behind);
         let behind: Vec<_> = behind.iter().map(|due| &due.event).collect();
         let first: Vec<OrderEvent> = first.into_iter().map(|due| due.event).collect();
@@ -94,7 +93,8 @@ impl Again<'_> {
             (false, true) => DOUBTFUL,
             (false, false) => FEW,
         };
-        Ok(refused.is_empty() && full)
+        // What waited behind those that were told is due now.
+        Ok(refused.is_empty() && !told.is_empty())
     }
 
     async fn tell(&mut self, events: &[OrderEvent]) -> Result<Vec<Answer>, RoleError> {

@@ -12,6 +12,7 @@ mod harness;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 
+mod a_backlog_costs_nothing_twice;
 mod a_stuck_lane_is_reported;
 mod bad_messages_hold_up_nobody;
 mod closes_unpaid_orders_on_time;

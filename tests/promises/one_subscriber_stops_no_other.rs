@@ -150,8 +150,9 @@ async fn two_relays_at_once_lose_no_event_and_tell_each_order_s_in_order_first()
         .await;
         let mut first_copies: HashMap<i64, Vec<String>> = HashMap::new();
         let mut seen = HashSet::new();
+        let (_connection, channel) = world.channel().await;
         while seen.len() < 6 * orders.len() {
-            purge(world, "full").await;
+            channel.queue_purge("full".into(), QueuePurgeOptions::default()).await.expect("emptied");
             let (id, event) = events.next().await;
             if seen.insert(id.clone()) {
                 let time = event["time"].as_str().expect("a time").to_owned();
