@@ -9,6 +9,7 @@ mod teller;
 mod wakes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -63,9 +64,25 @@ async fn keep(part: Part, pod: &Arc<Pod>, stop: &CancellationToken) -> Result<()
     }
 }
 
-/// Rows that cannot be read are named, now and then; nobody who writes by the schema can have made them.
-fn complain(look: &Look) {
-    if let Some(first) = look.unreadable.first() {
+/// Lets through what is worth a line in the log, once a minute.
+#[derive(Debug, Default)]
+struct Sparingly(Option<Instant>);
+
+impl Sparingly {
+    fn now(&mut self) -> bool {
+        let now = self.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(60));
+        if now {
+            self.0 = Some(Instant::now());
+        }
+        now
+    }
+}
+
+/// Rows that cannot be read are named; nobody who writes by the schema can have made them.
+fn complain(look: &Look, said: &mut Sparingly) {
+    if let Some(first) = look.unreadable.first()
+        && said.now()
+    {
         tracing::error!(
             rows = look.unreadable.len(),
             first,

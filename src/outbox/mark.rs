@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Before every id.
+const START: i64 = i64::MIN;
+
 /// The position of one reader.
 #[derive(Debug)]
 pub struct Mark {
@@ -26,7 +29,7 @@ pub struct Mark {
 /// From where a look reads.
 #[derive(Debug)]
 pub struct Begin {
-    /// The mark's id; 0 in a full look.
+    /// The mark's id, or one before every id in a full look.
     pub id: i64,
     /// Transactions whose end makes the look begin further back.
     pub transactions: Vec<i64>,
@@ -43,7 +46,7 @@ const FULL_SHARE: u32 = 100;
 
 impl Default for Mark {
     fn default() -> Self {
-        Self { id: 0, before: 0, running: BTreeMap::new(), full_at: Instant::now() }
+        Self { id: START, before: START, running: BTreeMap::new(), full_at: Instant::now() }
     }
 }
 
@@ -54,7 +57,7 @@ impl Mark {
     pub fn begin(&self, now: Instant) -> Begin {
         let full = now >= self.full_at;
         let (transactions, positions) = self.running.iter().unzip();
-        Begin { id: if full { 0 } else { self.id }, transactions, positions, full }
+        Begin { id: if full { START } else { self.id }, transactions, positions, full }
     }
 
     /// Notes that a full look took this long.
@@ -67,7 +70,7 @@ impl Mark {
     pub fn pass(&mut self, last: Option<i64>, limited: bool, snapshot: &str) {
         let Some(at_work) = at_work(snapshot) else {
             // Unknown, so nothing is taken for relayed.
-            (self.id, self.before) = (0, 0);
+            (self.id, self.before) = (START, START);
             self.running.clear();
             return;
         };
@@ -133,13 +136,13 @@ mod tests {
             mark.looked_fully(Instant::now(), Duration::ZERO);
             mark.pass(Some(9), false, "1:1:");
             mark.pass(Some(10), false, snapshot);
-            assert_eq!(begins(&mark, &[]), if snapshot == "5:6:7," { 10 } else { 0 }, "{snapshot}");
+            assert_eq!(begins(&mark, &[]), if snapshot == "5:6:7," { 10 } else { START }, "{snapshot}");
         }
     }
 
     #[test]
     fn full_looks_take_a_hundredth_of_the_time() {
-        let (now, mut mark) = (Instant::now(), Mark::default());
+        let (mut mark, now) = (Mark::default(), Instant::now());
         assert!(mark.begin(now).full, "the first one");
         mark.looked_fully(now, Duration::from_millis(1));
         assert!(!mark.begin(now + Duration::from_millis(999)).full && mark.begin(now + FULL_EVERY).full);

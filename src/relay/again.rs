@@ -1,12 +1,13 @@
 //! Tries again what subscribers refused, in small numbers until it is taken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::Sparingly;
 use super::events::{Database, why};
 use super::teller::{Doubtful, Teller};
 use crate::broker::publisher::Answer;
@@ -25,8 +26,6 @@ const MANY: usize = 1_000;
 const DOUBTFUL: usize = 256;
 /// How long a confirm is waited for then.
 const BRIEFLY: Duration = Duration::from_secs(1);
-/// Between two lines in the log at the least.
-const SAID_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn again(
     pod: &Arc<Pod>,
@@ -34,11 +33,21 @@ pub(super) async fn again(
     doubtful: &Doubtful,
     stop: &CancellationToken,
 ) -> Result<(), RoleError> {
-    let mut again = Again { pod, database, doubtful, teller: None, together: FEW, said: None };
+    let mut again = Again {
+        pod,
+        database,
+        doubtful,
+        teller: None,
+        together: FEW,
+        said: Sparingly::default(),
+        trouble: false,
+        looked_for: Duration::ZERO,
+    };
     while !stop.is_cancelled() {
         if !again.round().await? {
             tokio::select! {
-                () = sleep(EVERY) => {}
+                // Deleted rows that an open snapshot keeps make a look dear: no more than a fiftieth of the time is for looking.
+                () = sleep(EVERY.max(again.looked_for * 50)) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -56,14 +65,22 @@ struct Again<'a> {
     /// Connected when it is needed.
     teller: Option<Teller<'a>>,
     together: usize,
+    /// How long the last look took.
+    looked_for: Duration,
     /// When the trouble was last said in the log.
-    said: Option<Instant>,
+    said: Sparingly,
+    /// Whether there was trouble since all was well.
+    trouble: bool,
 }
 
 impl Again<'_> {
     /// Tries what is due; whether to go on at once.
     async fn round(&mut self) -> Result<bool, RoleError> {
-        let due = refused::due(&mut *self.database.lock().await, self.together).await?;
+        let mut connection = self.database.lock().await;
+        let began = Instant::now();
+        let due = refused::due(&mut connection, self.together).await?;
+        self.looked_for = began.elapsed();
+        drop(connection);
         if due.is_empty() {
             self.nothing_due().await?;
             return Ok(false);
@@ -107,9 +124,9 @@ impl Again<'_> {
 
     /// Without anything due, and with nothing waiting, the trouble is over.
     async fn nothing_due(&mut self) -> Result<(), RoleError> {
-        if self.said.is_some() && refused::waiting(&mut *self.database.lock().await).await? == 0 {
+        if self.trouble && refused::waiting(&mut *self.database.lock().await).await? == 0 {
             tracing::info!("all events that were refused have been told");
-            (self.said, self.together) = (None, FEW);
+            (self.trouble, self.together) = (false, FEW);
             self.doubtful.clear(None);
             if let Some(teller) = self.teller.take() {
                 teller.close().await;
@@ -120,25 +137,21 @@ impl Again<'_> {
 
     /// Names the trouble and the remedy, in one line for all events and not in each round.
     async fn say(&mut self, refused: &[(&OrderEvent, Why)]) -> Result<(), RoleError> {
-        if refused.is_empty() || self.said.is_some_and(|last| last.elapsed() < SAID_EVERY) {
+        self.trouble |= !refused.is_empty();
+        if refused.is_empty() || !self.said.now() {
             return Ok(());
-        }
-        let mut troubles: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for (event, why) in refused {
-            *troubles.entry((&event.kind, why.reason())).or_default() += 1;
         }
         let waiting = refused::waiting(&mut *self.database.lock().await).await?;
         let exchange = self.pod.broker.topology.events.as_str();
-        for ((kind, reason), _) in troubles.into_iter().take(1) {
-            tracing::error!(
-                kind,
-                exchange,
-                waiting,
-                "a subscriber's queue keeps events from being told: {reason}; find it among the bindings of the exchange, and empty \
-                 it, mend it or unbind it; other events go on, and these are tried again"
-            );
-        }
-        self.said = Some(Instant::now());
+        let (event, why) = refused[0];
+        tracing::error!(
+            kind = event.kind,
+            exchange,
+            waiting,
+            "a subscriber's queue keeps events from being told: {}; find it among the bindings of the exchange, and empty it, mend it \
+             or unbind it; other events go on, and these are tried again",
+            why.reason()
+        );
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::again::again;
 use super::teller::{Doubtful, Teller};
+use super::{Sparingly, complain};
 use crate::broker::publisher::Answer;
 use crate::close::LARGE_BATCH;
 use crate::database::bounded;
@@ -42,6 +43,7 @@ pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<
         doubtful: &doubtful,
         teller,
         mark: Mark::default(),
+        said: Sparingly::default(),
         behind_since: None,
     };
     let work = async { tokio::try_join!(relay(events, stop), again(pod, &database, &doubtful, stop)) };
@@ -71,6 +73,7 @@ struct Events<'a> {
     doubtful: &'a Doubtful,
     teller: Teller<'a>,
     mark: Mark,
+    said: Sparingly,
     /// Since when this pod, or another, has been behind with closing.
     behind_since: Option<Instant>,
 }
@@ -85,7 +88,7 @@ impl Events<'_> {
             return Ok(false);
         }
         let look = self.look().await?;
-        super::complain(&look);
+        complain(&look, &mut self.said);
         let burst = look.rows.iter().any(|row| row.orders.len() >= LARGE_BATCH);
         let behind = this_pod_behind
             || (burst && outbox::large_batch_at_work(&mut *self.database.lock().await).await?);

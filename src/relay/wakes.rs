@@ -7,6 +7,7 @@ use sqlx::pool::PoolConnection;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::{Sparingly, complain};
 use crate::broker::publisher::Publisher;
 use crate::database::bounded;
 use crate::outbox::{self, Kind, Look, Mark, Most};
@@ -22,7 +23,13 @@ pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<
     let publisher = Publisher::connect(&pod.broker, "relay").await?;
     // For as long as the session: the pool would ask it for a sign of life, twice, after each of twenty looks a second.
     let connection = bounded("connecting the relay", pod.closer.pool.acquire()).await?;
-    let mut wakes = Wakes { pod: Arc::clone(pod), publisher, connection, mark: Mark::default() };
+    let mut wakes = Wakes {
+        pod: Arc::clone(pod),
+        publisher,
+        connection,
+        mark: Mark::default(),
+        said: Sparingly::default(),
+    };
     while !stop.is_cancelled() {
         let more = tokio::select! {
             more = wakes.round() => more?,
@@ -46,6 +53,7 @@ struct Wakes {
     publisher: Publisher,
     connection: PoolConnection<Postgres>,
     mark: Mark,
+    said: Sparingly,
 }
 
 impl Wakes {
@@ -54,7 +62,7 @@ impl Wakes {
         let pod = Arc::clone(&self.pod);
         let most = Most { rows: pod.config.relay_batch, orders: MOST };
         let look = outbox::look(&mut self.connection, Kind::Wakes, &mut self.mark, most, &pod.clock).await?;
-        super::complain(&look);
+        complain(&look, &mut self.said);
         if !look.rows.is_empty() {
             self.publisher.publish(pod.scheduler.messages(wakes(&look), pod.clock.now())).await?;
             outbox::delete_wakes(&mut self.connection, &look.ids()).await?;
