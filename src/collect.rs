@@ -121,8 +121,8 @@ struct Collector {
     outbound: Vec<(Wake, Tag)>,
     /// When they have waited for others long enough.
     gathered_at: Option<Instant>,
-    /// Messages to be parked.
-    parting: Vec<(Outgoing, Tag)>,
+    /// Messages to be parked, each with those that it is made of.
+    parting: Vec<(Outgoing, Vec<Tag>)>,
     /// How many of these could not be understood, and why the last one could not; said in one line for all.
     malformed: Option<(Malformed, usize)>,
 }
@@ -225,7 +225,7 @@ impl Collector {
             publisher.publish(messages).await?;
             pod.stats.add(Count::Rescheduled, rescheduled);
             pod.stats.add(Count::Parked, parking);
-            tags.extend(parked_tags);
+            tags.extend(parked_tags.into_iter().flatten());
             Ok(tags)
         });
     }

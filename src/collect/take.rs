@@ -66,7 +66,7 @@ impl Collector {
                 self.hand.take(tag, 1);
                 let reason = malformed.to_string();
                 self.malformed = Some((malformed, self.malformed.take().map_or(1, |(_, count)| count + 1)));
-                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
+                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), vec![tag]));
             }
         }
     }

@@ -207,15 +207,15 @@ async fn a_flood_of_orders_that_do_not_exist_delays_no_good_order_and_is_few_lin
         world.ready().await;
         let (connection, channel) = world.channel().await;
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        let (stop, parked) = (AtomicBool::new(false), world.names.parked());
+        let (stop, intake) = (AtomicBool::new(false), world.names.intake());
         let flooding = async {
             let exchange = world.names.exchange();
             for first in (0..UNKNOWN).step_by(500) {
                 let mut confirms = Vec::new();
                 for n in first..first + 500 {
-                    let body = (1_000_000_000_000 + n).to_string();
-                    let properties =
-                        lapin::BasicProperties::default().with_delivery_mode(2).with_expiration("1".into());
+                    let order = 1_000_000_000_000 + n;
+                    let body = format!(r#"{{"order_id":{order},"payment_deadline":"2020-01-01T00:00:00Z"}}"#);
+                    let properties = lapin::BasicProperties::default().with_delivery_mode(2);
                     let (exchange, options) = (exchange.as_str().into(), BasicPublishOptions::default());
                     let publish = channel.basic_publish(
                         exchange,
@@ -230,8 +230,12 @@ async fn a_flood_of_orders_that_do_not_exist_delays_no_good_order_and_is_few_lin
                     confirm.await.expect("confirmed");
                 }
             }
+            patiently("all are taken", 120 * SECOND, async || world.depth(&intake).await == 0).await;
             patiently("all are parked", 120 * SECOND, async || {
-                world.depth(&parked).await as usize >= UNKNOWN
+                let (_, list, _) = world.run(&["parked", "list", "--limit", "1000", "--json"]).await;
+                let list: Vec<serde_json::Value> = serde_json::from_str(&list).expect("a list");
+                let orders = list.iter().map(|parked| parked["order_ids"].as_array().map_or(0, Vec::len));
+                orders.sum::<usize>() >= UNKNOWN
             })
             .await;
             stop.store(true, Ordering::Relaxed);
