@@ -86,6 +86,30 @@ ALTER TABLE outbox
     ALTER COLUMN deadlines SET STORAGE EXTERNAL,
     ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
+-- Events that the broker refused because of a subscriber's queue, and later events of the same orders, which wait for them: one
+-- row for each order. The relay moves them here from the outbox, so that they hold up no other order's, and tries them again.
+CREATE TABLE refused_events (
+    order_id         bigint      NOT NULL,
+    -- The event's place in the order of recording.
+    outbox_id        bigint      NOT NULL,
+    kind             text        NOT NULL,
+    recorded_at      timestamptz NOT NULL,
+    payment_deadline timestamptz NOT NULL,
+    user_id          bigint      NOT NULL,
+    -- How often it was refused; none for one that has only waited.
+    attempts         integer     NOT NULL,
+    next_try_at      timestamptz NOT NULL,
+    reason           text        NOT NULL,
+    PRIMARY KEY (order_id, outbox_id),
+    CONSTRAINT refused_events_kind_known CHECK (kind IN ('order.closed', 'order.cancelled')),
+    CONSTRAINT refused_events_attempts_not_negative CHECK (attempts >= 0),
+    CONSTRAINT refused_events_times_sane CHECK (
+        recorded_at >= timestamptz '2000-01-01 00:00:00+00' AND recorded_at < timestamptz '3000-01-01 00:00:00+00'
+        AND payment_deadline >= timestamptz '2000-01-01 00:00:00+00'
+        AND payment_deadline < timestamptz '3000-01-01 00:00:00+00')
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE INDEX refused_events_by_next_try ON refused_events (next_try_at);
+
 -- Orders whose closing failed: why, how often, and when the sweep tries again. A wake carries its own attempts; this memory
 -- outlives it. The rows decide nothing about whether an order is closed. No foreign key: a note must not wait for a lock on
 -- the order, and the sweep tidies away the note of an order that is gone.

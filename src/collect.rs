@@ -52,6 +52,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         pod.broker.consume(&connection, &pod.broker.names.process(), pod.config.messages_ahead()).await?;
     let mut collector = Collector {
         pod: Arc::clone(pod),
+        intake: pod.broker.names.intake(),
         publisher,
         channel,
         hand: Hand::default(),
@@ -99,6 +100,8 @@ type Settled = Vec<(Held, Verdict)>;
 
 struct Collector {
     pod: Arc<Pod>,
+    /// The intake queue's name: what has expired there comes from services.
+    intake: String,
     publisher: Arc<Publisher>,
     channel: Channel,
     hand: Hand,
@@ -128,8 +131,8 @@ struct Collector {
     outbound: Vec<(Wake, Tag)>,
     /// When they have waited for others long enough.
     gathered_at: Option<Instant>,
-    /// Messages to be parked.
-    parting: Vec<(Outgoing, Tag)>,
+    /// Messages to be parked, each with those that it is made of.
+    parting: Vec<(Outgoing, Vec<Tag>)>,
     /// How many of these could not be understood, and why the last one could not; said in one line for all.
     malformed: Option<(Malformed, usize)>,
 }
@@ -246,7 +249,7 @@ impl Collector {
             publisher.publish(messages).await?;
             pod.stats.add(Count::Rescheduled, rescheduled);
             pod.stats.add(Count::Parked, parking);
-            tags.extend(parked_tags);
+            tags.extend(parked_tags.into_iter().flatten());
             Ok(tags)
         });
     }

@@ -26,6 +26,8 @@ pub struct Config {
     pub management_url: SecretUrl,
     /// Before every name.
     pub prefix: String,
+    /// The shop's name in the source of its events.
+    pub shop: String,
     /// The lanes, with lead and tolerance.
     pub lanes: Lanes,
     /// Orders within this time share a message.
@@ -80,6 +82,7 @@ impl Config {
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
+            shop: shop(raw)?,
             lanes: lanes(raw)?,
             coalesce: raw.parse("coalesce", coalesce)?,
             max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
@@ -101,10 +104,11 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
-        // One each for the relay, the sweep, the watch and the clock; a slot without a connection would look like an outage.
-        let least = config.close_concurrency + 4;
+        // One each for the relay's wakes and its events, the sweep, the watch and the clock; a slot without a connection would look
+        // like an outage.
+        let least = config.close_concurrency + 5;
         if least > config.database_connections as usize {
-            let problem = format!("must be at least close_concurrency + 4 = {least}");
+            let problem = format!("must be at least close_concurrency + 5 = {least}");
             return Err(raw.wrong("database_connections", problem));
         }
         config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
@@ -127,6 +131,12 @@ impl Config {
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
         PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| words(&error))
     }
+}
+
+fn shop(raw: &Raw) -> Result<String, SettingError> {
+    let shop = raw.parse("shop", value::shop)?;
+    let of_prefix = || raw.parse("prefix", prefix).map(|prefix| prefix.trim_end_matches('.').to_owned());
+    if shop.is_empty() { of_prefix() } else { Ok(shop) }
 }
 
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {

@@ -52,7 +52,7 @@ pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
 
 /// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
 /// network between swallows it. The driver itself would wait for ever.
-const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(15);
 
 /// Runs a statement with a bound on the wait for its answer.
 ///

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn held(due: i64, order_id: i64, tag: Tag) -> Held {
-        Held { wake: Wake { due: DbTime(due), order_id, attempt: 0 }, tag, deferrals: 0 }
+        Held { wake: Wake { due: DbTime(due), order_id, attempt: 0, announced: false }, tag, deferrals: 0 }
     }
 
     #[test]

@@ -120,7 +120,8 @@ pub fn describe(data: &[u8], properties: &BasicProperties) -> Parked {
     let digest = Sha256::new().chain_update(data).chain_update(&reason).chain_update(&parked_at).finalize();
     let id = digest.iter().take(6).fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
     let now = time::OffsetDateTime::now_utc().into();
-    let reading = Reading { now, max_window: std::time::Duration::MAX, delay_is_over: true };
+    let reading =
+        Reading { now, max_window: std::time::Duration::MAX, delay_is_over: true, from_service: false };
     let wakes = message::read(data, message::envelope(properties), reading).unwrap_or_default();
     Parked {
         id,

@@ -68,6 +68,8 @@ pub fn settle(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -
         Verdict::Slow => Next::Alone,
         // Its attempts stay as they are: it is not the order's failure.
         Verdict::Blocked { .. } => Next::Again(Wake { due: now.plus(BLOCKED_FOR), ..wake }),
+        // Its own trigger recorded the wake, so it was there; it is gone since.
+        Verdict::Unknown if !wake.announced => Next::Done,
         // It may not be committed yet.
         Verdict::Unknown => policy.failed(wake, now, format!("order {} does not exist", wake.order_id)),
         Verdict::Failed { reason } => policy.failed(wake, now, reason.clone()),
@@ -82,7 +84,7 @@ mod tests {
     const POLICY: RetryPolicy = RetryPolicy { max_attempts: 3, base: Duration::from_secs(1) };
 
     fn wake(attempt: u32) -> Wake {
-        Wake { due: DbTime(5), order_id: 7, attempt }
+        Wake { due: DbTime(5), order_id: 7, attempt, announced: true }
     }
 
     #[test]
@@ -99,6 +101,8 @@ mod tests {
         };
         assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
         assert_eq!(after(Verdict::Blocked { reason: "x".into() }, 2), again(10, 2));
+        let recorded = Wake { announced: false, ..wake(0) };
+        assert_eq!(settle(recorded, &Verdict::Unknown, POLICY, NOW), Next::Done);
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
         let parked = Next::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 2), parked);

@@ -29,6 +29,8 @@ pub enum Count {
     Rescheduled,
     /// Events published.
     Events,
+    /// Events that a subscriber's queue refused or did not confirm, each time.
+    EventsRefused,
     /// Messages parked.
     Parked,
     /// Messages that had been delivered before: to a pod that died, lost its connection, or gave them back.
@@ -42,7 +44,7 @@ pub enum Count {
 }
 
 /// Their names in logs.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "closed",
     "swept",
     "failed",
@@ -51,6 +53,7 @@ const NAMES: [&str; 13] = [
     "woken",
     "rescheduled",
     "events",
+    "events_refused",
     "parked",
     "redelivered",
     "lanes_stuck",

@@ -77,7 +77,8 @@ pub(super) async fn broker_alone(
     let due = place.now().await?.plus(ahead);
     let lanes = place.config.lanes.as_slice();
     let lane = lanes.iter().find(|lane| lane.length >= ahead).unwrap_or(&lanes[lanes.len() - 1]);
-    let wakes: Vec<_> = (1..=orders).map(|order_id| Wake { due, order_id, attempt: 0 }).collect();
+    let wakes: Vec<_> =
+        (1..=orders).map(|order_id| Wake { due, order_id, attempt: 0, announced: false }).collect();
     let messages: Vec<_> = wakes.chunks(per_message).collect();
     say(format!("the broker alone: {} messages into lane {lane}", messages.len()));
     for together in messages.chunks(TOGETHER) {

@@ -33,6 +33,7 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("management_url", "amqp://a", "begins with `amqp:`"),
         ("prefix", "two words", "cannot be used"),
         ("prefix", "amq.", "cannot be used"),
+        ("shop", "two words", "cannot be used"),
         ("lanes", "1s,fast", "`fast` is not a length"),
         ("lead", "soon", "`soon` is not a time"),
         ("coalesce", "-1s", "is not a time"),
@@ -45,7 +46,7 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("lead", "2s", "the shortest lane, `1s`, must be longer than lead"),
         ("lane_tolerance", "900ms", "must be longer than lead and lane_tolerance together"),
         ("lane_tolerance", "300ms", "lane_tolerance (300ms) must not exceed the lead (250ms)"),
-        ("database_connections", "4", "at least close_concurrency + 4 = 6"),
+        ("database_connections", "4", "at least close_concurrency + 5 = 7"),
         ("declare_topology", "yes", "neither `true` nor `false`"),
     ] {
         let error = config(&[(name, value)]).expect_err(name);
@@ -89,4 +90,14 @@ fn several_nodes_and_the_derived_management_address() {
     let config = config(&[("amqp_url", "amqp://u:p@a:1/v, amqps://u:p@b/v")]).expect("a configuration");
     assert_eq!(config.amqp_nodes.len(), 2);
     assert_eq!(config.management_url.reveal().as_str(), "http://u:p@a:15672/");
+}
+
+#[test]
+fn the_shop_is_named_by_its_prefix_unless_it_has_a_name() {
+    for (prefix, shop, expected) in
+        [("", "", ""), ("berlin.", "", "berlin"), ("berlin.", "paris-2", "paris-2"), ("", "x", "x")]
+    {
+        let config = config(&[("prefix", prefix), ("shop", shop)]).expect("a configuration");
+        assert_eq!(config.shop, expected, "{prefix} {shop}");
+    }
 }

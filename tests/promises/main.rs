@@ -12,6 +12,7 @@ mod harness;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 
+mod a_backlog_costs_nothing_twice;
 mod a_stuck_lane_is_reported;
 mod bad_messages_hold_up_nobody;
 mod closes_unpaid_orders_on_time;
@@ -34,6 +35,7 @@ mod never_closes_a_paid_order;
 mod nothing_that_happens_to_the_log_stops_a_pod;
 mod obeys_every_signal;
 mod one_bad_order_never_stops_another;
+mod one_subscriber_stops_no_other;
 mod outlives_properties_that_no_library_reads;
 mod parked_messages_outlive_interruption;
 mod parked_messages_say_why;

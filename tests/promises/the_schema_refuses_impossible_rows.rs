@@ -88,6 +88,27 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "INSERT INTO outbox (kind, recorded_at, order_ids, deadlines) VALUES ('wake', 'infinity', '{1}', '{now}')",
     ),
     (
+        "refused_events_kind_known",
+        "INSERT INTO refused_events VALUES (1, 1, 'wake', now(), now(), 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_attempts_not_negative",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), now(), 1, -1, now(), '')",
+    ),
+    (
+        "refused_events_times_sane",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', 'infinity', now(), 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_times_sane",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), 'infinity', 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_pkey",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), now(), 1, 0, now(), ''),
+                                           (1, 1, 'order.closed', now(), now(), 1, 0, now(), '')",
+    ),
+    (
         "closing_failures_attempts_positive",
         "INSERT INTO closing_failures (order_id, attempts, code, reason, next_try_at) VALUES (1, 0, '', '', now())",
     ),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::pods::{Place, Pod, binary};
 use crate::servers::{Account, Postgres, RabbitMq};
 use crate::shop::script::{PRODUCTS, STOCK};
-use crate::shop::{Announcer, Subscriber, Till, subscriber};
+use crate::shop::{Announcer, Subscriber, Till, announcer, subscriber};
 use crate::timeline::Timeline;
 
 /// Both servers. Whoever does something to one of them holds its lock until it works again.
@@ -136,8 +136,10 @@ impl Arena {
         stocked.bind(PRODUCTS).bind(STOCK).execute(&pool).await?;
         place.overdue(&["topology", "declare"]).await?;
         let announcer = Announcer::new(place.clone());
-        announcer.subscribe(subscriber::QUEUE, &["order.closed", "order.cancelled"]).await?;
-        announcer.subscribe(TAP, &["order.delay.*"]).await?;
+        announcer
+            .subscribe(subscriber::QUEUE, announcer::EVENTS, &["order.closed", "order.cancelled"])
+            .await?;
+        announcer.subscribe(TAP, announcer::PLUMBING, &["order.delay.*"]).await?;
         let logs = servers.folder.join(&plan.name);
         std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
         let mut pods = Vec::new();
@@ -222,7 +224,7 @@ impl Arena {
         {
             self.till.announcer.delete(queue).await?;
         }
-        self.till.announcer.delete_exchange().await?;
+        self.till.announcer.delete_exchanges().await?;
         tokio::join!(self.till.pool.close(), self.eyes.close());
         let server = self.servers.postgres.lock().await.url("postgres");
         execute(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;
