@@ -199,7 +199,15 @@ impl Context {
     }
 
     /// The configuration and a pool of a command that needs no broker.
-    fn database(&self) -> Result<(Config, PgPool), CliError> {
+    async fn database(&self) -> Result<(Config, PgPool), CliError> {
+        let (config, pool) = self.unchecked_database()?;
+        // The pool tries again for a while and then only says that it took too long.
+        let checked = database::connect(&config, &[]).await?;
+        let _ = sqlx::Connection::close(checked).await;
+        Ok((config, pool))
+    }
+
+    fn unchecked_database(&self) -> Result<(Config, PgPool), CliError> {
         let config = Config::from_raw(&self.raw.clone().or("amqp_url", "amqp://localhost/not-needed"))?;
         let pool = database::pool(&config)?;
         Ok((config, pool))
@@ -207,11 +215,11 @@ impl Context {
 }
 
 async fn migrate(context: &Context) -> Result<(), CliError> {
-    let (config, pool) = context.database()?;
-    database::migrate(&pool).await?;
+    let (config, pool) = context.unchecked_database()?;
+    database::migrate_and_say(&pool, &mut |line| eprintln!("overdue: {line}")).await?;
     context.out.done(
-        &format!("the schema in {} is up to date", config.database_url),
-        serde_json::json!({"migrated": true}),
+        &format!("the schema {} in {} is up to date", config.schema, config.database_url),
+        serde_json::json!({"migrated": true, "schema": config.schema}),
     );
     Ok(())
 }

@@ -1,19 +1,28 @@
 //! The connection to PostgreSQL, and what its errors mean for the order that met them.
 
+mod blockers;
+mod catalog;
 mod kept;
+mod rights;
 mod schema;
+mod session;
+mod timeline;
+mod verify;
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
 
 pub use kept::Kept;
-pub use schema::migrate;
+pub use schema::{dump, migrate, migrate_and_say, migrate_by};
+pub use session::{connect, options};
+pub use timeline::note;
+pub use verify::{Finding, fit, verify};
 
 /// What an error of the database means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,31 +118,6 @@ fn hint(error: &sqlx::Error) -> &'static str {
 /// Longest wait for a connection; short, because what waits here has its own patience.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
-/// Session settings of every connection of ours.
-///
-/// No statement of ours takes long; one that does stands behind a lock, and is better tried again than waited for.
-/// One plan for all batch sizes: planning the closing statement anew each time costs more than it could save.
-const SESSION: [(&str, &str); 4] = [
-    ("statement_timeout", "10s"),
-    // Shorter than deadlock_timeout (1 s): when we and a buyer's checkout wait for each other, we give way, and PostgreSQL
-    // never has to end the checkout.
-    ("lock_timeout", "400ms"),
-    ("idle_in_transaction_session_timeout", "10s"),
-    ("plan_cache_mode", "force_generic_plan"),
-];
-
-/// How to connect, with our session settings.
-///
-/// # Errors
-/// When the URL cannot be understood; the configuration has checked that already.
-pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
-    let options = config.database_options().map_err(|problem| DatabaseError {
-        doing: "reading database_url",
-        source: sqlx::Error::Configuration(problem.into()),
-    })?;
-    Ok(options.application_name("overdue").options(SESSION).disable_statement_logging())
-}
-
 /// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
 /// network between swallows it. The driver itself would wait for ever.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -179,12 +163,17 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 /// # Errors
 /// As [`options`].
 pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
+    let schema: std::sync::Arc<str> = config.schema.as_str().into();
     Ok(PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(ACQUIRE)
         // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
         // that has rested may have gone silent unnoticed.
         .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let schema = std::sync::Arc::clone(&schema);
+            Box::pin(async move { session::check(connection, &schema, &[]).await })
+        })
         .before_acquire(|connection, meta| {
             let rested = meta.idle_for > Duration::from_secs(1);
             Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
@@ -205,7 +194,7 @@ pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> 
     let sent = Instant::now();
     // LIMIT 0: that the table is there is all that is asked.
     let now = sqlx::query_scalar!(
-        r#"SELECT clock_timestamp() AS "now!" FROM (SELECT count(*) FROM (SELECT FROM outbox LIMIT 0) AS none) AS ours"#
+        r#"SELECT pg_catalog.clock_timestamp() AS "now!" FROM (SELECT pg_catalog.count(*) FROM (SELECT FROM outbox LIMIT 0) AS none) AS ours"#
     );
     let now = timeout(PROBE, now.fetch_one(pool)).await.unwrap_or_else(|_| Err(silent()));
     let now = now.map_err(DatabaseError::during("asking the database for its time"))?;
@@ -215,12 +204,17 @@ pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> 
 
 /// How often the clock is read anew. It may drift by 200 µs for each second between two readings.
 const TICK: Duration = Duration::from_secs(2);
+/// So many ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
+const NOTE_EVERY: u32 = 5;
 
 /// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.
 pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
-    loop {
+    for tick in 1_u32.. {
         // While the database is away, others notice and say so.
         let _ = probe(pool, clock).await;
+        if tick.is_multiple_of(NOTE_EVERY) {
+            let _ = note(pool).await;
+        }
         sleep(TICK).await;
     }
 }

@@ -19,4 +19,4 @@ pub use hostile::{Dice, Hostile};
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use tls::Terminator;
-pub use world::{World, eventually, patiently, with_path};
+pub use world::{World, env, eventually, patiently, with_path};
