@@ -197,7 +197,8 @@ impl Pod {
         }
         database::fit(&self.config).await?;
         *last() = Some(Instant::now());
-        Ok(database::note(&self.closer.pool).await?)
+        database::note(&self.closer.pool).await?;
+        Ok(())
     }
 
     async fn lead(

@@ -10,10 +10,13 @@ pub(super) fn schema(value: &str, options: Option<&str>) -> Result<String, Strin
         };
     }
     let Some(path) = options.and_then(search_path) else { return Ok("public".to_owned()) };
-    let names = names(&path).ok_or_else(|| format!("`{path}`, the search_path of database_url, is no list of names"))?;
+    let names = names(&path)
+        .ok_or_else(|| format!("`{path}`, the search_path of database_url, is no list of names"))?;
     match <[String; 1]>::try_from(names) {
         Ok([name]) if name != "$user" => Ok(name),
-        Ok(_) => Err("the search_path of database_url is `$user`; name the schema of the shop's tables".to_owned()),
+        Ok(_) => {
+            Err("the search_path of database_url is `$user`; name the schema of the shop's tables".to_owned())
+        }
         Err(_) => Err(format!(
             "`{path}`, the search_path of database_url, names several schemas; name the one with the shop's tables"
         )),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
 use sqlx::PgConnection;
+use sqlx::migrate::MigrateError;
 use tokio::time::{Instant, sleep};
 
 use super::schema::refused;
@@ -40,7 +40,8 @@ pub(super) async fn patiently(
     waiting: &mut Waiting<'_>,
     statement: impl AsyncFn(&mut PgConnection) -> Result<(), MigrateError>,
 ) -> Result<(), MigrateError> {
-    let pid: i32 = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut *connection).await?;
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut *connection).await?;
     let (began, mut said) = (Instant::now(), None::<Instant>);
     loop {
         let mut blockers = None;
@@ -60,7 +61,9 @@ pub(super) async fn patiently(
         let who = blockers.unwrap_or_else(|| "somebody".to_owned());
         if began.elapsed() > LONGEST {
             let what_for = waiting.what_for;
-            return Err(refused(format!("no lock {what_for} within {LONGEST:?}: {who} holds it; end that, and try again")));
+            return Err(refused(format!(
+                "no lock {what_for} within {LONGEST:?}: {who} holds it; end that, and try again"
+            )));
         }
         if said.is_none_or(|said| said.elapsed() > AGAIN) {
             said = Some(Instant::now());

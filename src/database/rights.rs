@@ -27,7 +27,10 @@ pub(super) struct Missing {
 }
 
 /// The rights that this session's role lacks.
-pub(super) async fn missing(connection: &mut PgConnection, schema: &str) -> Result<Vec<Missing>, sqlx::Error> {
+pub(super) async fn missing(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<Vec<Missing>, sqlx::Error> {
     let (tables, rights): (Vec<String>, Vec<String>) = TABLE_RIGHTS
         .iter()
         .flat_map(|(table, rights)| rights.iter().map(|right| ((*table).to_owned(), (*right).to_owned())))

@@ -48,7 +48,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 ///
 /// # Errors
 /// As [`migrate`].
-pub async fn migrate_and_say(pool: &PgPool, say: &mut (dyn FnMut(String) + Send)) -> Result<(), MigrateError> {
+pub async fn migrate_and_say(
+    pool: &PgPool,
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<(), MigrateError> {
     let mut migrating = Migrating::begin(pool, say).await?;
     migrating.migrations(&MIGRATIONS).await?;
     migrating.repair().await
@@ -121,7 +124,10 @@ impl<'a> Migrating<'a> {
                 continue;
             }
             let mut waiting = Waiting::new(&mut self.looking, &mut *self.say, "to migrate");
-            patiently(&mut self.brief, &mut waiting, async |brief| migrations.run_to(version, &mut *brief).await).await?;
+            patiently(&mut self.brief, &mut waiting, async |brief| {
+                migrations.run_to(version, &mut *brief).await
+            })
+            .await?;
         }
         Ok(())
     }
@@ -152,12 +158,16 @@ impl<'a> Migrating<'a> {
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
              WHERE NOT x.indisvalid AND n.nspname OPERATOR(pg_catalog.=) $1::text AND t.relname OPERATOR(pg_catalog.=) ANY ($2::text[])",
         );
-        let invalid: Vec<(String, String)> =
-            invalid.bind(&self.schema).bind(catalog::TABLES.map(str::to_owned)).fetch_all(&mut self.brief).await?;
+        let invalid: Vec<(String, String)> = invalid
+            .bind(&self.schema)
+            .bind(catalog::TABLES.map(str::to_owned))
+            .fetch_all(&mut self.brief)
+            .await?;
         for (index, _) in invalid {
             // What REINDEX itself has left behind is only in the way.
             let leftover = index.contains("_ccnew") || index.contains("_ccold");
-            let statement = if leftover { "DROP INDEX CONCURRENTLY IF EXISTS" } else { "REINDEX INDEX CONCURRENTLY" };
+            let statement =
+                if leftover { "DROP INDEX CONCURRENTLY IF EXISTS" } else { "REINDEX INDEX CONCURRENTLY" };
             (self.say)(format!("the index {index} is not valid: {statement}"));
             let name = format!("{}.{}", identifier(&self.schema), identifier(&index));
             (&mut self.patient).execute(AssertSqlSafe(format!("{statement} {name}"))).await?;
@@ -219,7 +229,9 @@ impl<'a> Migrating<'a> {
     /// Builds an index that is missing, beside everybody else.
     async fn build(&mut self, index: &Difference) -> Result<(), MigrateError> {
         let line = catalog::WANTED.lines().find_map(|line| line.strip_prefix(&format!("{}: ", index.object)));
-        let Some((before, after)) = line.and_then(|definition| definition.split_once(" INDEX ")) else { return Ok(()) };
+        let Some((before, after)) = line.and_then(|definition| definition.split_once(" INDEX ")) else {
+            return Ok(());
+        };
         let statement = format!("{before} INDEX CONCURRENTLY IF NOT EXISTS {after}");
         (&mut self.patient).execute(AssertSqlSafe(statement)).await?;
         Ok(())
@@ -242,7 +254,9 @@ async fn session(
         ("idle_in_transaction_session_timeout", "0"),
     ]);
     let mut session = PgConnection::connect_with(&options).await?;
-    let path: String = sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')").fetch_one(&mut session).await?;
+    let path: String = sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')")
+        .fetch_one(&mut session)
+        .await?;
     if path == identifier(schema) {
         return Ok(session);
     }
@@ -254,7 +268,8 @@ async fn session(
 }
 
 async fn no_schema(connection: &mut PgConnection) -> Result<MigrateError, MigrateError> {
-    let path: String = sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')").fetch_one(connection).await?;
+    let path: String =
+        sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')").fetch_one(connection).await?;
     Ok(refused(format!(
         "there is no schema {path} that this role may use; make it (CREATE SCHEMA {path}), or name another in `schema` (OVERDUE_SCHEMA)"
     )))

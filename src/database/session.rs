@@ -138,7 +138,11 @@ pub(super) async fn check(
 /// Settings that cannot be sent: a plain role may not set the first, and PostgreSQL before 17 does not know the second.
 #[expect(clippy::type_complexity, reason = "a table of name, test and reason")]
 const GIVEN: [(&str, fn(&str) -> bool, &str); 2] = [
-    ("session_replication_role", |value| value != "replica", "no trigger works, so orders get neither wakes nor events"),
+    (
+        "session_replication_role",
+        |value| value != "replica",
+        "no trigger works, so orders get neither wakes nor events",
+    ),
     ("transaction_timeout", enough, "closing may need 20s, and would be cut off"),
 ];
 

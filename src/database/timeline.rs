@@ -4,11 +4,11 @@ use sqlx::PgPool;
 
 use super::{DatabaseError, bounded};
 
-/// Compares server and timeline with what was noted last, and reports a change once over all pods.
+/// Compares server and timeline with what was noted last; a change is reported by one of all pods, and true for that one.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn note(pool: &PgPool) -> Result<(), DatabaseError> {
+pub async fn note(pool: &PgPool) -> Result<bool, DatabaseError> {
     // A promoted server writes its new timeline at once into the names of its log files; pg_control follows at a checkpoint.
     let row = sqlx::query!(
         r#"SELECT o.system_identifier, o.timeline, c.system_identifier AS "server!",
@@ -16,10 +16,10 @@ pub async fn note(pool: &PgPool) -> Result<(), DatabaseError> {
            FROM overdue_database AS o CROSS JOIN pg_catalog.pg_control_system() AS c"#
     );
     let row = bounded("asking which server this is", row.fetch_optional(pool)).await?;
-    let Some(row) = row else { return Ok(()) };
-    let Some(timeline) = row.log_file.as_deref().and_then(timeline) else { return Ok(()) };
+    let Some(row) = row else { return Ok(false) };
+    let Some(timeline) = row.log_file.as_deref().and_then(timeline) else { return Ok(false) };
     if (row.system_identifier, row.timeline) == (Some(row.server), Some(timeline)) {
-        return Ok(());
+        return Ok(false);
     }
     // Only the pod that changes the row reports it.
     let noted = sqlx::query!(
@@ -31,7 +31,8 @@ pub async fn note(pool: &PgPool) -> Result<(), DatabaseError> {
         row.timeline
     );
     let noted = bounded("noting which server this is", noted.execute(pool)).await?;
-    if let (1, Some(server), Some(before)) = (noted.rows_affected(), row.system_identifier, row.timeline) {
+    let changed = (noted.rows_affected(), row.system_identifier, row.timeline);
+    if let (1, Some(server), Some(before)) = changed {
         tracing::error!(
             server_before = server,
             timeline_before = before,
@@ -41,8 +42,9 @@ pub async fn note(pool: &PgPool) -> Result<(), DatabaseError> {
              It may lack the last transactions of the one before it: orders that subscribers were told are closed may be \
              open again or gone, and event ids may be used a second time"
         );
+        return Ok(true);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The timeline in the name of a log file: its first eight hexadecimal digits.

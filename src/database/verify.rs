@@ -102,7 +102,11 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
     if missing.is_empty() {
         findings.push(Finding::Fine { what: "the role's rights on tables and functions".to_owned() });
     }
-    findings.extend(missing.into_iter().map(|missing| Finding::Differs { problem: missing.problem, remedy: missing.remedy }));
+    findings.extend(
+        missing
+            .into_iter()
+            .map(|missing| Finding::Differs { problem: missing.problem, remedy: missing.remedy }),
+    );
     Ok(findings)
 }
 
@@ -159,7 +163,9 @@ async fn no_tables(connection: &mut PgConnection, schema: &str) -> Result<Findin
     let others = others.fetch_all(connection).await?;
     let hint = match others.as_slice() {
         [] => String::new(),
-        others => format!(", or name the schema that has them in `schema` (OVERDUE_SCHEMA): {}", others.join(", ")),
+        others => {
+            format!(", or name the schema that has them in `schema` (OVERDUE_SCHEMA): {}", others.join(", "))
+        }
     };
     Ok(Finding::Differs {
         problem: format!("the schema {schema} has no tables of Overdue"),

@@ -106,10 +106,16 @@ async fn the_schema_setting_beats_every_other_search_path() {
 
         let empty = ["run", "--schema", "munich"];
         let (code, _, error) = world.run(&empty).await;
-        assert!(code == 1 && error.contains("no schema munich") && error.contains("OVERDUE_SCHEMA"), "{error}");
+        assert!(
+            code == 1 && error.contains("no schema munich") && error.contains("OVERDUE_SCHEMA"),
+            "{error}"
+        );
         world.sql("CREATE SCHEMA munich").await;
         let (code, _, error) = world.run(&empty).await;
-        assert!(code == 1 && error.contains("overdue migrate") && error.contains("berlin, public"), "{error}");
+        assert!(
+            code == 1 && error.contains("overdue migrate") && error.contains("berlin, public"),
+            "{error}"
+        );
     })
     .await;
 }
@@ -122,9 +128,10 @@ async fn a_session_without_our_settings_is_refused() {
         let Some(pooler) = std::env::var("PGBOUNCER").ok().filter(|path| !path.is_empty()) else {
             return;
         };
-        for (ignored, reason) in
-            [("", "unsupported startup parameter"), ("extra_float_digits,options", "drops start-up parameters")]
-        {
+        for (ignored, reason) in [
+            ("", "unsupported startup parameter"),
+            ("extra_float_digits,options", "drops start-up parameters"),
+        ] {
             let pooler = Pooler::start(&pooler, &world.database_url, ignored).await;
             let url = with_path(&pooler.url, &world.name);
             for command in [&["run"][..], &["order", "show", "1"], &["migrate"]] {
@@ -136,8 +143,11 @@ async fn a_session_without_our_settings_is_refused() {
             // Nothing was set on a connection that others get.
             if !ignored.is_empty() {
                 let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("the pooler");
-                let path: String =
-                    sqlx::query_scalar("SHOW search_path").persistent(false).fetch_one(&pool).await.expect("a path");
+                let path: String = sqlx::query_scalar("SHOW search_path")
+                    .persistent(false)
+                    .fetch_one(&pool)
+                    .await
+                    .expect("a path");
                 assert_eq!(path, "\"$user\", public");
                 pool.close().await;
             }
@@ -156,7 +166,8 @@ struct Pooler {
 impl Pooler {
     async fn start(binary: &str, database_url: &str, ignored: &str) -> Self {
         let target = url::Url::parse(database_url).expect("a URL");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
         let folder = std::env::temp_dir().join(format!("overdue-pooler-{port}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let settings = format!(
@@ -169,7 +180,8 @@ impl Pooler {
         );
         std::fs::write(folder.join("ini"), settings).expect("written");
         let password = target.password().unwrap_or_default();
-        std::fs::write(folder.join("users"), format!("\"{}\" \"{password}\"\n", target.username())).expect("written");
+        std::fs::write(folder.join("users"), format!("\"{}\" \"{password}\"\n", target.username()))
+            .expect("written");
         let mut command = tokio::process::Command::new(binary);
         if std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0) {
             command.uid(65534); // it refuses to run as root

@@ -45,7 +45,11 @@ async fn differences(world: &World, said: &[(&str, &str)]) -> Vec<String> {
 const DAMAGES: &[(&str, &str, bool)] = &[
     ("ALTER TABLE orders DISABLE TRIGGER orders_inserted", "trigger orders_inserted", true),
     ("ALTER TABLE orders DISABLE TRIGGER USER", "trigger orders_updated", true),
-    ("ALTER TABLE order_items ENABLE REPLICA TRIGGER order_items_guarded", "trigger order_items_guarded", true),
+    (
+        "ALTER TABLE order_items ENABLE REPLICA TRIGGER order_items_guarded",
+        "trigger order_items_guarded",
+        true,
+    ),
     ("DROP TRIGGER orders_updated ON orders", "trigger orders_updated", true),
     ("DROP FUNCTION overdue_cancel(bigint)", "function overdue_cancel", true),
     ("GRANT EXECUTE ON FUNCTION overdue_orders_inserted() TO PUBLIC", "executable by PUBLIC", true),
@@ -61,7 +65,11 @@ const DAMAGES: &[(&str, &str, bool)] = &[
     ("ALTER TABLE orders DROP COLUMN updated_at", "column orders.updated_at", false),
     ("ALTER TABLE outbox ALTER recorded_at DROP DEFAULT", "column outbox.recorded_at", false),
     ("ALTER TABLE outbox ADD shop text NOT NULL", "column outbox.shop", false),
-    ("ALTER TABLE inventory DROP CONSTRAINT inventory_stock_not_negative", "inventory_stock_not_negative", false),
+    (
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_stock_not_negative",
+        "inventory_stock_not_negative",
+        false,
+    ),
     ("ALTER TABLE order_items DISABLE TRIGGER ALL", "constraint order_items_order_id_fkey", false),
     ("ALTER TABLE outbox SET UNLOGGED", "table outbox", false),
     ("ALTER TABLE inventory FORCE ROW LEVEL SECURITY", "table inventory", false),
@@ -154,7 +162,11 @@ async fn a_renamed_schema_is_refused_until_migrate_has_repaired_it_and_nobody_ge
             assert_eq!((code, error.as_str()), (0, ""), "{schema}");
             let count = format!("SELECT count(*) FROM {schema}.orders WHERE status = 'CLOSED'");
             assert_eq!(world.number(&count).await, closed, "{schema}");
-            assert_eq!(world.number(&format!("SELECT stock FROM {schema}.inventory")).await, stock, "{schema}");
+            assert_eq!(
+                world.number(&format!("SELECT stock FROM {schema}.inventory")).await,
+                stock,
+                "{schema}"
+            );
         }
     })
     .await;
@@ -188,7 +200,10 @@ async fn a_copy_under_another_name_beside_the_original_is_repaired_by_migrate() 
         assert_eq!(differences(world, &[("schema", "munich")]).await, [""; 0]);
         assert_eq!(world.number(&format!("SELECT munich.overdue_cancel({order})::int::bigint")).await, 1);
         assert_eq!(world.number("SELECT stock FROM munich.inventory").await, 10);
-        assert_eq!((world.status(order).await.as_str(), world.number("SELECT stock FROM inventory").await), ("PENDING", 6));
+        assert_eq!(
+            (world.status(order).await.as_str(), world.number("SELECT stock FROM inventory").await),
+            ("PENDING", 6)
+        );
     })
     .await;
 }
