@@ -189,15 +189,21 @@ impl Pod {
     }
 
     /// Checks that the database is what a pod needs: once for the roles that begin at the same time, and again when sessions
-    /// are built anew, because then it may be another server.
+    /// are built anew, because then it may be another server. A pod does not begin where something is wrong; one that works
+    /// reports it and goes on, because closing what can be closed is better than closing nothing.
     async fn check_database(&self) -> Result<(), RoleError> {
         let last = || self.fit_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if last().is_some_and(|at| at.elapsed() < STABLE) {
+        let before = *last();
+        if before.is_some_and(|at| at.elapsed() < STABLE) {
             return Ok(());
         }
-        database::fit(&self.config).await?;
+        match database::fit(&self.config).await {
+            Err(error) if before.is_some() && !error.heals() => {
+                tracing::error!(%error, "the database is not what this pod needs any more");
+            }
+            fit => fit?,
+        }
         *last() = Some(Instant::now());
-        database::note(&self.closer.pool).await?;
         Ok(())
     }
 

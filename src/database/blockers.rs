@@ -74,17 +74,19 @@ pub(super) async fn patiently(
 }
 
 fn is_lock_timeout(error: &MigrateError) -> bool {
-    let source = match error {
-        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
-        _ => return false,
+    let (MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) = error else {
+        return false;
     };
     source.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
+/// Process, user, program, and the seconds that its transaction has taken.
+type Blocker = (i32, Option<String>, Option<String>, Option<f64>);
+
 /// Who blocks this session, after a moment.
 async fn look(looking: &mut PgConnection, pid: i32) -> Result<Option<String>, MigrateError> {
     sleep(LOOK).await;
-    let blockers: Vec<(i32, Option<String>, Option<String>, Option<f64>)> = sqlx::query_as(
+    let blockers = sqlx::query_as::<_, Blocker>(
         "SELECT a.pid, a.usename::text, a.application_name,
                 extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start)::float8
          FROM pg_catalog.pg_stat_activity AS a

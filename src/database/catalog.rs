@@ -61,7 +61,9 @@ fn plain(definition: &str) -> String {
 /// The catalog as `migrations/schema.txt` has it: what a plain database shows after all migrations.
 #[must_use]
 pub(super) fn dump(catalog: &Catalog) -> String {
-    catalog.iter().map(|(object, thing)| format!("{object}: {}\n", thing.definition)).collect()
+    let lines: Vec<_> =
+        catalog.iter().map(|(object, thing)| format!("{object}: {}", thing.definition)).collect();
+    lines.join("\n") + "\n"
 }
 
 /// A script of ours for this schema.
@@ -245,7 +247,7 @@ mod tests {
                     c.get_mut("index orders_pending_by_deadline")
                         .expect("an index")
                         .definition
-                        .push_str(" (not valid)")
+                        .push_str(" (not valid)");
                 },
                 Some(Repair::Indexes),
             ),

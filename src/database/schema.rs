@@ -108,7 +108,7 @@ impl<'a> Migrating<'a> {
         let connect = async |lock_timeout| session(&options, &schema, lock_timeout).await;
         let (mut brief, patient) = (connect(BRIEFLY).await?, connect("0").await?);
         alone(&mut brief, &schema, say).await?;
-        Ok(Self { brief, patient, looking, say, schema })
+        Ok(Self { schema, brief, patient, looking, say })
     }
 
     /// Applies the migrations that are missing.

@@ -1,6 +1,6 @@
 //! Notices that the database is not the one that it was: a standby was promoted, or a backup restored.
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use super::{DatabaseError, bounded};
 
@@ -9,13 +9,19 @@ use super::{DatabaseError, bounded};
 /// # Errors
 /// When the database cannot be asked.
 pub async fn note(pool: &PgPool) -> Result<bool, DatabaseError> {
+    let connection = bounded("connecting to the database", pool.acquire()).await;
+    note_by(&mut *connection?).await
+}
+
+/// As [`note`], over this connection.
+pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
     // A promoted server writes its new timeline at once into the names of its log files; pg_control follows at a checkpoint.
     let row = sqlx::query!(
         r#"SELECT o.system_identifier, o.timeline, c.system_identifier AS "server!",
                   CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS log_file
            FROM overdue_database AS o CROSS JOIN pg_catalog.pg_control_system() AS c"#
     );
-    let row = bounded("asking which server this is", row.fetch_optional(pool)).await?;
+    let row = bounded("asking which server this is", row.fetch_optional(&mut *connection)).await?;
     let Some(row) = row else { return Ok(false) };
     let Some(timeline) = row.log_file.as_deref().and_then(timeline) else { return Ok(false) };
     if (row.system_identifier, row.timeline) == (Some(row.server), Some(timeline)) {
@@ -30,7 +36,7 @@ pub async fn note(pool: &PgPool) -> Result<bool, DatabaseError> {
         row.system_identifier,
         row.timeline
     );
-    let noted = bounded("noting which server this is", noted.execute(pool)).await?;
+    let noted = bounded("noting which server this is", noted.execute(connection)).await?;
     let changed = (noted.rows_affected(), row.system_identifier, row.timeline);
     if let (1, Some(server), Some(before)) = changed {
         tracing::error!(

@@ -1,11 +1,13 @@
 //! Whether the database is what pods need: the schema, its functions and triggers, and the role's rights.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::timeout;
 
 use super::catalog::{self, Repair};
 use super::schema::newest;
 use super::session::{connect, identifier, refusal};
-use super::{DatabaseError, bounded, rights};
+use super::timeline::note_by;
+use super::{DatabaseError, PROBE, bounded, rights};
 use crate::config::Config;
 
 /// One thing that was looked at.
@@ -41,7 +43,7 @@ pub async fn verify(pool: &PgPool, config: &Config) -> Result<Vec<Finding>, Data
     bounded("looking at the database's schema", look(&mut *connection?, &config.schema)).await
 }
 
-/// Checks that a pod can work here; one that starts in a wrong place would close wrongly, or not at all.
+/// Checks that a pod can work here, and notes which server it is; a pod that starts in a wrong place would close wrongly, or not at all.
 ///
 /// # Errors
 /// When the database cannot be asked, or a refusal with the first thing that is wrong, and what to do.
@@ -56,7 +58,12 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
             Finding::Differs { problem, remedy } => wrong.push(format!("{problem}: {remedy}")),
         }
     }
-    let Some(first) = wrong.first() else { return Ok(()) };
+    let Some(first) = wrong.first() else {
+        // Nothing that a pod needs for closing.
+        let _ = note_by(&mut connection).await;
+        let _ = timeout(PROBE, connection.close()).await;
+        return Ok(());
+    };
     let more = match wrong.len() - 1 {
         0 => String::new(),
         more => format!(" (and {more} more; `overdue verify` lists them)"),

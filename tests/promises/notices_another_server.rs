@@ -22,7 +22,7 @@ async fn a_change_is_reported_once_over_all_pods() {
             ["timeline = timeline + 1", "system_identifier = 1", "timeline = 77, system_identifier = 77"]
         {
             world.sql(&format!("UPDATE overdue_database SET {change}")).await;
-            let look = || database::note(&world.pool);
+            let look = || Box::pin(database::note(&world.pool));
             let reports = tokio::join!(look(), look(), look(), look());
             let reports: [_; 4] = reports.into();
             let reported = reports.into_iter().filter(|report| *report.as_ref().expect("noted")).count();

@@ -15,7 +15,7 @@ struct Roles<'a> {
     world: &'a World,
 }
 
-impl<'a> Roles<'a> {
+impl Roles<'_> {
     async fn with(test: impl AsyncFnOnce(&Roles)) {
         World::with(async |world| {
             let roles = Roles { world };

@@ -127,7 +127,7 @@ async fn leadership_moved(world: &World, follower: &Process) {
     follower.says("leading office=Sweep").await;
     let order = world.place(SECOND, &[]).await;
     world.closed(order).await;
-    world.sql("ALTER TABLE orders DISABLE TRIGGER orders_wake_inserted").await;
+    world.sql("ALTER TABLE orders DISABLE TRIGGER orders_inserted").await;
     let unheard = world.place(Duration::ZERO, &[]).await;
     world.closed(unheard).await;
     world.outbox_empty().await;

@@ -52,9 +52,9 @@ async fn what_a_purged_lane_held_is_swept_in_batches_while_wakes_go_on_closing()
         // Time passes, and nobody is told.
         world
             .sql(
-                "ALTER TABLE orders DISABLE TRIGGER orders_wake_moved;
+                "ALTER TABLE orders DISABLE TRIGGER orders_updated;
                  UPDATE orders SET payment_deadline = now() - interval '1 minute';
-                 ALTER TABLE orders ENABLE TRIGGER orders_wake_moved",
+                 ALTER TABLE orders ENABLE TRIGGER orders_updated",
             )
             .await;
         world.place_many(200, SECOND / 10, SECOND, &[(1, 1)]).await;
