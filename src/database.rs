@@ -1,5 +1,6 @@
 //! The connection to PostgreSQL, and what its errors mean for the order that met them.
 
+mod beforehand;
 mod blockers;
 mod catalog;
 mod kept;

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use sqlx::migrate::MigrateError;
 use tokio::time::{Instant, sleep};
 
-use super::schema::refused;
+use super::beforehand::refused;
 
 /// Between two turns; whoever waited behind us goes on meanwhile.
 const BETWEEN: Duration = Duration::from_millis(700);
