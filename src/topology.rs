@@ -20,7 +20,7 @@ pub const KEY_PARKED: &str = "order.parked";
 /// a negative number, "unlimited" on 4, means zero on 3.x.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// The names of one shop's exchange and queues.
+/// The names of one shop's exchanges and queues.
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
@@ -33,10 +33,16 @@ impl Names {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The one exchange.
+    /// The exchange of Overdue's own messages: wakes, parked messages, and what services announce.
     #[must_use]
     pub fn exchange(&self) -> String {
         format!("{}order.exchange", self.prefix)
+    }
+
+    /// The exchange of the events. Other services bind queues of their own to it, and nothing of ours.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}order.events", self.prefix)
     }
 
     /// Where services' order-created messages wait for a pod.
@@ -100,8 +106,10 @@ pub struct QueueSpec {
 /// Everything that must exist in the broker.
 #[derive(Clone, Debug)]
 pub struct Topology {
-    /// The durable topic exchange.
+    /// The durable topic exchange of Overdue's own messages.
     pub exchange: String,
+    /// The durable topic exchange of the events.
+    pub events: String,
     /// The queues in a safe order of declaration: a dead letter's target always before its source, because messages
     /// that expire towards a queue that is not there stop the whole lane.
     pub queues: Vec<QueueSpec>,
@@ -138,7 +146,13 @@ impl Topology {
         // Services give the delay as the message's expiration, so a message may expire while it waits here for a pod:
         // then it is due, and belongs where a lane would have brought it.
         queues.push(queue(names.intake(), KEY_DELAY.to_owned(), Some(KEY_PROCESS)));
-        Self { exchange, queues }
+        Self { exchange, events: names.events(), queues }
+    }
+
+    /// Both exchanges.
+    #[must_use]
+    pub fn exchanges(&self) -> [&str; 2] {
+        [&self.exchange, &self.events]
     }
 }
 

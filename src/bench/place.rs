@@ -173,9 +173,10 @@ impl Place {
             let delete = channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default());
             broker.bounded("deleting a queue", delete).await?;
         }
-        let exchange = broker.topology.exchange.as_str();
-        let delete = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
-        broker.bounded("deleting the exchange", delete).await?;
+        for exchange in broker.topology.exchanges() {
+            let delete = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+            broker.bounded("deleting an exchange", delete).await?;
+        }
         broker::close(&connection).await;
         Ok(())
     }

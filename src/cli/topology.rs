@@ -27,9 +27,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let connection = broker.connect("topology").await?;
             broker.declare(&connection).await?;
             broker::close(&connection).await;
-            let (exchange, queues) = (&broker.topology.exchange, broker.topology.queues.len());
-            let text = format!("{exchange} and {queues} queues are declared and bound");
-            context.out.done(&text, json!({"exchange": exchange, "queues": queues}));
+            let (exchanges, queues) = (broker.topology.exchanges(), broker.topology.queues.len());
+            let text = format!("{} and {queues} queues are declared and bound", exchanges.join(", "));
+            context.out.done(&text, json!({"exchanges": exchanges, "queues": queues}));
             Ok(())
         }
         Command::Verify => {

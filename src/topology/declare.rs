@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Argument, QueueSpec, Topology};
 use crate::broker::BrokerError;
 
-/// Declares exchange, queues and bindings in the safe order.
+/// Declares exchanges, queues and bindings in the safe order.
 ///
 /// Each step has its own bound: all of them take long on a slow broker, while on a node that has lost its cluster the very
 /// first one never ends, and a session had better look for another node.
@@ -19,11 +19,13 @@ use crate::broker::BrokerError;
 /// When something exists with other arguments ([`BrokerError::Mismatch`]) or the user may not configure
 /// ([`BrokerError::Denied`]), both name the thing; or when the broker does not answer in time.
 pub async fn declare(channel: &Channel, topology: &Topology, limit: Duration) -> Result<(), BrokerError> {
-    let exchange = topology.exchange.as_str();
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let declare =
-        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default());
-    step(limit, format!("declaring exchange {exchange}"), declare).await?;
+    for exchange in topology.exchanges() {
+        let none = FieldTable::default();
+        let declare = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, none);
+        step(limit, format!("declaring exchange {exchange}"), declare).await?;
+    }
+    let exchange = topology.exchange.as_str();
     for queue in &topology.queues {
         let QueueSpec { name, key, .. } = queue;
         let (options, arguments) = (QueueDeclareOptions::durable(), arguments(queue));

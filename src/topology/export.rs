@@ -36,8 +36,10 @@ pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
             {"user": "overdue-publisher", "vhost": vhost, "exchange": topology.exchange,
              "write": only_delay, "read": nothing},
         ],
-        "exchanges": [{"name": topology.exchange, "vhost": vhost, "type": "topic", "durable": true,
-                       "auto_delete": false, "internal": false, "arguments": {}}],
+        "exchanges": topology.exchanges().map(|name| {
+            json!({"name": name, "vhost": vhost, "type": "topic", "durable": true,
+                   "auto_delete": false, "internal": false, "arguments": {}})
+        }),
         "queues": queues.collect::<Vec<_>>(),
         "bindings": bindings.collect::<Vec<_>>(),
     })

@@ -92,7 +92,9 @@ pub fn verify(
 pub fn differences(live: &Live, names: &Names, topology: &Topology) -> Vec<Difference> {
     let Live { exchanges, queues, bindings } = live;
     let mut found = Findings::default();
-    found.exchange(exchanges, &topology.exchange);
+    for exchange in topology.exchanges() {
+        found.exchange(exchanges, exchange);
+    }
     for queue in &topology.queues {
         let Some(live) = queues.iter().find(|live| live.name == queue.name) else {
             found.add(&queue.name, "the queue is missing".to_owned(), DECLARE);

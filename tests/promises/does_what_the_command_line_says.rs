@@ -105,7 +105,7 @@ async fn parked_messages_are_listed_shown_sent_again_and_discarded() {
     World::with(async |world| {
         assert_eq!(
             done(world, &["topology", "declare"]).await,
-            json!({"exchange": "order.exchange", "queues": 6})
+            json!({"exchanges": ["order.exchange", "order.events"], "queues": 6})
         );
         assert_eq!(done(world, &["parked", "list"]).await, json!([]));
         assert!(world.run(&["parked", "list"]).await.1.contains("nothing is parked"));

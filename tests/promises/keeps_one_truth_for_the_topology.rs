@@ -54,6 +54,7 @@ async fn verify_names_each_difference() {
                 "order.delay.2s.queue",
                 "order.delay.5s.queue",
                 "order.delay.queue",
+                "order.events",
                 "order.exchange",
                 "order.parked.queue",
                 "order.process.queue",
