@@ -9,6 +9,7 @@ mod publish;
 mod run;
 mod sweep;
 mod topology;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +41,8 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 broker, database or the service failed; 2 wrong usage or setting;
-3 the order's state or the selection does not allow it; 4 the topology differs, or a lane does not
-deliver.
+3 the order's state or the selection does not allow it; 4 broker or database differ, or a lane does
+not deliver; 5 nothing differs in what could be seen, but not everything could be.
 Settings are flags, environment variables or keys of the file, in this order: see `overdue run --help`.";
 
 #[derive(Subcommand, Debug)]
@@ -53,6 +54,8 @@ enum Command {
     /// Declare, verify or export exchanges, queues and bindings
     #[command(subcommand)]
     Topology(topology::Command),
+    /// Compare broker and database with what this version needs
+    Verify,
     /// Place, show, pay, cancel or extend an order, as a shop would by SQL
     #[command(subcommand)]
     Order(order::Command),
@@ -90,8 +93,10 @@ enum CliError {
     Bench(#[from] crate::bench::BenchError),
     #[error("{0}")]
     NothingMeant(String),
-    #[error("the topology differs in {0} places")]
+    #[error("differences from what Overdue needs: {0}")]
     Differs(usize),
+    #[error("no difference in what could be seen; parts that could not be seen: {0}")]
+    CannotTell(usize),
     #[error("{0} queues do not deliver")]
     Stuck(usize),
     #[error("{0} workloads are much slower than they should be: see the goals that were missed")]
@@ -120,6 +125,7 @@ impl CliError {
             | Self::System(_) => 1,
             Self::Shop(_) | Self::NothingMeant(_) => 3,
             Self::Differs(_) | Self::Stuck(_) => 4,
+            Self::CannotTell(_) => 5,
         }
     }
 }
@@ -172,6 +178,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
         match cli.command {
             Command::Run(args) => run::run(&context, &args).await,
             Command::Migrate => migrate(&context).await,
+            Command::Verify => verify::run(&context).await,
             Command::Topology(command) => topology::run(&context, command).await,
             Command::Order(command) => order::run(&context, command).await,
             Command::Publish(args) => publish::run(&context, args).await,

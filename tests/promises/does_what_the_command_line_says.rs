@@ -166,7 +166,8 @@ async fn migrating_and_verifying_say_what_they_found() {
         let (code, found, error) = world.run(&["topology", "verify", "--json"]).await;
         assert_eq!(code, 4);
         assert!(
-            found.contains("the exchange is missing") && error.contains("the topology differs in 7 places"),
+            found.contains("the exchange is missing")
+                && error.contains("differences from what Overdue needs: 8"),
             "{error}"
         );
         let (code, help, _) = world.run(&["run", "--help"]).await;

@@ -40,5 +40,7 @@ mod survives_the_loss_of_a_pod;
 mod the_protocol_holds_in_every_interleaving;
 mod the_schema_refuses_impossible_rows;
 mod the_sweep_closes_what_no_wake_closed;
+mod users_do_no_more_than_their_part;
+mod verify_says_what_it_could_not_see;
 mod waits_out_an_alarm;
 mod wakes_follow_the_order;

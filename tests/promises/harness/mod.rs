@@ -10,6 +10,8 @@ mod pods;
 mod raw;
 mod shop;
 mod tls;
+mod users;
+mod verify;
 mod world;
 
 pub use alarm::Alarm;
@@ -19,4 +21,5 @@ pub use hostile::{Dice, Hostile};
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use tls::Terminator;
+pub use users::Shop;
 pub use world::{World, eventually, patiently, with_path};
