@@ -28,6 +28,7 @@ mod keeps_one_truth_for_the_topology;
 mod migrations_keep_the_data;
 mod misses_no_item;
 mod never_closes_a_paid_order;
+mod notices_what_the_broker_has_lost;
 mod outlives_properties_that_no_library_reads;
 mod parked_messages_outlive_interruption;
 mod plans_do_not_hang_on_statistics;
