@@ -6,6 +6,12 @@ use serde::Serialize;
 use crate::broker::publisher::Outgoing;
 use crate::clock::DbTime;
 
+/// What a shop's events name as their source.
+#[must_use]
+pub fn source(shop: &str) -> String {
+    if shop.is_empty() { "/overdue".to_owned() } else { format!("/overdue/{shop}") }
+}
+
 /// One order's part of an event that the outbox recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
@@ -25,7 +31,7 @@ pub struct Event<'a> {
 struct CloudEvent<'a> {
     specversion: &'static str,
     id: &'a str,
-    source: &'static str,
+    source: &'a str,
     r#type: &'a str,
     subject: String,
     time: &'a str,
@@ -51,12 +57,12 @@ impl Event<'_> {
 
     /// The message to publish.
     #[must_use]
-    pub fn message(&self) -> Outgoing {
+    pub fn message(&self, source: &str) -> Outgoing {
         let (id, time) = (self.id(), self.at.to_string());
         let event = CloudEvent {
             specversion: "1.0",
             id: &id,
-            source: "/overdue",
+            source,
             r#type: self.kind,
             subject: self.order_id.to_string(),
             time: &time,
@@ -75,7 +81,7 @@ impl Event<'_> {
             .with_message_id(id.as_str().into())
             .with_type(self.kind.into())
             .with_timestamp(u64::try_from(self.at.0 / 1_000_000).unwrap_or(0));
-        // Not mandatory: an event is for whoever has subscribed. Nobody may have, and then it is told all the same.
+        // Not mandatory: an event without a subscriber is discarded by the broker, and that is not an error.
         Outgoing { key: self.kind.to_owned(), body, properties, mandatory: false }
     }
 }
@@ -89,18 +95,20 @@ mod tests {
         let at = DbTime(1_767_225_600_250_000);
         let payment_deadline = DbTime(1_767_225_600_000_000);
         let event = Event { kind: "order.closed", at, order_id: 7, user_id: 3, payment_deadline };
-        let message = event.message();
+        let message = event.message(&source("berlin"));
         let body: serde_json::Value = serde_json::from_slice(&message.body).expect("JSON");
         assert_eq!(
             body,
             serde_json::json!({
-                "specversion": "1.0", "id": "order.closed:7:1767225600250000", "source": "/overdue",
+                "specversion": "1.0", "id": "order.closed:7:1767225600250000",
+                "source": "/overdue/berlin",
                 "type": "order.closed", "subject": "7", "time": "2026-01-01T00:00:00.25Z",
                 "datacontenttype": "application/json",
                 "data": {"order_id": 7, "user_id": 3, "payment_deadline": "2026-01-01T00:00:00Z",
                          "closed_at": "2026-01-01T00:00:00.25Z"},
             })
         );
+        assert_eq!(source(""), "/overdue");
         let message_id = message.properties.message_id().as_ref().map(|id| id.to_string());
         assert_eq!(message_id.as_deref(), body["id"].as_str());
     }

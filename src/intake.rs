@@ -98,7 +98,8 @@ async fn gather_last(consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleErr
 /// them the number of wakes and of malformed messages.
 fn forward(pod: &Pod, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usize) {
     let now = pod.clock.now();
-    let reading = Reading { now, max_window: pod.config.max_window, delay_is_over: false };
+    let reading =
+        Reading { now, max_window: pod.config.max_window, delay_is_over: false, from_service: true };
     let mut wakes: Vec<Wake> = Vec::with_capacity(batch.len());
     let mut malformed = Vec::new();
     let mut example = String::new();

@@ -50,6 +50,18 @@ pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
     }
 }
 
+/// Whether a message has expired in this queue, on its way through others or not: the broker notes it in `x-death`.
+#[must_use]
+pub fn expired_in(properties: &lapin::BasicProperties, queue: &str) -> bool {
+    let deaths = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-death")?.as_array());
+    deaths.is_some_and(|deaths| {
+        deaths.as_slice().iter().any(|death| {
+            let of = death.as_field_table().and_then(|death| death.inner().get("queue")?.as_long_string());
+            of.is_some_and(|of| of.as_bytes() == queue.as_bytes())
+        })
+    })
+}
+
 /// How a body is read: the moment, and what the operator allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
@@ -60,6 +72,8 @@ pub struct Reading {
     /// Whether a message without deadline and delay means "look now": true where the broker has already taken the
     /// delay away, which it does when a message expires from a queue.
     pub delay_is_over: bool,
+    /// Whether the message comes from a service: services may not use the form of our own wakes.
+    pub from_service: bool,
 }
 
 /// No order-created message needs more; larger bodies are parked unread.
@@ -94,7 +108,7 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
         Value::Object(object) => read_order(&object, envelope, reading),
         number @ Value::Number(_) => {
             let order_id = order_id(&number)?;
-            Ok(vec![Wake { due: delay(envelope, reading)?, order_id, attempt: 0 }])
+            Ok(vec![Wake { due: delay(envelope, reading)?, order_id, attempt: 0, announced: true }])
         }
         other => Err(Malformed::Shape(shape(&other))),
     }
@@ -120,16 +134,24 @@ fn check_content(envelope: Envelope<'_>) -> Result<(), Malformed> {
 
 #[derive(serde::Deserialize)]
 struct WakeBody {
-    wake: Vec<(i64, i64, u32)>,
+    wake: Vec<WakeItem>,
 }
 
+/// Order, moment, attempt, and 1 where a service named the order.
+#[derive(serde::Deserialize)]
+struct WakeItem(i64, i64, u32, #[serde(default)] u8);
+
 fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
+    // One such message could name a thousand orders, each of which would be looked for for minutes.
+    if reading.from_service {
+        return Err(Malformed::OwnForm);
+    }
     let WakeBody { wake } = serde_json::from_slice(body).map_err(not_json)?;
     if wake.is_empty() || wake.len() > MAX_ORDERS_PER_WAKE {
         return Err(Malformed::WakeSize(wake.len()));
     }
     wake.into_iter()
-        .map(|(order_id, due, attempt)| {
+        .map(|WakeItem(order_id, due, attempt, announced)| {
             let expected = "a whole number from 1 on";
             if order_id < 1 {
                 return Err(Malformed::Field { field: "wake", expected, got: order_id.to_string() });
@@ -148,11 +170,7 @@ fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
                 return Err(Malformed::Field { field: "wake", expected, got: attempt.to_string() });
             }
             let due = DbTime(due);
-            // Our own wakes go as far as the shop's deadlines; what comes from services has the services' limit.
-            if !reading.delay_is_over {
-                within("wake", due.since(reading.now), reading)?;
-            }
-            Ok(Wake { due, order_id, attempt })
+            Ok(Wake { due, order_id, attempt, announced: announced != 0 })
         })
         .collect()
 }
@@ -184,7 +202,7 @@ fn read_order(
         Some(deadline) => self::deadline(deadline, reading)?,
         None => delay(envelope, reading)?,
     };
-    Ok(vec![Wake { due, order_id, attempt: 0 }])
+    Ok(vec![Wake { due, order_id, attempt: 0, announced: true }])
 }
 
 fn order_id(value: &Value) -> Result<i64, Malformed> {

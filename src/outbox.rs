@@ -1,11 +1,25 @@
 //! The outbox table: what transactions recorded for the broker.
 
+mod mark;
+pub mod refused;
+
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
+pub use self::mark::Mark;
 use crate::clock::{DbClock, DbTime};
-use crate::database::{DatabaseError, bounded, within};
+use crate::database::{ANSWER, DatabaseError, bounded, within};
+
+/// Which rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Wakes, for the lanes.
+    Wakes,
+    /// Events, for subscribers.
+    Events,
+}
 
 /// One row: a wake or an event, for one or many orders.
 #[derive(Debug)]
@@ -20,79 +34,113 @@ pub struct Row {
     pub orders: Vec<(i64, DbTime, i64)>,
 }
 
-/// The oldest wakes, at most `rows` rows and, but for the last of them, `orders` orders.
-///
-/// # Errors
-/// As the database's.
-pub async fn wakes(
-    connection: &mut PgConnection,
-    rows: i64,
-    orders: i64,
-    clock: &DbClock,
-) -> Result<Vec<Row>, DatabaseError> {
-    read(connection, true, rows, orders, clock).await
+/// What a look has found.
+#[derive(Debug)]
+pub struct Look {
+    /// The rows, in the order of recording.
+    pub rows: Vec<Row>,
+    /// Rows that cannot be read. They stay where they are.
+    pub unreadable: Vec<i64>,
+    /// Whether there are probably more.
+    pub more: bool,
+    last: Option<i64>,
+    snapshot: String,
 }
 
-/// The oldest events, at most `rows` rows and, but for the last of them, `orders` orders.
-///
-/// # Errors
-/// As the database's.
-pub async fn events(
-    connection: &mut PgConnection,
-    rows: i64,
-    orders: i64,
-    clock: &DbClock,
-) -> Result<Vec<Row>, DatabaseError> {
-    read(connection, false, rows, orders, clock).await
+impl Look {
+    /// Orders of all rows.
+    #[must_use]
+    pub fn orders(&self) -> usize {
+        self.rows.iter().map(|row| row.orders.len()).sum()
+    }
+
+    /// The ids of all rows.
+    #[must_use]
+    pub fn ids(&self) -> Vec<i64> {
+        self.rows.iter().map(|row| row.id).collect()
+    }
+
+    /// Moves the mark past what was found; to be called when all of it is relayed and deleted.
+    pub fn relayed(&self, mark: &mut Mark) {
+        mark.pass(self.last, self.more, &self.snapshot);
+    }
+}
+
+/// The most that one look finds.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Rows.
+    pub rows: i64,
+    /// Orders, but for the last row.
+    pub orders: i64,
 }
 
 /// Longest wait for what stands behind no lock and no disk's flush. The relay keeps its connection, and wakes wait meanwhile
 /// when that has gone silent.
 const READ: Duration = Duration::from_secs(2);
 
-async fn read(
-    connection: &mut PgConnection,
-    wakes: bool,
-    rows: i64,
-    orders: i64,
-    clock: &DbClock,
-) -> Result<Vec<Row>, DatabaseError> {
-    let sent = tokio::time::Instant::now();
-    let rows = sqlx::query!(
-        r#"SELECT id, kind, recorded_at, order_ids, deadlines, user_ids, clock_timestamp() AS "now!"
-           FROM (SELECT *, sum(cardinality(order_ids)) OVER (ORDER BY id) - cardinality(order_ids) AS before
-                 FROM (SELECT * FROM outbox WHERE (kind = 'wake') = $1 ORDER BY id LIMIT $2) AS oldest) AS counted
-           WHERE before < $3 ORDER BY id"#,
-        wakes,
-        rows,
-        orders
-    );
-    let rows = within(READ, "reading the outbox", rows.fetch_all(connection)).await?;
-    if let Some(row) = rows.last() {
-        clock.observe(sent, tokio::time::Instant::now(), row.now.into());
-    }
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let users = row.user_ids.into_iter().flatten().chain(std::iter::repeat(0));
-            let orders = row.order_ids.into_iter().zip(row.deadlines).zip(users);
-            Row {
-                id: row.id,
-                kind: row.kind,
-                recorded_at: row.recorded_at.into(),
-                orders: orders.map(|((order, deadline), user)| (order, deadline.into(), user)).collect(),
-            }
-        })
-        .collect())
-}
-
-/// Deletes rows that have been published.
+/// Looks for the oldest rows of a kind past the mark.
 ///
 /// # Errors
-/// As the database's. The rows are published again then, which is harmless.
-pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
+/// Those of the database.
+pub async fn look(
+    connection: &mut PgConnection,
+    kind: Kind,
+    mark: &mut Mark,
+    most: Most,
+    clock: &DbClock,
+) -> Result<Look, DatabaseError> {
+    let sent = Instant::now();
+    let begin = mark.begin(sent);
+    let found = sqlx::query_file!(
+        "src/outbox/look.sql",
+        kind == Kind::Wakes,
+        most.rows,
+        most.orders,
+        begin.id,
+        &begin.transactions,
+        &begin.positions
+    );
+    // A full look may meet many rows that are deleted and not yet removed.
+    let bound = if begin.full { ANSWER } else { READ };
+    let found = within(bound, "reading the outbox", found.fetch_all(connection)).await?;
+    let answered = Instant::now();
+    if begin.full {
+        mark.looked_fully(answered, answered - sent);
+    }
+    if let Some(row) = found.last() {
+        clock.observe(sent, answered, row.now.into());
+    }
+    let mut look =
+        Look { rows: Vec::new(), unreadable: Vec::new(), more: false, last: None, snapshot: String::new() };
+    for row in found {
+        look.snapshot = row.snapshot.unwrap_or(look.snapshot);
+        let (Some(id), Some(kind)) = (row.id, row.kind) else { continue };
+        look.last = Some(id);
+        let (Some(recorded_at), Some(orders), Some(deadlines)) =
+            (row.recorded_at, row.order_ids, row.deadlines)
+        else {
+            look.unreadable.push(id);
+            continue;
+        };
+        let users = row.user_ids.into_iter().flatten().chain(std::iter::repeat(0));
+        let orders = orders.into_iter().zip(deadlines).zip(users);
+        let orders = orders.map(|((order, deadline), user)| (order, deadline.into(), user)).collect();
+        look.rows.push(Row { id, kind, recorded_at: recorded_at.into(), orders });
+    }
+    let reached = |count, most| i64::try_from(count).is_ok_and(|count: i64| count >= most);
+    look.more =
+        reached(look.rows.len() + look.unreadable.len(), most.rows) || reached(look.orders(), most.orders);
+    Ok(look)
+}
+
+/// Deletes wakes that have been published.
+///
+/// # Errors
+/// Those of the database. The rows are published again then, which is harmless.
+pub async fn delete_wakes(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
-    let delete = sqlx::query!("DELETE FROM outbox WHERE id = ANY ($1)", ids);
+    let delete = sqlx::query!("DELETE FROM outbox WHERE is_wake = true AND id = ANY ($1)", ids);
     bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
 }
@@ -100,7 +148,7 @@ pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), Da
 /// Whether a pod, this or another, is closing a large batch now: the first of their places, see `close.sql`, is taken.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn large_batch_at_work(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
     let taken = sqlx::query_scalar!(
         r#"SELECT NOT pg_try_advisory_xact_lock_shared(1331053906 + 101, 'outbox'::regclass::oid::int4) AS "taken!""#

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::announce;
 use crate::broker::Broker;
 use crate::clock::DbClock;
 use crate::close::Closer;
@@ -59,7 +60,7 @@ impl Pod {
     /// When the database URL cannot be used.
     pub fn new(config: Config) -> Result<Arc<Self>, DatabaseError> {
         let (clock, stats) = (Arc::new(DbClock::default()), Arc::new(Stats::default()));
-        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats));
+        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats))?;
         let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
         let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
         Ok(Arc::new(Self {
@@ -74,7 +75,8 @@ impl Pod {
         }))
     }
 
-    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
+    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it
+    /// after a moment).
     pub async fn run(
         self: &Arc<Self>,
         roles: &[Role],
@@ -91,9 +93,18 @@ impl Pod {
             let (pool, clock) = (self.closer.pool.clone(), Arc::clone(&self.clock));
             async move { database::keep_time(&pool, &clock).await }
         });
+        let announcing = tokio::spawn({
+            let pod = Arc::clone(self);
+            async move { pod.announce_when_created().await }
+        });
         let mut ended = Ended::Clean;
         // One for all roles: made anew in the loop, it would begin again with each role that ends.
-        let mut overtime = std::pin::pin!(past(soft, self.config.drain_timeout + GIVING_BACK));
+        let mut overtime = std::pin::pin!(async {
+            tokio::select! {
+                () = past(soft, self.config.drain_timeout + GIVING_BACK) => {}
+                () = past(hard, GOODBYES) => {}
+            }
+        });
         loop {
             tokio::select! {
                 role = playing.join_next() => match role {
@@ -111,15 +122,37 @@ impl Pod {
                     Some(Err(error)) => tracing::error!(%error, "a role ended"),
                 },
                 () = &mut overtime => { ended = cut(ended); break }
-                () = hard.cancelled() => { ended = cut(ended); break }
             }
         }
         playing.shutdown().await;
         reporting.abort();
         keeping_time.abort();
+        announcing.abort();
         let _ = timeout(GIVING_BACK, self.closer.disconnect()).await;
-        tracing::info!("stopped: {}", self.stats.summary());
+        self.stats.log("stopped");
         ended
+    }
+
+    /// Announces all waiting orders whenever this pod has created a queue that holds wakes; runs until it is dropped.
+    async fn announce_when_created(&self) {
+        loop {
+            self.broker.created.notified().await;
+            loop {
+                match announce(&self.closer.pool, |_| {}).await {
+                    Ok(0) => {}
+                    Ok(orders) => tracing::warn!(
+                        orders,
+                        "announced all waiting orders again: queues that hold their wakes were missing and have been created"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(%error, "waiting orders could not be announced yet");
+                        sleep(ANNOUNCE_AGAIN).await;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
     }
 
     /// Keeps a role's session alive: what breaks is dropped whole and built anew, with backoff.
@@ -203,17 +236,24 @@ impl Pod {
 /// After the drain, what a role may take to give back what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
 
+/// Between two attempts to announce waiting orders while the database is away.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
+const GOODBYES: Duration = Duration::from_secs(1);
+
 /// A session that lived this long worked; the backoff begins anew.
-const STABLE: Duration = Duration::from_secs(5);
+pub const STABLE: Duration = Duration::from_secs(5);
 
 /// Waits between sessions: 200 ms, doubled up to 2 s. Short, because orders become due meanwhile.
 #[derive(Debug, Default)]
-struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    fn next(&mut self, lasted: bool) -> Duration {
+    /// The next wait, after a session that lasted or did not.
+    pub fn next(&mut self, lasted: bool) -> Duration {
         self.failures = if lasted { 0 } else { (self.failures + 1).min(5) };
         (Duration::from_millis(100) * (1 << self.failures)).min(Duration::from_secs(2))
     }
@@ -239,7 +279,7 @@ async fn report(stats: Arc<Stats>) {
         sleep(Duration::from_secs(10)).await;
         let line = stats.summary().to_string();
         if line != last {
-            tracing::info!("{line}");
+            stats.log("so far");
             last = line;
         }
     }

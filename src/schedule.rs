@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn wake(order_id: i64, millis: u64) -> Wake {
-        Wake { due: NOW.plus(Duration::from_millis(millis)), order_id, attempt: 0 }
+        Wake { due: NOW.plus(Duration::from_millis(millis)), order_id, attempt: 0, announced: false }
     }
 
     fn sizes(scheduler: &Scheduler, wakes: Vec<Wake>) -> Vec<usize> {

@@ -186,24 +186,9 @@ pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
 /// # Errors
 /// When there is no such order, or it is not PENDING.
 pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
-    let cancelled = sqlx::query!(
-        r#"WITH open AS MATERIALIZED (
-               SELECT order_id, user_id, payment_deadline FROM orders
-               WHERE order_id = $1 AND status = 'PENDING' FOR UPDATE
-           ), cancelled AS (
-               UPDATE orders SET status = 'CANCELLED', updated_at = now() FROM open
-               WHERE orders.order_id = open.order_id
-               RETURNING orders.order_id, open.user_id, open.payment_deadline
-           ), event AS (
-               INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
-               SELECT 'order.cancelled', ARRAY[order_id], ARRAY[payment_deadline], ARRAY[user_id] FROM cancelled
-               RETURNING order_ids
-           )
-           SELECT overdue_give_back(order_ids) AS products FROM event"#,
-        order_id
-    );
-    let cancelled = cancelled.fetch_optional(pool).await.map_err(during("cancelling an order"))?;
-    changed(pool, order_id, u64::from(cancelled.is_some()), "cancelled").await
+    let cancelled = sqlx::query_scalar!(r#"SELECT overdue_cancel($1) AS "cancelled!""#, order_id);
+    let cancelled = cancelled.fetch_one(pool).await.map_err(during("cancelling an order"))?;
+    changed(pool, order_id, u64::from(cancelled), "cancelled").await
 }
 
 /// Moves an order's deadline by `by`; its wake finds the new one.

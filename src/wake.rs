@@ -12,6 +12,9 @@ pub struct Wake {
     /// How many times closing this order has failed. Ours, in the body: the broker's counters mean other things in
     /// other versions.
     pub attempt: u32,
+    /// Whether a service's message named the order. Then it may not be committed yet, or never be; an order that its own
+    /// trigger recorded was there once.
+    pub announced: bool,
 }
 
 /// What the messages in lanes and process queue say their `type` is.
@@ -20,16 +23,17 @@ pub const WAKE_TYPE: &str = "overdue.wake";
 /// No message may carry more orders than this, so that a forged one cannot make a pod hold without bound.
 pub const MAX_ORDERS_PER_WAKE: usize = 1_000;
 
-/// Writes the body of a message that wakes these orders: `{"wake":[[order_id,due_µs,attempt],…]}`.
+/// Writes the body of a message that wakes these orders: `{"wake":[[order_id,due_µs,attempt],…]}`, with a
+/// fourth element, 1, where a service's message named the order.
 #[must_use]
 pub fn encode(wakes: &[Wake]) -> Vec<u8> {
     use std::io::Write;
     let mut body = Vec::with_capacity(10 + wakes.len() * 40);
     body.extend_from_slice(b"{\"wake\":[");
-    for (n, Wake { due, order_id, attempt }) in wakes.iter().enumerate() {
+    for (n, Wake { due, order_id, attempt, announced }) in wakes.iter().enumerate() {
         let comma = if n == 0 { "" } else { "," };
         // Writing to a Vec cannot fail.
-        let _ = write!(body, "{comma}[{order_id},{},{attempt}]", due.0);
+        let _ = write!(body, "{comma}[{order_id},{},{attempt}{}]", due.0, if *announced { ",1" } else { "" });
     }
     body.extend_from_slice(b"]}");
     body

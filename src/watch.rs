@@ -25,6 +25,7 @@ use crate::role::RoleError;
 use crate::stats::{Count, Stats};
 use crate::topology::lane_key;
 
+use depth::cause;
 pub use depth::{Depth, depth};
 
 /// Longest time between two looks; short against any grace that makes sense.
@@ -195,9 +196,8 @@ impl Watch {
             queue,
             overdue_s = now.since(since).as_secs_f64(),
             messages_waiting = messages,
-            "the lane does not deliver: messages stay in it after their expiry. The sweep closes their orders. \
-             Either {process} cannot be reached (`overdue topology verify`), or a message without expiration \
-             stands first in {queue} (look at it in the management UI, and purge it away)"
+            "the lane does not deliver: {}. The sweep closes their orders",
+            cause(messages, queue, &process)
         );
         self.repair().await;
     }
@@ -247,7 +247,8 @@ impl Watch {
             tracing::error!(
                 queue = process,
                 messages_waiting = messages,
-                "nobody takes wakes: no pod with the close role is connected. The sweep closes their orders"
+                "nobody takes wakes: no pod with the close role is connected, or none can work, which its own log \
+                 explains. The sweep closes their orders"
             );
         }
     }

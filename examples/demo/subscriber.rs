@@ -42,7 +42,7 @@ impl Subscriber {
         let mut quorum = FieldTable::default();
         quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         channel.queue_declare(QUEUE.into(), QueueDeclareOptions::durable(), quorum).await?;
-        let (exchange, key) = ("order.exchange".into(), "order.closed".into());
+        let (exchange, key) = ("order.events".into(), "order.closed".into());
         channel
             .queue_bind(QUEUE.into(), exchange, key, QueueBindOptions::default(), FieldTable::default())
             .await?;

@@ -14,8 +14,12 @@ const YEAR_3000: DbTime = DbTime(32_503_680_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// As from a service, at the intake.
-pub const INTAKE: Reading =
-    Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
+pub const INTAKE: Reading = Reading {
+    now: NOW,
+    max_window: Duration::from_secs(366 * 86_400),
+    delay_is_over: false,
+    from_service: true,
+};
 
 /// `input` is lines `name: value` for the properties, an empty line, and the body; so a person can write one.
 pub fn holds(input: &[u8]) {
@@ -46,7 +50,7 @@ fn understood(wakes: &[Wake]) {
     assert!((1..=MAX_ORDERS_PER_WAKE).contains(&wakes.len()));
     assert!(wakes.iter().all(|wake| wake.order_id > 0 && wake.due < YEAR_3000));
     let ours = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
-    let process = Reading { delay_is_over: true, ..INTAKE };
+    let process = Reading { delay_is_over: true, from_service: false, ..INTAKE };
     assert_eq!(read(&encode(wakes), ours, process).as_deref(), Ok(wakes), "it reads as it was written");
 
     let lanes = Lanes::new("1s,5s,1m,15m,1h,24h,7d", Duration::from_millis(250), Duration::from_millis(200));

@@ -36,7 +36,8 @@ pub(super) async fn database_alone(
     let batches: Vec<_> = ids.chunks(place.config.close_batch).map(<[i64]>::to_vec).collect();
     let batches = Arc::new(Mutex::new(batches.into_iter()));
     let (pool, clock) = (place.pool.clone(), Arc::clone(&place.clock));
-    let closer = Closer::new(&place.config, pool, clock, Arc::new(Stats::default()));
+    let closer =
+        Closer::new(&place.config, pool, clock, Arc::new(Stats::default())).map_err(BenchError::Database)?;
     say(format!("the database alone: closing {orders} orders"));
     let start = Instant::now();
     let mut closing = JoinSet::new();
@@ -76,7 +77,8 @@ pub(super) async fn broker_alone(
     let due = place.now().await?.plus(ahead);
     let lanes = place.config.lanes.as_slice();
     let lane = lanes.iter().find(|lane| lane.length >= ahead).unwrap_or(&lanes[lanes.len() - 1]);
-    let wakes: Vec<_> = (1..=orders).map(|order_id| Wake { due, order_id, attempt: 0 }).collect();
+    let wakes: Vec<_> =
+        (1..=orders).map(|order_id| Wake { due, order_id, attempt: 0, announced: false }).collect();
     let messages: Vec<_> = wakes.chunks(per_message).collect();
     say(format!("the broker alone: {} messages into lane {lane}", messages.len()));
     for together in messages.chunks(TOGETHER) {

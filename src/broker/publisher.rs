@@ -1,17 +1,20 @@
 //! Publishing that counts: every message confirmed, none lost in silence.
 
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
+use futures_util::future::{MaybeDone, maybe_done};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::time::timeout;
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use tokio::time::{Instant, timeout};
 
 use super::{Broker, BrokerError, Link, last_first, together_in_order};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Routing key on the shop's exchange.
+    /// Routing key on the publisher's exchange.
     pub key: String,
     /// Body.
     pub body: Vec<u8>,
@@ -19,6 +22,17 @@ pub struct Outgoing {
     pub properties: BasicProperties,
     /// Whether the message must reach a queue. Our own wakes must; an event goes to whoever has subscribed, if any.
     pub mandatory: bool,
+}
+
+/// What the broker answered to one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has taken responsibility for the message, wherever it is for.
+    Confirmed,
+    /// A queue that the message is for did not take it. Others may have.
+    Refused,
+    /// Nothing, in the time that it had.
+    Silence,
 }
 
 /// A channel of its own connection, in confirm mode.
@@ -63,10 +77,23 @@ impl Publisher {
     pub async fn connect(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
         let connection = broker.connect(&format!("{purpose} publisher")).await?;
         broker.declare(&connection).await?;
+        Self::on(broker, connection, &broker.topology.exchange).await
+    }
+
+    /// Connects and opens a channel for the exchange of the events. The topology is declared by those who need queues of ours.
+    ///
+    /// # Errors
+    /// As [`Broker::connect`].
+    pub async fn of_events(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
+        let connection = broker.connect(&format!("{purpose} publisher")).await?;
+        Self::on(broker, connection, &broker.topology.events).await
+    }
+
+    async fn on(broker: &Broker, connection: Link, exchange: &str) -> Result<Self, BrokerError> {
         let channel = broker.channel(&connection).await?;
         // Without it the client resolves every confirm at once, as "not requested".
         broker.bounded("confirm.select", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { connection, channel, exchange: broker.topology.exchange.clone(), timeout: broker.timeout })
+        Ok(Self { connection, channel, exchange: exchange.to_owned(), timeout: broker.timeout })
     }
 
     /// Publishes the messages in order and waits until the broker has taken responsibility for each.
@@ -82,12 +109,9 @@ impl Publisher {
         for some in in_flight(&mut messages) {
             let mut publishing = std::pin::pin!(self.publish_some(some));
             loop {
-                let status = self.connection.status();
                 match timeout(self.timeout, &mut publishing).await {
                     Ok(answer) => break answer?,
-                    Err(_) if status.blocked() && status.connected() => {
-                        tracing::warn!("the broker blocks publishers: a memory or disk alarm is on; waiting");
-                    }
+                    Err(_) if self.blocked() => {}
                     Err(_) => {
                         let (doing, after) = ("publishing".to_owned(), self.timeout);
                         return Err(BrokerError::Timeout { doing, after, blocked: false });
@@ -99,13 +123,11 @@ impl Publisher {
     }
 
     async fn publish_some(&self, messages: &mut [Outgoing]) -> Result<(), BrokerError> {
-        let sends = messages.iter_mut().map(|message| {
-            let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
-            let properties = std::mem::take(&mut message.properties).with_delivery_mode(PERSISTENT);
-            let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
-            self.channel.basic_publish(exchange, key, options, &message.body, properties)
-        });
-        let confirms = together_in_order(sends).await;
+        let take = |message: &mut Outgoing| std::mem::take(&mut message.properties);
+        let properties: Vec<_> = messages.iter_mut().map(take).collect();
+        let sends = messages.iter().zip(properties);
+        let sends: Vec<_> = sends.map(|(message, properties)| self.send(message, properties)).collect();
+        let confirms = together_in_order(sends.into_iter()).await;
         let confirms = confirms.map_err(|source| BrokerError::during("publishing", source))?;
         let confirms = last_first(confirms.into_iter()).await;
         let confirms =
@@ -124,9 +146,86 @@ impl Publisher {
         Ok(())
     }
 
+    /// Publishes the messages in order and says of each what the broker answered; without an answer to any of them for
+    /// `patience`, it does not wait for the others. For messages that the queues of others may refuse.
+    ///
+    /// After [`Answer::Silence`] the publisher is of no more use: the broker may read nothing more from a connection whose
+    /// messages a queue does not confirm.
+    ///
+    /// # Errors
+    /// When the connection is lost. What became of the messages is unknown then.
+    pub async fn publish_each(
+        &self,
+        messages: &[Outgoing],
+        patience: Duration,
+    ) -> Result<Vec<Answer>, BrokerError> {
+        let sends: Vec<_> =
+            messages.iter().map(|message| self.send(message, message.properties.clone())).collect();
+        let mut sends = std::pin::pin!(together_in_order(sends.into_iter()));
+        let sent = loop {
+            match timeout(patience, &mut sends).await {
+                Ok(sent) => break sent.map_err(|source| BrokerError::during("publishing events", source))?,
+                Err(_) if self.blocked() => {}
+                Err(_) => return Ok(vec![Answer::Silence; messages.len()]),
+            }
+        };
+        let mut confirms: Vec<_> = sent.into_iter().map(maybe_done).collect();
+        let (mut answered, mut last_answer) = (0, Instant::now());
+        // The last one first: when it is confirmed, the others are too, or soon after, and this task is woken once.
+        while timeout(patience / 8, join_last_first(&mut confirms)).await.is_err() {
+            for confirm in &mut confirms {
+                let _ = Pin::new(confirm).poll(&mut Context::from_waker(Waker::noop()));
+            }
+            let so_far = confirms.iter().filter(|confirm| matches!(confirm, MaybeDone::Done(_))).count();
+            if so_far > answered || self.blocked() {
+                (answered, last_answer) = (so_far, Instant::now());
+            } else if last_answer.elapsed() >= patience {
+                break;
+            }
+        }
+        let answers = confirms.iter_mut().map(|confirm| match Pin::new(confirm).take_output() {
+            None => Ok(Answer::Silence),
+            Some(Ok(Confirmation::Ack(_))) => Ok(Answer::Confirmed),
+            Some(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => Ok(Answer::Refused),
+            Some(Err(source)) => Err(BrokerError::during("waiting for a publisher confirm", source)),
+        });
+        answers.collect()
+    }
+
+    /// Whether the broker blocks publishers: an alarm is on, and waiting is all that helps.
+    fn blocked(&self) -> bool {
+        let status = self.connection.status();
+        let blocked = status.blocked() && status.connected();
+        if blocked {
+            tracing::warn!("the broker blocks publishers: a memory or disk alarm is on; waiting");
+        }
+        blocked
+    }
+
+    fn send<'a>(
+        &'a self,
+        message: &'a Outgoing,
+        properties: BasicProperties,
+    ) -> impl Future<Output = lapin::Result<PublisherConfirm>> + 'a {
+        let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+        let properties = properties.with_delivery_mode(PERSISTENT);
+        let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
+        self.channel.basic_publish(exchange, key, options, &message.body, properties)
+    }
+
     /// Closes the connection; what was confirmed stays.
     pub async fn close(self) {
         super::close(&self.connection).await;
+    }
+}
+
+/// Waits for the last of these and then for the others.
+async fn join_last_first<F: Future + Unpin>(calls: &mut [MaybeDone<F>]) {
+    if let Some((last, others)) = calls.split_last_mut() {
+        last.await;
+        for call in others {
+            call.await;
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::Collector;
 use crate::broker::consumer::Deliveries;
+use crate::broker::publisher::Outgoing;
 use crate::broker::together_in_order;
+use crate::clock::DbTime;
 use crate::close::Verdict;
 use crate::hand::{Ack, Held, Tag};
 use crate::park::parked;
@@ -29,8 +31,10 @@ impl Collector {
     pub(super) fn settle(&mut self, batch: Vec<(Held, Verdict)>) {
         let now = self.pod.clock.now();
         let mut done = Vec::with_capacity(batch.len());
+        let mut unknown_orders = Vec::new();
         for (held, verdict) in batch {
-            if matches!(verdict, Verdict::Failed { .. } | Verdict::Unknown) {
+            let unknown = verdict == Verdict::Unknown;
+            if matches!(verdict, Verdict::Failed { .. }) || (unknown && held.wake.announced) {
                 self.pod.stats.add(Count::Failed, 1);
             }
             match settle(held.wake, &verdict, self.pod.retry, now) {
@@ -41,25 +45,42 @@ impl Collector {
                     let wake = Wake { due: now.plus(wait), ..held.wake };
                     self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
                 }
-                Next::Soon => {
+                Next::Alone if !self.handing_over => self.slow.push_back(held),
+                Next::Soon | Next::Alone => {
                     let due = now.plus(self.pod.config.lanes.as_slice()[0].length);
                     self.outbound.push((Wake { due, ..held.wake }, held.tag));
                 }
                 Next::Park { wake, reason } => {
+                    if unknown {
+                        unknown_orders.push((wake, held.tag));
+                        continue;
+                    }
                     tracing::error!(
                         order_id = wake.order_id,
                         reason,
                         "parked an order that cannot be closed"
                     );
-                    let properties = lapin::BasicProperties::default()
-                        .with_content_type("application/json".into())
-                        .with_type(wake::WAKE_TYPE.into());
-                    let message = parked(wake::encode(&[wake]), &properties, &reason, KEY_PROCESS, now);
-                    self.parting.push((message, held.tag));
+                    let message = parked_wakes(&[wake], &reason, now);
+                    self.parting.push((message, vec![held.tag]));
                 }
             }
         }
+        self.park_unknown(&unknown_orders, now);
         self.done(done);
+    }
+
+    /// Anybody may name orders that do not exist: one message and one line in the log for all of a batch.
+    fn park_unknown(&mut self, orders: &[(Wake, Tag)], now: DbTime) {
+        for orders in orders.chunks(self.pod.config.max_orders_per_wake) {
+            let (wakes, tags): (Vec<_>, Vec<_>) = orders.iter().copied().unzip();
+            let (first, count, attempts) = (wakes[0].order_id, wakes.len(), self.pod.config.max_attempts);
+            let reason = match count {
+                1 => format!("order {first} does not exist (after {attempts} attempts)"),
+                _ => format!("{count} orders do not exist (after {attempts} attempts)"),
+            };
+            tracing::error!(count, first, "parked orders that messages have named and that do not exist");
+            self.parting.push((parked_wakes(&wakes, &reason, now), tags));
+        }
     }
 
     /// Notes that these orders are done.
@@ -114,13 +135,14 @@ impl Collector {
         if !left.is_empty() {
             tracing::info!(orders = left.len(), "handing over what could not be closed soon");
         }
-        self.outbound.extend(left.into_iter().map(|held| (held.wake, held.tag)));
+        self.outbound.extend(left.into_iter().chain(self.slow.drain(..)).map(|held| (held.wake, held.tag)));
     }
 
     /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
     /// a nack says that nobody crashed, which newer brokers do not count against the message.
     pub(super) async fn give_back(&mut self) {
         self.closing.abort_all();
+        self.closing_apart.abort_all();
         self.moving.abort_all();
         self.noting.abort_all();
         // First of all, and with nothing in hand too: what is done must not come again.
@@ -132,4 +154,11 @@ impl Collector {
             tracing::info!(messages, orders, given_back = nack.is_ok(), "gave back what was in hand");
         }
     }
+}
+
+fn parked_wakes(wakes: &[Wake], reason: &str, now: DbTime) -> Outgoing {
+    let properties = lapin::BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type(wake::WAKE_TYPE.into());
+    parked(wake::encode(wakes), &properties, reason, KEY_PROCESS, now)
 }

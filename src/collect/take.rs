@@ -52,7 +52,9 @@ impl Collector {
             self.probes.push((token, tag));
             return;
         }
-        let reading = Reading { now, max_window: self.pod.config.max_window, delay_is_over: true };
+        let from_service = message::expired_in(&properties, &self.intake);
+        let max_window = self.pod.config.max_window;
+        let reading = Reading { now, max_window, delay_is_over: true, from_service };
         match message::read(&data, envelope, reading) {
             Ok(wakes) => {
                 self.hand.take(tag, wakes.len());
@@ -64,7 +66,7 @@ impl Collector {
                 self.hand.take(tag, 1);
                 let reason = malformed.to_string();
                 self.malformed = Some((malformed, self.malformed.take().map_or(1, |(_, count)| count + 1)));
-                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), tag));
+                self.parting.push((parked(data, &properties, &reason, KEY_PROCESS, now), vec![tag]));
             }
         }
     }

@@ -19,6 +19,15 @@ pub(super) fn prefix(value: &str) -> Result<String, String> {
     ))
 }
 
+/// A shop's name, which becomes part of a URI.
+pub(super) fn shop(value: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if value.len() <= LONGEST_PREFIX && value.chars().all(fine) {
+        return Ok(value.to_owned());
+    }
+    Err(format!("`{value}` cannot be used: at most {LONGEST_PREFIX} of A-Z a-z 0-9 . _ -"))
+}
+
 /// No setting means more, and times this short can be added up, and taken from a date in the database.
 const LONGEST_TIME: Duration = Duration::from_secs(1_000 * 366 * 86_400);
 

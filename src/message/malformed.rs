@@ -54,6 +54,9 @@ pub enum Malformed {
         /// What is allowed.
         max: u64,
     },
+    /// A service used the form of Overdue's own wakes.
+    #[error("`wake` is the form of Overdue's own messages; send an object with `order_id`")]
+    OwnForm,
     /// A wake with too many orders, or none.
     #[error("`wake` names {0} orders; 1 to {MAX_ORDERS_PER_WAKE} are allowed")]
     WakeSize(usize),

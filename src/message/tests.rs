@@ -2,8 +2,12 @@ use super::*;
 use proptest::prelude::*;
 
 const NOW: DbTime = DbTime(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
-const READING: Reading =
-    Reading { now: NOW, max_window: Duration::from_secs(366 * 86_400), delay_is_over: false };
+const READING: Reading = Reading {
+    now: NOW,
+    max_window: Duration::from_secs(366 * 86_400),
+    delay_is_over: false,
+    from_service: true,
+};
 
 fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
     let envelope = Envelope { expiration, ..Envelope::default() };
@@ -11,7 +15,7 @@ fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
 }
 
 fn wake(order_id: i64, seconds: u64) -> Vec<Wake> {
-    vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0 }]
+    vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0, announced: true }]
 }
 
 #[test]
@@ -25,7 +29,6 @@ fn every_body_form_of_the_contract_is_understood() {
     let event = r#"{"specversion":"1.0","id":"e","source":"/shop","type":"order.created",
         "data":{"order_id":7,"payment_deadline":"2026-01-01T01:15:00+01:00"}}"#;
     assert_eq!(said(event, None), Ok(wake(7, 900)));
-    assert_eq!(said(r#"{"wake":[[7,1767225605000000,0]]}"#, None), Ok(wake(7, 5)));
 }
 
 #[test]
@@ -57,14 +60,30 @@ fn a_message_that_cannot_be_understood_says_why() {
         (r#"{"specversion":"0.3","data":{}}"#, None, "`specversion` is \"0.3\""),
         (r#"{"specversion":"1.0"}"#, None, "`data` is missing"),
         (r#"{"specversion":"1.0","data":"x"}"#, None, "`data` is \"x\""),
-        (r#"{"wake":[]}"#, None, "`wake` names 0 orders"),
-        (r#"{"wake":[[0,1,0]]}"#, None, "`wake` is 0"),
-        (r#"{"wake":[[1,2]]}"#, None, "not JSON"),
-        (r#"{"wake":[[1,9223372036854775807,0]]}"#, None, "before the year 3000"),
-        (r#"{"wake":[[1,32503679999999999,0]]}"#, None, "`wake` lies 355745 days ahead; at most 366"),
-        (r#"{"wake":[[1,2,4294967295]]}"#, None, "`wake` is 4294967295; it must be an attempt up to 1000"),
+        (r#"{"wake":[[7,1767225605000000,0]]}"#, None, "`wake` is the form of Overdue's own messages"),
     ] {
         let got = reason(body, expiration);
+        assert!(got.contains(expected), "{body} said: {got}");
+    }
+}
+
+#[test]
+fn our_own_wakes_are_understood_where_services_cannot_send_them() {
+    let reading = Reading { delay_is_over: true, from_service: false, ..READING };
+    let said =
+        |body: &str| read(body.as_bytes(), Envelope::default(), reading).map_err(|error| error.to_string());
+    assert_eq!(said(r#"{"wake":[[7,1767225605000000,0,1]]}"#), Ok(wake(7, 5)));
+    let recorded = wake(7, 5).into_iter().map(|wake| Wake { announced: false, ..wake }).collect();
+    assert_eq!(said(r#"{"wake":[[7,1767225605000000,0]]}"#), Ok(recorded));
+    for (body, expected) in [
+        (r#"{"wake":[]}"#, "`wake` names 0 orders"),
+        (r#"{"wake":[[0,1,0]]}"#, "`wake` is 0"),
+        (r#"{"wake":[[1,2]]}"#, "not JSON"),
+        (r#"{"wake":[[1,2,3,4,5]]}"#, "not JSON"),
+        (r#"{"wake":[[1,9223372036854775807,0]]}"#, "before the year 3000"),
+        (r#"{"wake":[[1,2,4294967295]]}"#, "`wake` is 4294967295; it must be an attempt up to 1000"),
+    ] {
+        let got = said(body).expect_err(body);
         assert!(got.contains(expected), "{body} said: {got}");
     }
 }
@@ -100,12 +119,13 @@ fn a_message_whose_delay_the_broker_took_away_means_now() {
 
 proptest! {
     #[test]
-    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS), 1..50)) {
+    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS, any::<bool>()), 1..50)) {
         let wakes: Vec<_> = wakes.into_iter()
-            .map(|(order_id, due, attempt)| Wake { due: DbTime(due), order_id, attempt }).collect();
+            .map(|(order_id, due, attempt, announced)| Wake { due: DbTime(due), order_id, attempt, announced })
+            .collect();
         let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
         // As in the process queue: there our own wakes may be about any deadline.
-        let reading = Reading { delay_is_over: true, ..READING };
+        let reading = Reading { delay_is_over: true, from_service: false, ..READING };
         prop_assert_eq!(read(&crate::wake::encode(&wakes), envelope, reading), Ok(wakes));
     }
 

@@ -20,8 +20,7 @@ pub const NO_OTHER_QUEUE: &str = "no other queue of this name";
 
 const DECLARE: &str = "run `overdue topology declare`";
 const RECREATE: &str = "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
-const RECREATE_EXCHANGE: &str =
-    "an exchange cannot be changed: stop the pods, delete it, and run `overdue topology declare`";
+const RECREATE_EXCHANGE: &str = "an exchange cannot be changed: stop the pods, delete it, run `overdue topology declare`, and let whoever has bound queues to it bind them again";
 const OTHER_USER: &str = "name a user in management_url (OVERDUE_MANAGEMENT_URL) that has the tag `monitoring` and access to the vhost";
 
 /// Every finding about a broker.

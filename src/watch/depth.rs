@@ -25,3 +25,20 @@ pub async fn depth(broker: &Broker, connection: &Connection, queue: &str) -> Opt
     let _ = broker.bounded("closing a channel", channel.close(200, "done".into())).await;
     Some(Depth { messages: state.message_count(), consumers: state.consumer_count() })
 }
+
+/// Why a probe that went into a lane is not back, as far as the lane's depth tells; unknown where it was not told.
+pub(super) fn cause(messages: Option<u32>, queue: &str, process: &str) -> String {
+    match messages {
+        // Expired messages that wait for their target are not counted.
+        Some(0) => format!(
+            "what went into it is neither in it nor here. Expired messages wait where {process} cannot be reached \
+             (`overdue topology verify`); else {queue} was purged or made again, or another shop with this prefix takes \
+             its messages"
+        ),
+        Some(_) => format!(
+            "messages stay in it after their expiry. Either {process} cannot be reached (`overdue topology verify`), or \
+             a message without expiration stands first in {queue} (look at it in the management UI, and purge it away)"
+        ),
+        None => format!("a probe is overdue, and {queue} does not answer (`overdue topology verify`)"),
+    }
+}

@@ -197,3 +197,120 @@ async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_th
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_flood_of_orders_that_do_not_exist_delays_no_good_order_and_is_few_lines() {
+    const UNKNOWN: usize = 20_000;
+    World::with(async |world| {
+        let pod = world.process(&["--sweep-grace", "1h", "--max-attempts", "2", "--retry-base", "50ms"]);
+        world.stock(1, 1_000_000).await;
+        world.ready().await;
+        let (connection, channel) = world.channel().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        let (stop, intake) = (AtomicBool::new(false), world.names.intake());
+        let flooding = async {
+            let exchange = world.names.exchange();
+            for first in (0..UNKNOWN).step_by(500) {
+                let mut confirms = Vec::new();
+                for n in first..first + 500 {
+                    let order = 1_000_000_000_000 + n;
+                    let body = format!(r#"{{"order_id":{order},"payment_deadline":"2020-01-01T00:00:00Z"}}"#);
+                    let properties = lapin::BasicProperties::default().with_delivery_mode(2);
+                    let (exchange, options) = (exchange.as_str().into(), BasicPublishOptions::default());
+                    let publish = channel.basic_publish(
+                        exchange,
+                        "order.delay".into(),
+                        options,
+                        body.as_bytes(),
+                        properties,
+                    );
+                    confirms.push(publish.await.expect("published"));
+                }
+                for confirm in confirms {
+                    confirm.await.expect("confirmed");
+                }
+            }
+            patiently("all are taken", 120 * SECOND, async || world.depth(&intake).await == 0).await;
+            patiently("all are parked", 120 * SECOND, async || {
+                let (_, list, _) = world.run(&["parked", "list", "--limit", "1000", "--json"]).await;
+                let list: Vec<serde_json::Value> = serde_json::from_str(&list).expect("a list");
+                let orders = list.iter().map(|parked| parked["order_ids"].as_array().map_or(0, Vec::len));
+                orders.sum::<usize>() >= UNKNOWN
+            })
+            .await;
+            stop.store(true, Ordering::Relaxed);
+        };
+        let placing = async {
+            let mut orders = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                orders.extend(world.place_many(10, SECOND, 3 * SECOND, &[(1, 1)]).await);
+            }
+            orders
+        };
+        let ((), orders) = tokio::join!(flooding, placing);
+        eventually("no good order is open", async || !world.statuses().await.contains_key("PENDING")).await;
+        let late = worst(world, &orders).await;
+        let lines = pod.log().lines().filter(|line| line.contains("that do not exist")).count();
+        eprintln!(
+            "{UNKNOWN} unknown orders: {} good ones at most {late:.3} s late, {lines} lines",
+            orders.len()
+        );
+        assert!(late < LATEST_BY_SQL, "{late}");
+        assert!((1..=UNKNOWN / 20).contains(&lines), "{lines} lines");
+        connection.close(200, "done".into()).await.expect("closed");
+        unimpressed(pod).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_form_of_our_own_wakes_is_refused_from_services_however_it_comes() {
+    World::with(async |world| {
+        world.declare().await;
+        let many: Vec<_> = (1..=1_000).map(|n| json!([1_000_000_000_000_i64 + n, 0, 0])).collect();
+        let body = json!({"wake": many}).to_string();
+        // One expires while it waits at the intake, and goes to the process queue.
+        let expires = lapin::BasicProperties::default().with_expiration("1".into());
+        world.publish("order.delay", body.as_bytes(), expires).await;
+        let process = world.names.process();
+        eventually("it has expired", async || world.depth(&process).await == 1).await;
+        let pod = world.pod(&[]);
+        world.publish("order.delay", body.as_bytes(), lapin::BasicProperties::default()).await;
+        for parked in world.parked(2).await {
+            let reason = parked["reason"].as_str().unwrap_or_default();
+            assert!(reason.contains("Overdue's own messages"), "{reason}");
+        }
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wake_whose_order_is_gone_is_done_and_one_that_a_message_names_is_parked() {
+    World::with(async |world| {
+        let pod = world.pod(&[("max_attempts", "2"), ("retry_base", "50ms"), ("sweep_grace", "1h")]);
+        world.ready().await;
+        // A shop that removes its drafts.
+        let drafts = world.place_many(500, SECOND, SECOND, &[]).await;
+        world.outbox_empty().await;
+        let gone = sqlx::query("DELETE FROM orders WHERE order_id = ANY ($1)").bind(&drafts);
+        gone.execute(&world.pool).await.expect("gone");
+        world
+            .publish(
+                "order.delay",
+                b"1000000000000",
+                lapin::BasicProperties::default().with_expiration("1500".into()),
+            )
+            .await;
+        let parked = world.parked(1).await;
+        assert_eq!(parked[0]["order_ids"], json!([1_000_000_000_000_i64]));
+        // After a later order, the wakes of the drafts have been looked at.
+        let order = world.place(SECOND, &[]).await;
+        world.closed(order).await;
+        let process = world.names.process();
+        eventually("every wake is settled", async || world.depth(&process).await == 0).await;
+        pod.stop().await;
+        assert_eq!(world.depth(&world.names.parked()).await, 1);
+    })
+    .await;
+}

@@ -1,5 +1,5 @@
 //! Each command does what it says, prints JSON for scripts when asked to, and tells its outcome by its exit code:
-//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 the topology differs.
+//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 what Overdue needs differs.
 
 use std::time::Duration;
 
@@ -167,9 +167,23 @@ async fn migrating_and_verifying_say_what_they_found() {
         assert_eq!(code, 4);
         assert!(
             found.contains("the exchange is missing")
-                && error.contains("differences from what Overdue needs: 8"),
+                && error.contains("differs from what Overdue needs in 8 places"),
             "{error}"
         );
+        for command in [&["order", "show"][..], &["parked", "retry"], &["migrate"]] {
+            let (code, help, _) = world.run(&[command, &["--help"]].concat()).await;
+            assert!(code == 0 && help.lines().count() < 30, "{command:?}: {help}");
+            assert!(help.contains("--database-url") && help.contains("overdue run --help"), "{help}");
+        }
+        // A setting may stand before the command and after it; the last one counts.
+        for (arguments, said) in [
+            (&["--lead", "early", "order", "show", "1"][..], "`early`"),
+            (&["--lead", "early", "order", "--lead", "later", "show", "1"], "`later`"),
+            (&["--lead", "early", "order", "show", "1", "--lead", "last"], "`last`"),
+        ] {
+            let (code, _, error) = world.run(arguments).await;
+            assert!(code == 2 && error.contains(said), "{arguments:?}: {error}");
+        }
         let (code, help, _) = world.run(&["run", "--help"]).await;
         assert_eq!(code, 0);
         for setting in overdue::settings::SETTINGS {

@@ -60,6 +60,11 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
             .flat_map(|(body, reason)| {
                 ["order.delay", "order.process"]
                     .map(|key| (key, String::from_utf8_lossy(body).into_owned(), *reason))
+                    .map(|(key, body, reason)| match key {
+                        // Whatever is wrong with it besides: services may not use the form of our own wakes.
+                        "order.delay" if body.contains("wake") => (key, body, "Overdue's own messages"),
+                        _ => (key, body, reason),
+                    })
             })
             .collect();
         expected.push(("order.delay", "7".to_owned(), "neither a `payment_deadline`"));
@@ -114,7 +119,7 @@ async fn a_parked_message_keeps_its_body_and_properties_and_nothing_that_would_m
             .await
             .expect("a queue");
         connection.close(200, "done".into()).await.expect("closed");
-        world.bind("elsewhere", "copies").await;
+        world.bind("elsewhere", &world.names.exchange(), "copies").await;
         let text = |text: &str| AMQPValue::LongString(LongString::from(text));
         let mut headers = FieldTable::default();
         headers.insert("tenant".into(), text("berlin"));
@@ -223,7 +228,7 @@ async fn an_order_that_does_not_exist_is_parked_after_its_attempts_with_words_fo
         let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "50ms")]);
         world.declared().await;
         let known = world.place(SECOND, &[]).await;
-        world.publish("order.process", b"{\"wake\":[[404,0,0]]}", BasicProperties::default()).await;
+        world.publish("order.process", b"{\"wake\":[[404,0,0,1]]}", BasicProperties::default()).await;
         let parked = world.parked(1).await;
         assert_eq!(parked[0]["reason"], json!("order 404 does not exist (after 3 attempts)"));
         assert_eq!(parked[0]["order_ids"], json!([404]));

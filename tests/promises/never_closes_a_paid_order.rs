@@ -115,7 +115,8 @@ async fn a_forged_or_stale_or_repeated_message_closes_nothing_early() {
         assert_eq!(pod.pod.stats.get(Count::Failed), 0);
         assert_eq!(pod.pod.stats.get(Count::Swept), 0);
         eventually("it is counted", async || pod.pod.stats.get(Count::Closed) == 1).await;
-        assert_eq!(world.depth(&world.names.parked()).await, 0);
+        // Services may not use the form of our own wakes.
+        assert_eq!(world.depth(&world.names.parked()).await, 50);
         pod.stop().await;
     })
     .await;

@@ -87,7 +87,7 @@ async fn a_retry_that_is_killed_again_and_again_loses_nothing_and_doubles_only_w
             .await
             .expect("a queue");
         for (queue, key) in [(&intake, "order.delay"), (&process, "order.process")] {
-            world.bind("seen", key).await;
+            world.bind("seen", &world.names.exchange(), key).await;
             let unbind = channel.queue_unbind(
                 queue.as_str().into(),
                 exchange.as_str().into(),

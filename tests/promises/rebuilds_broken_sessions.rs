@@ -202,7 +202,7 @@ async fn connections_that_go_silent_for_ever_are_given_up_and_replaced() {
             ("database_url", database.url.as_str()),
             ("amqp_url", amqp_url.as_str()),
             ("close_concurrency", "1"),
-            ("database_connections", "5"),
+            ("database_connections", "6"),
             NO_SWEEP,
             NO_SECOND_CHANCE,
         ];

@@ -1,7 +1,8 @@
 //! The protocol on paper, checked: every interleaving of a small instance, with crashes at every point.
 //!
 //! The model has one order, a shop, the outbox and its relay, delay lanes and process queue with at-least-once delivery,
-//! two pods, the sweep, and a budget of mishaps: pods and relay crash between any two steps, a message is doubled, lost
+//! two pods, the sweep, a subscriber that may refuse an event, and a budget of mishaps: pods and relay crash between any two
+//! steps, a message is doubled, lost
 //! or forged, the order is paid and its deadline moved at any moment. It holds no code of the service, only its rules;
 //! [`Rule`] names those rules, and a test for each shows that breaking it is caught.
 
@@ -26,6 +27,8 @@ enum Rule {
     PublishBeforeAck,
     /// The relay deletes a row after the broker has confirmed it.
     ConfirmBeforeDelete,
+    /// An event that a subscriber refuses is set aside in the statement that deletes its row.
+    SetAsideWithDelete,
     /// The sweep closes what no wake closed.
     Sweep,
 }
@@ -79,6 +82,10 @@ struct World {
     outbox: Vec<Row>,
     /// Published and confirmed, not yet deleted (or, with a broken rule, deleted and not yet published).
     relaying: Option<Row>,
+    /// The event was refused and is tried again later.
+    set_aside: bool,
+    /// Only with a broken rule: refused and deleted, and not yet set aside.
+    setting_aside: bool,
     lanes: Vec<u8>,
     queue: Vec<u8>,
     pods: [Pod; 2],
@@ -96,6 +103,7 @@ struct Mishaps {
     forgeries: u8,
     losses: u8,
     moves: u8,
+    refusals: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +116,9 @@ enum Step {
     ShopCrashes,
     RelayTakes(usize),
     RelayFinishes,
+    RelayIsRefused(usize),
+    RelaySetsAside,
+    RelayTriesAgain,
     RelayCrashes,
     Expire(usize),
     Deliver(usize, usize),
@@ -221,6 +232,8 @@ impl Model for Protocol {
             paid_then_closed: false,
             outbox: Vec::new(),
             relaying: None,
+            set_aside: false,
+            setting_aside: false,
             lanes: Vec::new(),
             queue: Vec::new(),
             pods: [Pod::Idle; 2],
@@ -256,13 +269,29 @@ impl Model for Protocol {
             }
         }
         match world.relaying {
-            None => steps.extend((0..world.outbox.len()).map(Step::RelayTakes)),
+            None if world.setting_aside => {
+                steps.push(Step::RelaySetsAside);
+                if mishaps.crashes > 0 {
+                    steps.push(Step::RelayCrashes);
+                }
+            }
+            None => {
+                for (n, row) in world.outbox.iter().enumerate() {
+                    steps.push(Step::RelayTakes(n));
+                    if *row == Row::Event && mishaps.refusals > 0 {
+                        steps.push(Step::RelayIsRefused(n));
+                    }
+                }
+            }
             Some(_) => {
                 steps.push(Step::RelayFinishes);
                 if mishaps.crashes > 0 {
                     steps.push(Step::RelayCrashes);
                 }
             }
+        }
+        if world.set_aside {
+            steps.push(Step::RelayTriesAgain);
         }
         // At any time: a wake that takes several hops comes back early from each of them.
         steps.extend((0..world.lanes.len()).map(Step::Expire));
@@ -336,9 +365,25 @@ impl Model for Protocol {
                     publish(&mut world, row);
                 }
             }
+            Step::RelayIsRefused(n) => {
+                world.mishaps.refusals -= 1;
+                world.outbox.remove(n);
+                world.set_aside = self.keeps(Rule::SetAsideWithDelete);
+                world.setting_aside = !world.set_aside;
+            }
+            Step::RelaySetsAside => {
+                world.setting_aside = false;
+                world.set_aside = true;
+            }
+            // Published and then deleted; a crash in between tells it twice, which changes nothing.
+            Step::RelayTriesAgain => {
+                world.set_aside = false;
+                world.event_told = true;
+            }
             Step::RelayCrashes => {
                 world.mishaps.crashes -= 1;
                 world.relaying = None;
+                world.setting_aside = false;
             }
             Step::Expire(n) => {
                 let message = world.lanes.remove(n);
@@ -411,6 +456,8 @@ impl Model for Protocol {
             Property::always("6 a recorded event is told", |_, world: &World| {
                 let coming = world.outbox.contains(&Row::Event)
                     || world.relaying == Some(Row::Event)
+                    || world.set_aside
+                    || world.setting_aside
                     || world.pods.iter().any(|pod| matches!(pod, Pod::Owing { .. }));
                 world.event_told == (world.status == Status::Closed) || coming
             }),
@@ -429,6 +476,8 @@ fn quiet(world: &World) -> bool {
     world.now == END
         && world.outbox.is_empty()
         && world.relaying.is_none()
+        && !world.set_aside
+        && !world.setting_aside
         && world.lanes.is_empty()
         && world.queue.is_empty()
         && world.pods == [Pod::Idle; 2]
@@ -466,17 +515,22 @@ fn holds(mishaps: Mishaps) {
 
 #[test]
 fn every_interleaving_with_a_crash_a_moved_deadline_and_a_doubled_message_keeps_the_invariants() {
-    holds(Mishaps { crashes: 1, duplicates: 1, forgeries: 0, losses: 0, moves: 1 });
+    holds(Mishaps { crashes: 1, duplicates: 1, forgeries: 0, losses: 0, moves: 1, refusals: 0 });
 }
 
 #[test]
 fn every_interleaving_with_a_crash_a_moved_deadline_and_a_forged_message_keeps_the_invariants() {
-    holds(Mishaps { crashes: 1, duplicates: 0, forgeries: 1, losses: 0, moves: 1 });
+    holds(Mishaps { crashes: 1, duplicates: 0, forgeries: 1, losses: 0, moves: 1, refusals: 0 });
 }
 
 #[test]
 fn every_interleaving_with_two_crashes_and_a_lost_message_keeps_the_invariants() {
-    holds(Mishaps { crashes: 2, duplicates: 0, forgeries: 0, losses: 1, moves: 0 });
+    holds(Mishaps { crashes: 2, duplicates: 0, forgeries: 0, losses: 1, moves: 0, refusals: 0 });
+}
+
+#[test]
+fn every_interleaving_with_a_crash_a_moved_deadline_and_a_refused_event_keeps_the_invariants() {
+    holds(Mishaps { crashes: 1, duplicates: 0, forgeries: 0, losses: 0, moves: 1, refusals: 1 });
 }
 
 #[test]
@@ -490,11 +544,13 @@ fn breaking_any_rule_of_the_protocol_is_caught_by_the_invariant_that_needs_it() 
         (Rule::CommitBeforeAck, "5 "),
         (Rule::PublishBeforeAck, "5 "),
         (Rule::ConfirmBeforeDelete, "5 "),
+        (Rule::SetAsideWithDelete, "6 "),
         (Rule::Sweep, "4 "),
     ] {
         let losses = u8::from(rule == Rule::Sweep);
+        let refusals = u8::from(rule == Rule::SetAsideWithDelete);
         // Nothing that hides the fault: a second message or deadline would bring another wake.
-        let mishaps = Mishaps { crashes: 1, duplicates: 0, forgeries: 1, losses, moves: 0 };
+        let mishaps = Mishaps { crashes: 1, duplicates: 0, forgeries: 1, losses, moves: 0, refusals };
         let broken = Protocol { broken: Some(rule), mishaps }.checker().threads(THREADS);
         let broken = broken.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found: Vec<_> =

@@ -71,12 +71,60 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "outbox_readable",
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '{1}', '{now}', '{NULL}')",
     ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '[0:0]={1}', '{now}')",
+    ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{1}', '[2:2]={now}')",
+    ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '{1}', '{now}', '[0:0]={1}')",
+    ),
+    (
+        "outbox_readable",
+        "INSERT INTO outbox (kind, recorded_at, order_ids, deadlines) VALUES ('wake', 'infinity', '{1}', '{now}')",
+    ),
+    (
+        "refused_events_kind_known",
+        "INSERT INTO refused_events VALUES (1, 1, 'wake', now(), now(), 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_attempts_not_negative",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), now(), 1, -1, now(), '')",
+    ),
+    (
+        "refused_events_times_sane",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', 'infinity', now(), 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_times_sane",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), 'infinity', 1, 0, now(), '')",
+    ),
+    (
+        "refused_events_pkey",
+        "INSERT INTO refused_events VALUES (1, 1, 'order.closed', now(), now(), 1, 0, now(), ''),
+                                           (1, 1, 'order.closed', now(), now(), 1, 0, now(), '')",
+    ),
+    (
+        "closing_failures_attempts_positive",
+        "INSERT INTO closing_failures (order_id, attempts, code, reason, next_try_at) VALUES (1, 0, '', '', now())",
+    ),
+    (
+        "closing_failures_pkey",
+        "INSERT INTO closing_failures (order_id, attempts, code, reason, next_try_at)
+         VALUES (1, 1, '', '', now()), (1, 1, '', '', now())",
+    ),
+    ("overdue_database_one_row", "INSERT INTO overdue_database (only_row) VALUES (false)"),
+    ("overdue_database_pkey", "INSERT INTO overdue_database DEFAULT VALUES"),
     // Keys: an item of nothing, an order twice.
     ("order_items_order_id_fkey", "INSERT INTO order_items VALUES (99, 1, 1)"),
     ("order_items_product_id_fkey", "INSERT INTO order_items VALUES (1, 99, 1)"),
     ("order_items_order_id_fkey", "DELETE FROM orders WHERE order_id = 2"),
     ("orders_pkey", "INSERT INTO orders (order_id, user_id, payment_deadline) VALUES (1, 1, now())"),
-    ("order_items_pkey", "INSERT INTO order_items VALUES (2, 1, 1)"),
+    ("order_items_pkey", "INSERT INTO order_items VALUES (1, 1, 1), (1, 1, 1)"),
     ("inventory_pkey", "INSERT INTO inventory VALUES (1, 1)"),
     (
         "outbox_pkey",
@@ -111,7 +159,7 @@ async fn each_forbidden_row_is_refused_by_the_constraint_that_names_it() {
 
         let defined: Vec<String> = sqlx::query_scalar(
             "SELECT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
-             WHERE connamespace = 'public'::regnamespace AND relname <> '_sqlx_migrations' AND contype <> 'n'",
+             WHERE connamespace = 'public'::regnamespace AND relname <> 'overdue_migrations' AND contype <> 'n'",
         )
         .fetch_all(&world.pool)
         .await

@@ -1,6 +1,6 @@
 //! Where a trial takes place: the servers, and in them a database and a prefix of the round's own, a shop and pods.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::pods::{Place, Pod};
+use crate::pods::{Place, Pod, binary};
 use crate::servers::{Account, Postgres, RabbitMq};
 use crate::shop::script::{PRODUCTS, STOCK};
-use crate::shop::{Announcer, Subscriber, Till, subscriber};
+use crate::shop::{Announcer, Subscriber, Till, announcer, subscriber};
 use crate::timeline::Timeline;
 
 /// Both servers. Whoever does something to one of them holds its lock until it works again.
@@ -101,6 +101,11 @@ pub struct Plan {
 impl Arena {
     /// Sets it up: schema, stock, topology, subscriber, pods.
     pub async fn new(servers: Arc<Servers>, plan: &Plan) -> Result<Self> {
+        Self::with_binary(servers, plan, &binary()).await
+    }
+
+    /// The same with this build's pods.
+    pub async fn with_binary(servers: Arc<Servers>, plan: &Plan, binary: &Path) -> Result<Self> {
         let database = format!("trial_{}", plan.name);
         let (server, database_url) = {
             let postgres = servers.postgres.lock().await;
@@ -113,7 +118,13 @@ impl Arena {
         };
         let mut settings = vec![("OVERDUE_LANES", plan.lanes.to_owned())];
         settings.extend(plan.settings.iter().cloned());
-        let place = Place { database_url, amqp_urls, prefix: format!("{}.", plan.name), settings };
+        let place = Place {
+            database_url,
+            amqp_urls,
+            prefix: format!("{}.", plan.name),
+            settings,
+            binary: binary.to_owned(),
+        };
         place.overdue(&["migrate"]).await?;
         let pool = PgPoolOptions::new()
             .max_connections(30)
@@ -125,8 +136,10 @@ impl Arena {
         stocked.bind(PRODUCTS).bind(STOCK).execute(&pool).await?;
         place.overdue(&["topology", "declare"]).await?;
         let announcer = Announcer::new(place.clone());
-        announcer.subscribe(subscriber::QUEUE, &["order.closed", "order.cancelled"]).await?;
-        announcer.subscribe(TAP, &["order.delay.*"]).await?;
+        announcer
+            .subscribe(subscriber::QUEUE, announcer::EVENTS, &["order.closed", "order.cancelled"])
+            .await?;
+        announcer.subscribe(TAP, announcer::PLUMBING, &["order.delay.*"]).await?;
         let logs = servers.folder.join(&plan.name);
         std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
         let mut pods = Vec::new();
@@ -211,7 +224,7 @@ impl Arena {
         {
             self.till.announcer.delete(queue).await?;
         }
-        self.till.announcer.delete_exchange().await?;
+        self.till.announcer.delete_exchanges().await?;
         tokio::join!(self.till.pool.close(), self.eyes.close());
         let server = self.servers.postgres.lock().await.url("postgres");
         execute(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;

@@ -20,22 +20,17 @@ impl World {
             .await
             .expect("a queue");
         for key in keys {
-            self.bind("events", key).await;
+            self.bind("events", &self.names.events(), key).await;
         }
         let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consumer = channel.basic_consume("events".into(), "".into(), no_ack, FieldTable::default());
-        Subscriber {
-            consumer: consumer.await.expect("a consumer"),
-            key: keys[0].to_owned(),
-            _connection: connection,
-        }
+        Subscriber { consumer: consumer.await.expect("a consumer"), _connection: connection }
     }
 }
 
 /// A subscriber of events.
 pub struct Subscriber {
     consumer: Consumer,
-    key: String,
     _connection: lapin::Connection,
 }
 
@@ -53,7 +48,7 @@ impl Subscriber {
         world.outbox_empty().await;
         // Behind all that was published before it, in the same queue.
         let last = BasicProperties::default().with_message_id("last".into());
-        world.publish(&self.key, b"{}", last).await;
+        world.publish_to("", "events", b"{}", last).await;
         let mut seen = HashMap::new();
         loop {
             match self.next().await.0 {

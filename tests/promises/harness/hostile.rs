@@ -69,6 +69,7 @@ impl Hostile {
     /// The next one. `unknown` numbers an order that does not exist, `settled` one that needs nothing any more.
     pub fn new(dice: &mut Dice, unknown: i64, settled: i64) -> Self {
         let key = dice.one(&["order.delay", "order.process"]);
+        let from_service = usize::from(key == "order.delay");
         let mut properties = BasicProperties::default().with_headers(forged(dice));
         if dice.below(4) == 0 {
             let id = dice.below(100).to_string();
@@ -77,10 +78,10 @@ impl Hostile {
         let deadline =
             dice.one(&["2000-01-01T00:00:00Z", "2020-02-29T23:59:60Z", "2024-01-01T00:00:00+14:00"]);
         let (body, parks) = match dice.below(16) {
-            // Hints that are understood: about nothing, or about what is settled already.
-            0 => (format!("{{\"wake\":[[{unknown},0,0]]}}").into_bytes(), 1),
+            // The form of our own wakes, which services may not use: about nothing, or about what is settled already.
+            0 => (format!("{{\"wake\":[[{unknown},0,0]]}}").into_bytes(), from_service),
             1 => (format!("{{\"wake\":[[{unknown},-9223372036854775808,4294967295]]}}").into_bytes(), 1),
-            2 | 3 => (format!("{{\"wake\":[[{settled},0,0],[{settled},1,7]]}}").into_bytes(), 0),
+            2 | 3 => (format!("{{\"wake\":[[{settled},0,0],[{settled},1,7]]}}").into_bytes(), from_service),
             4 => {
                 properties = properties.with_type("order.created".into());
                 (format!("{{\"order_id\":{settled},\"payment_deadline\":\"{deadline}\"}}").into_bytes(), 0)

@@ -22,4 +22,4 @@ pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use tls::Terminator;
 pub use users::Shop;
-pub use world::{World, eventually, patiently, with_path};
+pub use world::{NOBODY, World, address, at, eventually, patiently, with_path};

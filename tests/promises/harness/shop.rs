@@ -167,12 +167,16 @@ impl World {
 
     /// Publishes as an outside service would, and waits for the confirm.
     pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
+        self.publish_to(&self.names.exchange(), key, body, properties).await;
+    }
+
+    /// The same with another exchange.
+    pub async fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
         let (connection, channel) = self.channel().await;
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let exchange = self.names.exchange();
         let confirm = channel.basic_publish(
-            exchange.as_str().into(),
+            exchange.into(),
             key.into(),
             options,
             body,
@@ -202,17 +206,12 @@ impl World {
         connection.close(200, "done".into()).await.expect("closed");
     }
 
-    /// Binds a queue to the shop's exchange.
-    pub async fn bind(&self, queue: &str, key: &str) {
+    /// Binds a queue to an exchange of the shop's.
+    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
         let (connection, channel) = self.channel().await;
-        let (exchange, options) = (self.names.exchange(), QueueBindOptions::default());
-        let bind = channel.queue_bind(
-            queue.into(),
-            exchange.as_str().into(),
-            key.into(),
-            options,
-            FieldTable::default(),
-        );
+        let options = QueueBindOptions::default();
+        let bind =
+            channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default());
         bind.await.expect("bound");
         connection.close(200, "done".into()).await.expect("closed");
     }

@@ -21,6 +21,11 @@ pub struct Announcer {
     channel: Mutex<Option<(Connection, Channel)>>,
 }
 
+/// The exchange of Overdue's own messages and of what services announce.
+pub const PLUMBING: &str = "order.exchange";
+/// The exchange of the events.
+pub const EVENTS: &str = "order.events";
+
 /// How long the broker may take to confirm.
 const CONFIRM: Duration = Duration::from_secs(5);
 /// How long it is tried again; longer than any fault.
@@ -62,7 +67,7 @@ impl Announcer {
 
     async fn try_publish(&self, key: &str, body: &[u8], properties: BasicProperties) -> Result<()> {
         let channel = self.channel().await?;
-        let (exchange, properties) = (self.place.name("order.exchange"), properties.with_delivery_mode(2));
+        let (exchange, properties) = (self.place.name(PLUMBING), properties.with_delivery_mode(2));
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let confirm = channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;
         let confirm = confirm.await?;
@@ -87,17 +92,31 @@ impl Announcer {
         Ok(channel)
     }
 
-    /// Declares a durable queue and binds it to keys.
-    pub async fn subscribe(&self, queue: &str, keys: &[&str]) -> Result<()> {
+    /// Declares a durable queue and binds it to keys of an exchange.
+    pub async fn subscribe(&self, queue: &str, exchange: &str, keys: &[&str]) -> Result<()> {
         let (channel, name) = (self.channel().await?, self.place.name(queue));
         let mut quorum = FieldTable::default();
         quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), quorum).await?;
         for key in keys {
-            let (queue, exchange) = (name.as_str().into(), self.place.name("order.exchange").into());
+            let (queue, exchange) = (name.as_str().into(), self.place.name(exchange).into());
             let (options, none) = (QueueBindOptions::default(), FieldTable::default());
             channel.queue_bind(queue, exchange, (*key).into(), options, none).await?;
         }
+        Ok(())
+    }
+
+    /// Declares a queue that takes nothing, and binds it to all events.
+    pub async fn subscribe_with_a_full_queue(&self, queue: &str) -> Result<()> {
+        let (channel, name) = (self.channel().await?, self.place.name(queue));
+        let mut full = FieldTable::default();
+        full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+        full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), full).await?;
+        let (exchange, options) = (self.place.name("order.events").into(), QueueBindOptions::default());
+        channel
+            .queue_bind(name.as_str().into(), exchange, "order.*".into(), options, FieldTable::default())
+            .await?;
         Ok(())
     }
 
@@ -136,12 +155,13 @@ impl Announcer {
         Ok(())
     }
 
-    /// Deletes the shop's exchange.
-    pub async fn delete_exchange(&self) -> Result<()> {
+    /// Deletes the shop's exchanges.
+    pub async fn delete_exchanges(&self) -> Result<()> {
         let channel = self.channel().await?;
-        channel
-            .exchange_delete(self.place.name("order.exchange").into(), ExchangeDeleteOptions::default())
-            .await?;
+        for exchange in [PLUMBING, EVENTS] {
+            let options = ExchangeDeleteOptions::default();
+            channel.exchange_delete(self.place.name(exchange).into(), options).await?;
+        }
         Ok(())
     }
 }

@@ -1,0 +1,153 @@
+//! Where the next look at the outbox begins: past everything that has been relayed.
+//!
+//! Rows that were deleted stay in table and index until vacuum removes them, which an open snapshot prevents for as long as it is
+//! open. A look that began with the oldest row would walk over all of them, each time. The ids of a table are drawn before they
+//! are committed, so a transaction that is slower than others leaves rows behind the mark: it is remembered with the
+//! position from which its rows must be looked for when it has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Before every id.
+const START: i64 = i64::MIN;
+
+/// The position of one reader.
+#[derive(Debug)]
+pub struct Mark {
+    /// Everything up to this id has been relayed, except what transactions still at work may bring.
+    id: i64,
+    /// The id before the last move: what a new transaction may have drawn lies past it.
+    before: i64,
+    /// Transactions that were at work when the mark moved, and past which id their rows are.
+    running: BTreeMap<i64, i64>,
+    /// When the next full look is due.
+    full_at: Instant,
+}
+
+/// From where a look reads.
+#[derive(Debug)]
+pub struct Begin {
+    /// The mark's id, or one before every id in a full look.
+    pub id: i64,
+    /// Transactions whose end makes the look begin further back.
+    pub transactions: Vec<i64>,
+    /// How far back, for each.
+    pub positions: Vec<i64>,
+    /// Whether this look begins with the oldest row.
+    pub full: bool,
+}
+
+/// Between two full looks at the least.
+const FULL_EVERY: Duration = Duration::from_secs(1);
+/// A full look may take this share of the time: one hundredth.
+const FULL_SHARE: u32 = 100;
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self { id: START, before: START, running: BTreeMap::new(), full_at: Instant::now() }
+    }
+}
+
+impl Mark {
+    /// Where the next look begins. Now and then it is a full one: ids may be smaller than any mark for reasons that the
+    /// transactions do not tell, such as a sequence that was set back or hands out ids in blocks.
+    #[must_use]
+    pub fn begin(&self, now: Instant) -> Begin {
+        let full = now >= self.full_at;
+        let (transactions, positions) = self.running.iter().unzip();
+        Begin { id: if full { START } else { self.id }, transactions, positions, full }
+    }
+
+    /// Notes that a full look took this long.
+    pub fn looked_fully(&mut self, now: Instant, took: Duration) {
+        self.full_at = now + FULL_EVERY.max(took * FULL_SHARE);
+    }
+
+    /// Moves past what a look has found, once all of it is relayed. `last` is the last id found, `limited` whether there may be
+    /// more behind it, `snapshot` what the look saw, as PostgreSQL writes it (`xmin:xmax:xip,…`).
+    pub fn pass(&mut self, last: Option<i64>, limited: bool, snapshot: &str) {
+        let Some(at_work) = at_work(snapshot) else {
+            // Unknown, so nothing is taken for relayed.
+            (self.id, self.before) = (START, START);
+            self.running.clear();
+            return;
+        };
+        self.running.retain(|transaction, _| at_work.contains(transaction));
+        for transaction in at_work {
+            self.running.entry(transaction).or_insert(self.before.min(self.id));
+        }
+        let id = match last {
+            Some(last) if limited => last,
+            Some(last) => last.max(self.id),
+            None => self.id,
+        };
+        self.before = self.id.min(id);
+        self.id = id;
+    }
+}
+
+/// The transactions that a snapshot knows to be at work.
+fn at_work(snapshot: &str) -> Option<BTreeSet<i64>> {
+    let mut parts = snapshot.split(':');
+    let (_, _, listed) = (parts.next()?, parts.next()?, parts.next()?);
+    listed.split(',').filter(|number| !number.is_empty()).map(|number| number.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begins(mark: &Mark, ended: &[i64]) -> i64 {
+        let from = mark.begin(mark.full_at - Duration::from_millis(1));
+        let positions = from.transactions.iter().zip(&from.positions);
+        positions
+            .filter(|(at_work, _)| ended.contains(at_work))
+            .map(|(_, at)| *at)
+            .min()
+            .unwrap_or(from.id)
+            .min(from.id)
+    }
+
+    #[test]
+    fn a_look_begins_past_what_was_relayed_and_further_back_when_a_slow_transaction_has_ended() {
+        let mut mark = Mark::default();
+        mark.looked_fully(Instant::now(), Duration::ZERO);
+        mark.pass(Some(100), false, "5:9:");
+        mark.pass(Some(150), false, "9:12:");
+        assert_eq!(begins(&mark, &[]), 150);
+        // 12 has drawn ids past 100 and is at work; others have committed up to 300.
+        mark.pass(Some(300), false, "12:14:12");
+        mark.pass(Some(400), false, "12:15:12");
+        assert_eq!(begins(&mark, &[]), 400);
+        assert_eq!(begins(&mark, &[12]), 100);
+        // Its rows were more than a look takes: the next one goes on there.
+        mark.pass(Some(200), true, "15:15:");
+        assert_eq!(begins(&mark, &[12]), 200, "12 is forgotten, its rows are not");
+        mark.pass(None, false, "15:15:");
+        assert_eq!(begins(&mark, &[]), 200);
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_read_begins_with_the_oldest_row() {
+        for snapshot in ["", "5:6", "5:6:x", "5:6:7,"] {
+            let mut mark = Mark::default();
+            mark.looked_fully(Instant::now(), Duration::ZERO);
+            mark.pass(Some(9), false, "1:1:");
+            mark.pass(Some(10), false, snapshot);
+            assert_eq!(begins(&mark, &[]), if snapshot == "5:6:7," { 10 } else { START }, "{snapshot}");
+        }
+    }
+
+    #[test]
+    fn full_looks_take_a_hundredth_of_the_time() {
+        let (mut mark, now) = (Mark::default(), Instant::now());
+        assert!(mark.begin(now).full, "the first one");
+        mark.looked_fully(now, Duration::from_millis(1));
+        assert!(!mark.begin(now + Duration::from_millis(999)).full && mark.begin(now + FULL_EVERY).full);
+        mark.looked_fully(now, Duration::from_millis(100));
+        assert!(!mark.begin(now + Duration::from_millis(9_999)).full);
+        assert!(mark.begin(now + Duration::from_secs(10)).full);
+    }
+}

@@ -1,0 +1,234 @@
+//! Events that could not be told yet, one row for each order: refused by the broker, or waiting behind an event that was.
+
+use sqlx::PgConnection;
+
+use super::Look;
+use crate::clock::DbTime;
+use crate::database::{DatabaseError, bounded};
+use crate::event::Event;
+
+/// One order's event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderEvent {
+    /// Its place in the order of recording.
+    pub outbox_id: i64,
+    /// `order.closed` or a sibling.
+    pub kind: String,
+    /// When it happened.
+    pub recorded_at: DbTime,
+    /// The order.
+    pub order_id: i64,
+    /// The deadline that had passed.
+    pub payment_deadline: DbTime,
+    /// The buyer.
+    pub user_id: i64,
+}
+
+impl OrderEvent {
+    /// As it is told.
+    #[must_use]
+    pub fn event(&self) -> Event<'_> {
+        let Self { ref kind, recorded_at: at, order_id, payment_deadline, user_id, .. } = *self;
+        Event { kind, at, order_id, user_id, payment_deadline }
+    }
+}
+
+/// What a look has found, one event for each order, in the order of recording.
+#[must_use]
+pub fn events(look: &Look) -> Vec<OrderEvent> {
+    let of = |row: &super::Row| {
+        let (outbox_id, kind, recorded_at) = (row.id, row.kind.clone(), row.recorded_at);
+        let event = move |&(order_id, payment_deadline, user_id): &_| OrderEvent {
+            outbox_id,
+            kind: kind.clone(),
+            recorded_at,
+            order_id,
+            payment_deadline,
+            user_id,
+        };
+        row.orders.iter().map(event).collect::<Vec<_>>()
+    };
+    look.rows.iter().flat_map(of).collect()
+}
+
+/// Why an event could not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The broker said no: a queue that the event is for is full, or has no leader.
+    Refused,
+    /// The broker did not confirm it in time: a queue that the event is for has lost the majority of its nodes.
+    Unconfirmed,
+    /// Not tried: an earlier event of its order was refused, or the broker does not confirm events of its type.
+    Waits,
+}
+
+impl Why {
+    /// For a person to read.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Refused => {
+                "a queue that it is for is full and refuses it (x-overflow=reject-publish), or has no leader"
+            }
+            Self::Unconfirmed => {
+                "a queue that it is for does not confirm it: it has lost the majority of its nodes"
+            }
+            Self::Waits => "it waits for an earlier event of its order, or until its type is confirmed again",
+        }
+    }
+
+    fn attempts(self) -> i32 {
+        i32::from(self != Self::Waits)
+    }
+}
+
+/// Deletes what a look has found, and keeps what could not be told.
+///
+/// # Errors
+/// Those of the database. Nothing is deleted then, and all is published again, which is harmless.
+pub async fn settle(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    untold: &[(OrderEvent, Why)],
+) -> Result<(), DatabaseError> {
+    let doing = "deleting from the outbox";
+    if untold.is_empty() {
+        let delete = sqlx::query!("DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1)", ids);
+        bounded(doing, delete.execute(connection)).await?;
+        return Ok(());
+    }
+    let events = untold.iter().map(|(event, _)| event);
+    let settle = sqlx::query!(
+        "WITH kept AS (
+             INSERT INTO refused_events (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
+                                         next_try_at, reason)
+             SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
+                    now() + make_interval(secs => attempts), reason
+             FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[],
+                         $8::integer[], $9::text[])
+                  AS e (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts, reason)
+             ON CONFLICT DO NOTHING)
+         DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1)",
+        ids,
+        &events.clone().map(|event| event.order_id).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.outbox_id).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.kind.clone()).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.recorded_at.into()).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.payment_deadline.into()).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.user_id).collect::<Vec<_>>(),
+        &untold.iter().map(|(_, why)| why.attempts()).collect::<Vec<_>>(),
+        &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>()
+    );
+    bounded(doing, settle.execute(connection)).await?;
+    Ok(())
+}
+
+/// Which of these orders have an event that could not be told yet.
+///
+/// # Errors
+/// Those of the database.
+pub async fn held_back(connection: &mut PgConnection, orders: &[i64]) -> Result<Vec<i64>, DatabaseError> {
+    let held = sqlx::query_scalar!("SELECT order_id FROM refused_events WHERE order_id = ANY ($1)", orders);
+    bounded("asking for refused events", held.fetch_all(connection)).await
+}
+
+/// An event whose time has come to be tried again.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// The event.
+    pub event: OrderEvent,
+    /// Whether an earlier event of its order is still to be told.
+    pub behind: bool,
+}
+
+/// Those whose time has come, the longest due first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>, DatabaseError> {
+    let rows = sqlx::query!(
+        r#"SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id,
+                  EXISTS (SELECT FROM refused_events AS earlier
+                          WHERE earlier.order_id = due.order_id AND earlier.outbox_id < due.outbox_id) AS "behind!"
+           FROM (SELECT * FROM refused_events WHERE next_try_at <= now() ORDER BY next_try_at LIMIT $1) AS due
+           ORDER BY next_try_at"#,
+        i64::try_from(most).unwrap_or(i64::MAX)
+    );
+    let rows = bounded("reading refused events", rows.fetch_all(connection)).await?;
+    let due = rows.into_iter().map(|row| Due {
+        event: OrderEvent {
+            outbox_id: row.outbox_id,
+            kind: row.kind,
+            recorded_at: row.recorded_at.into(),
+            order_id: row.order_id,
+            payment_deadline: row.payment_deadline.into(),
+            user_id: row.user_id,
+        },
+        behind: row.behind,
+    });
+    Ok(due.collect())
+}
+
+/// Settles what was tried again: what was told is gone, and what waits behind it is next; what was refused waits twice as long,
+/// from a second to about four minutes; what is behind another waits for that, or ten seconds.
+///
+/// # Errors
+/// Those of the database. All of it is tried again then, which is harmless.
+pub async fn settle_again(
+    connection: &mut PgConnection,
+    told: &[&OrderEvent],
+    refused: &[(&OrderEvent, Why)],
+    behind: &[&OrderEvent],
+) -> Result<(), DatabaseError> {
+    const DOING: &str = "settling refused events";
+    let keys = |events: &mut dyn Iterator<Item = &OrderEvent>| -> (Vec<i64>, Vec<i64>) {
+        events.map(|event| (event.order_id, event.outbox_id)).unzip()
+    };
+    // First: what is told now makes what is behind it due at once.
+    let (orders, ids) = keys(&mut behind.iter().copied());
+    let postpone = sqlx::query!(
+        "UPDATE refused_events SET next_try_at = now() + interval '10 s'
+         FROM unnest($1::bigint[], $2::bigint[]) AS behind (order_id, outbox_id)
+         WHERE refused_events.order_id = behind.order_id AND refused_events.outbox_id = behind.outbox_id
+           AND EXISTS (SELECT FROM refused_events AS earlier
+                       WHERE earlier.order_id = behind.order_id AND earlier.outbox_id < behind.outbox_id)",
+        &orders,
+        &ids
+    );
+    bounded(DOING, postpone.execute(&mut *connection)).await?;
+    let (orders, ids) = keys(&mut told.iter().copied());
+    let delete = sqlx::query!(
+        "DELETE FROM refused_events USING unnest($1::bigint[], $2::bigint[]) AS told (order_id, outbox_id)
+         WHERE refused_events.order_id = told.order_id AND refused_events.outbox_id = told.outbox_id",
+        &orders,
+        &ids
+    );
+    bounded(DOING, delete.execute(&mut *connection)).await?;
+    let next = sqlx::query!(
+        "UPDATE refused_events SET next_try_at = now() WHERE order_id = ANY ($1) AND next_try_at > now()",
+        &orders
+    );
+    bounded(DOING, next.execute(&mut *connection)).await?;
+    let (orders, ids) = keys(&mut refused.iter().map(|(event, _)| *event));
+    let reasons: Vec<_> = refused.iter().map(|(_, why)| why.reason().to_owned()).collect();
+    let later = sqlx::query!(
+        "UPDATE refused_events
+         SET attempts = attempts + 1, next_try_at = now() + interval '1 s' * (1 << least(attempts, 8)), reason = refused.reason
+         FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS refused (order_id, outbox_id, reason)
+         WHERE refused_events.order_id = refused.order_id AND refused_events.outbox_id = refused.outbox_id",
+        &orders,
+        &ids,
+        &reasons
+    );
+    bounded(DOING, later.execute(connection)).await?;
+    Ok(())
+}
+
+/// How many wait.
+///
+/// # Errors
+/// Those of the database.
+pub async fn waiting(connection: &mut PgConnection) -> Result<i64, DatabaseError> {
+    let waiting = sqlx::query_scalar!(r#"SELECT count(*) AS "waiting!" FROM refused_events"#);
+    bounded("counting refused events", waiting.fetch_one(connection)).await
+}

@@ -1,0 +1,79 @@
+//! Wakes: from the outbox into the lanes.
+
+use std::sync::Arc;
+
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{Sparingly, complain};
+use crate::broker::publisher::Publisher;
+use crate::database::bounded;
+use crate::outbox::{self, Kind, Look, Mark, Most};
+use crate::pod::{Pod, past};
+use crate::role::RoleError;
+use crate::stats::Count;
+use crate::wake::Wake;
+
+/// Orders published in one round; more would be on their way for so long that their expirations were no longer true.
+const MOST: i64 = 10_000;
+
+pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
+    let publisher = Publisher::connect(&pod.broker, "relay").await?;
+    // For as long as the session: the pool would ask it for a sign of life, twice, after each of twenty looks a second.
+    let connection = bounded("connecting the relay", pod.closer.pool.acquire()).await?;
+    let mut wakes = Wakes {
+        pod: Arc::clone(pod),
+        publisher,
+        connection,
+        mark: Mark::default(),
+        said: Sparingly::default(),
+    };
+    while !stop.is_cancelled() {
+        let more = tokio::select! {
+            more = wakes.round() => more?,
+            // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
+            () = past(stop, pod.config.drain_timeout) => return Ok(()),
+        };
+        // A round costs as much for one row as for many: what is recorded meanwhile goes together next time.
+        if !more {
+            tokio::select! {
+                () = sleep(pod.config.relay_poll) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+    wakes.publisher.close().await;
+    Ok(())
+}
+
+struct Wakes {
+    pod: Arc<Pod>,
+    publisher: Publisher,
+    connection: PoolConnection<Postgres>,
+    mark: Mark,
+    said: Sparingly,
+}
+
+impl Wakes {
+    /// Publishes the oldest wakes; whether there are probably more. Published and confirmed first, deleted second.
+    async fn round(&mut self) -> Result<bool, RoleError> {
+        let pod = Arc::clone(&self.pod);
+        let most = Most { rows: pod.config.relay_batch, orders: MOST };
+        let look = outbox::look(&mut self.connection, Kind::Wakes, &mut self.mark, most, &pod.clock).await?;
+        complain(&look, &mut self.said);
+        if !look.rows.is_empty() {
+            self.publisher.publish(pod.scheduler.messages(wakes(&look), pod.clock.now())).await?;
+            outbox::delete_wakes(&mut self.connection, &look.ids()).await?;
+            pod.stats.add(Count::Woken, look.orders());
+        }
+        look.relayed(&mut self.mark);
+        Ok(look.more)
+    }
+}
+
+fn wakes(look: &Look) -> Vec<Wake> {
+    let orders = look.rows.iter().flat_map(|row| &row.orders);
+    orders.map(|&(order_id, due, _)| Wake { due, order_id, attempt: 0, announced: false }).collect()
+}
