@@ -12,6 +12,7 @@ mod publish;
 mod run;
 mod sweep;
 mod topology;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,8 +46,8 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 broker, database or the service failed; 2 wrong usage or setting;
-3 the order's state or the selection does not allow it; 4 the topology differs, or a lane does not
-deliver.
+3 the order's state or the selection does not allow it; 4 broker or database differ, or a lane does
+not deliver; 5 nothing differs in what could be seen, but not everything could be.
 Settings are flags, environment variables or keys of the file, in this order: see `overdue run --help`.";
 
 #[derive(Subcommand, Debug)]
@@ -58,6 +59,8 @@ enum Command {
     /// Declare, verify or export exchanges, queues and bindings
     #[command(subcommand)]
     Topology(topology::Command),
+    /// Compare broker and database with what this version needs
+    Verify,
     /// Place, show, pay, cancel or extend an order, as a shop would by SQL
     #[command(subcommand)]
     Order(order::Command),
@@ -97,8 +100,10 @@ enum CliError {
     Bench(#[from] crate::bench::BenchError),
     #[error("{0}")]
     NothingMeant(String),
-    #[error("the topology differs in {}", counted(*.0, "place"))]
+    #[error("differs from what Overdue needs in {}", counted(*.0, "place"))]
     Differs(usize),
+    #[error("{} cannot be seen; nothing differs in what can", counted(*.0, "thing"))]
+    CannotTell(usize),
     #[error("{} not deliver", if *.0 == 1 { "1 queue does".to_owned() } else { format!("{} queues do", .0) })]
     Stuck(usize),
     #[error("much slower than it should be: {}; see the goals that were missed", counted(*.0, "workload"))]
@@ -127,6 +132,7 @@ impl CliError {
             | Self::System(_) => 1,
             Self::Shop(_) | Self::NothingMeant(_) => 3,
             Self::Differs(_) | Self::Stuck(_) => 4,
+            Self::CannotTell(_) => 5,
         }
     }
 }
@@ -195,6 +201,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
         match cli.command {
             Command::Run(args) => run::run(&context, &args).await,
             Command::Migrate => migrate(&context).await,
+            Command::Verify => verify::run(&context).await,
             Command::Topology(command) => topology::run(&context, command).await,
             Command::Order(command) => order::run(&context, command).await,
             Command::Publish(args) => publish::run(&context, args).await,
@@ -244,7 +251,7 @@ async fn migrate(context: &Context) -> Result<(), CliError> {
     let (config, pool) = context.unchecked_database()?;
     database::reach(&pool).await?;
     database::migrate_and_say(&pool, &mut |line| {
-        log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {line}")))
+        log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {line}")));
     })
     .await?;
     context.out.done(

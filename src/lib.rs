@@ -39,6 +39,7 @@ pub mod settings;
 pub mod shop;
 pub mod stats;
 pub mod topology;
+pub mod verify;
 
 pub mod bench;
 pub mod cli;

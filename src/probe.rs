@@ -24,6 +24,9 @@ const IN_FLIGHT: u32 = 8;
 /// may be lost (somebody emptied the queue), and they must not become many.
 const RETRY_AT_LEAST: Duration = Duration::from_secs(600);
 
+/// A probe that the broker did not take is followed by another one after this time.
+const RETRY_NOT_TAKEN: Duration = Duration::from_secs(5);
+
 /// The message that goes through the lane with this routing key.
 #[must_use]
 pub fn message(key: String, token: &str, expiration: Duration) -> Outgoing {
@@ -78,6 +81,11 @@ pub enum Health {
         /// When the oldest probe on its way should have been back.
         since: DbTime,
     },
+    /// The broker takes no probe for it: nothing leads into it.
+    CutOff {
+        /// When the first probe that was not taken was announced.
+        since: DbTime,
+    },
     /// No probe has been placed yet.
     Unknown,
 }
@@ -86,6 +94,12 @@ pub enum Health {
 #[must_use]
 pub fn health(probes: &[&Probe], now: DbTime, grace: Duration) -> Health {
     let due = away(probes).filter_map(|probe| probe.due_at).min();
+    // One alone may be of a pod that died between announcing and placing it.
+    if let [first, _, ..] = not_taken(probes)[..]
+        && first.announced_at.plus(grace) < now
+    {
+        return Health::CutOff { since: first.announced_at };
+    }
     match (due, last_returned(probes).and_then(|probe| probe.returned_at)) {
         (Some(since), _) if since.plus(grace) < now => Health::Stuck { since },
         (_, Some(at)) => Health::Well { at },
@@ -103,6 +117,7 @@ pub fn next_at(probes: &[&Probe], length: Duration, every: Duration, now: DbTime
     // At the moment of the last one: measured now, it would grow as fast as the wait.
     let overdue = away(probes).filter_map(|probe| probe.due_at).min().map(|due| last.since(due));
     let wait = match overdue {
+        None if !not_taken(probes).is_empty() => every.min(RETRY_NOT_TAKEN),
         None => every,
         Some(overdue) => every.max(length / IN_FLIGHT).max(overdue.min(RETRY_AT_LEAST)),
     };
@@ -117,6 +132,20 @@ fn last_returned<'a>(probes: &[&'a Probe]) -> Option<&'a Probe> {
 fn away<'a>(probes: &[&'a Probe]) -> impl Iterator<Item = &'a Probe> {
     let last = last_returned(probes).map_or(0, |probe| probe.number);
     probes.iter().copied().filter(move |probe| probe.returned_at.is_none() && probe.number > last)
+}
+
+/// Whether the broker has taken the last probe.
+#[must_use]
+pub fn is_taken(probes: &[&Probe]) -> bool {
+    not_taken(probes).is_empty()
+}
+
+/// The last ones, when the broker has not taken them: announced, and never placed.
+fn not_taken<'a>(probes: &[&'a Probe]) -> Vec<&'a Probe> {
+    let placed = probes.iter().filter(|probe| probe.due_at.is_some()).map(|probe| probe.number).max();
+    let mut last: Vec<_> = probes.iter().copied().filter(|probe| Some(probe.number) > placed).collect();
+    last.sort_by_key(|probe| probe.number);
+    last
 }
 
 /// The database's time and all probes.
@@ -184,13 +213,24 @@ pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, D
     Ok(rows.into_iter().map(|row| (row.queue, late(row.due_at, row.returned_at))).collect())
 }
 
-/// Forgets all probes of a lane before its last one that came back.
+/// Probes that say nothing more: those before the last one that came back, and of those that the broker did not take all
+/// but the first, which says since when, and the last.
+fn forgettable(probes: &[&Probe]) -> Vec<i64> {
+    let last = last_returned(probes).map_or(0, |probe| probe.number);
+    let old = probes.iter().map(|probe| probe.number).filter(|number| *number < last);
+    let between = match not_taken(probes)[..] {
+        [_, ref between @ .., _] => between.iter().map(|probe| probe.number).collect(),
+        _ => Vec::new(),
+    };
+    old.chain(between).collect()
+}
+
+/// Forgets the probes of a lane that say nothing more.
 ///
 /// # Errors
 /// As the database's.
 pub async fn forget(pool: &PgPool, probes: &[&Probe]) -> Result<(), DatabaseError> {
-    let last = last_returned(probes).map_or(0, |probe| probe.number);
-    let old: Vec<_> = probes.iter().map(|probe| probe.number).filter(|number| *number < last).collect();
+    let old = forgettable(probes);
     if !old.is_empty() {
         let delete = sqlx::query!("DELETE FROM lane_probes WHERE number = ANY ($1)", &old);
         bounded("forgetting old probes", delete.execute(pool)).await?;

@@ -35,8 +35,14 @@ pub enum Count {
     Parked,
     /// Messages that had been delivered before: to a pod that died, lost its connection, or gave them back.
     Redelivered,
-    /// Lanes found stuck, each time it began.
+    /// Lanes that do not deliver now.
     Stuck,
+    /// Lanes found stuck, each time it began.
+    StuckTotal,
+    /// What the broker has not as Overdue needs it, now.
+    Troubles,
+    /// The same, each time something began to differ.
+    TroublesTotal,
     /// Sessions that broke and were built anew.
     Rebuilt,
     /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
@@ -44,7 +50,7 @@ pub enum Count {
 }
 
 /// Their names in logs.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "closed",
     "swept",
     "failed",
@@ -57,6 +63,9 @@ const NAMES: [&str; 14] = [
     "parked",
     "redelivered",
     "lanes_stuck",
+    "lanes_stuck_total",
+    "broker_troubles",
+    "broker_troubles_total",
     "sessions_rebuilt",
     "log_lines_lost",
 ];
@@ -107,7 +116,12 @@ impl Stats {
         self.counts[what as usize].fetch_add(by as u64, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// Says how many there are now, of what comes and goes.
+    pub fn set(&self, what: Count, to: usize) {
+        self.counts[what as usize].store(to as u64, Ordering::Relaxed);
+    }
+
+    /// How many so far, or now.
     #[must_use]
     pub fn get(&self, what: Count) -> u64 {
         self.counts[what as usize].load(Ordering::Relaxed)

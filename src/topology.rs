@@ -2,6 +2,7 @@
 
 pub mod declare;
 pub mod export;
+pub mod live;
 pub mod management;
 pub mod verify;
 
@@ -67,6 +68,18 @@ impl Names {
     #[must_use]
     pub fn lane(&self, lane: &Lane) -> String {
         format!("{}order.delay.{lane}.queue", self.prefix)
+    }
+
+    /// What the names of subscribers' queues and exchanges begin with.
+    #[must_use]
+    pub fn subscribers(&self) -> String {
+        format!("{}subscriber.", self.prefix)
+    }
+
+    /// A broker user of this shop.
+    #[must_use]
+    pub fn user(&self, part: &str) -> String {
+        format!("{}overdue-{part}", self.prefix)
     }
 
     /// What every queue name of this shop begins with.

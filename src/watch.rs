@@ -1,19 +1,20 @@
-//! The watch: sends probes through the delay lanes, and says when messages stay in a queue after their moment.
+//! The watch: sends probes through the delay lanes, says when messages stay in a queue after their moment, and looks at
+//! what else Overdue needs of the broker.
 //!
 //! The orders behind such a blockage are the sweep's business; this tells a person that there is one, and where.
 
-use std::collections::HashMap;
+mod capabilities;
+mod depth;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::Connection;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::publisher::Publisher;
-use crate::broker::{self, Broker, Link};
+use crate::broker::{self, BrokerError, Link};
 use crate::clock::DbTime;
 use crate::config::Config;
 use crate::database::{Trouble, trouble};
@@ -21,8 +22,11 @@ use crate::lane::Lane;
 use crate::pod::Pod;
 use crate::probe::{self, Health, Probe};
 use crate::role::RoleError;
-use crate::stats::Count;
+use crate::stats::{Count, Stats};
 use crate::topology::lane_key;
+
+use depth::cause;
+pub use depth::{Depth, depth};
 
 /// Longest time between two looks; short against any grace that makes sense.
 const LOOK: Duration = Duration::from_secs(2);
@@ -43,19 +47,18 @@ pub fn grace(config: &Config) -> Duration {
 pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&pod.broker, "watch").await?;
     let connection = pod.broker.connect("watch").await?;
-    let mut watch =
-        Watch { pod: Arc::clone(pod), publisher, connection, began: Instant::now(), said: HashMap::new() };
+    let mut watch = Watch {
+        pod: Arc::clone(pod),
+        publisher,
+        connection,
+        began: Instant::now(),
+        stuck: BTreeMap::new(),
+        untaken: None,
+    };
     tracing::info!("watching the lanes");
-    loop {
-        tokio::select! {
-            looked = watch.look() => looked?,
-            // Nothing is in hand that would have to be finished: a probe cut off here is never waited for.
-            () = stop.cancelled() => return Ok(()),
-        }
-        tokio::select! {
-            () = sleep(LOOK.min(pod.config.probe_every / 4)) => {}
-            () = stop.cancelled() => break,
-        }
+    tokio::select! {
+        ended = watch.lanes(stop) => ended?,
+        never = capabilities::keep_looking(pod) => match never {},
     }
     watch.publisher.close().await;
     broker::close(&watch.connection).await;
@@ -87,11 +90,45 @@ struct Watch {
     publisher: Publisher,
     connection: Link,
     began: Instant,
-    /// The queues that are in trouble, and when this was last said.
-    said: HashMap<String, Instant>,
+    /// The lanes that do not deliver.
+    stuck: BTreeMap<String, Said>,
+    /// When it was last reported that nobody takes wakes.
+    untaken: Option<Instant>,
+}
+
+/// When a trouble was last reported.
+struct Said {
+    at: Instant,
+    /// The same by the database's clock, as probes are noted.
+    time: DbTime,
+}
+
+/// The number of stuck lanes; a watch that ends no longer knows it.
+struct Gauge(Arc<Stats>);
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.set(Count::Stuck, 0);
+    }
 }
 
 impl Watch {
+    /// Looks at the lanes until `stop`.
+    async fn lanes(&mut self, stop: &CancellationToken) -> Result<(), RoleError> {
+        let _gauge = Gauge(Arc::clone(&self.pod.stats));
+        loop {
+            tokio::select! {
+                looked = self.look() => looked?,
+                // Nothing is in hand that would have to be finished: a probe cut off here is never waited for.
+                () = stop.cancelled() => return Ok(()),
+            }
+            tokio::select! {
+                () = sleep(LOOK.min(self.pod.config.probe_every / 4)) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
     async fn look(&mut self) -> Result<(), RoleError> {
         let pod = Arc::clone(&self.pod);
         self.look_at_process_queue().await;
@@ -101,25 +138,40 @@ impl Watch {
             let ours: Vec<&Probe> = probes.iter().filter(|probe| probe.queue == queue).collect();
             match probe::health(&ours, now, grace(&pod.config)) {
                 Health::Stuck { since } => self.report(&queue, since, now).await,
-                Health::Well { .. } if self.said.remove(&queue).is_some() => {
+                Health::Well { at }
+                    if probe::is_taken(&ours)
+                        && self.stuck.get(&queue).is_some_and(|said| said.time < at) =>
+                {
+                    self.stuck.remove(&queue);
                     tracing::warn!(queue, "the lane delivers again");
                 }
+                // Reported when the probe was not taken.
+                Health::CutOff { .. } => {}
                 Health::Well { .. } | Health::Waiting { .. } | Health::Unknown => {}
             }
             if probe::next_at(&ours, lane.length, pod.config.probe_every, now) <= now {
-                self.place(lane, &queue).await?;
+                self.place(lane, &queue, now).await?;
             }
+            pod.stats.set(Count::Stuck, self.stuck.len());
             probe::forget(&pod.closer.pool, &ours).await?;
         }
         Ok(())
     }
 
     /// Sends a probe through a lane.
-    async fn place(&self, lane: &Lane, queue: &str) -> Result<(), RoleError> {
-        let (pool, lanes) = (&self.pod.closer.pool, &self.pod.config.lanes);
+    async fn place(&mut self, lane: &Lane, queue: &str, now: DbTime) -> Result<(), RoleError> {
+        let pod = Arc::clone(&self.pod);
+        let (pool, lanes) = (&pod.closer.pool, &pod.config.lanes);
         let (number, token) = probe::announce(pool, queue).await?;
         let message = probe::message(lane_key(lane), &token, lanes.shortest_wait());
-        self.publisher.publish(vec![message]).await?;
+        match self.publisher.publish(vec![message]).await {
+            // Its row stays as it is, which tells `overdue lanes`. The other lanes are watched on.
+            Err(BrokerError::Unroutable { key }) => {
+                self.report_cut_off(queue, &key, now).await;
+                return Ok(());
+            }
+            published => published?,
+        }
         // Where nothing is ahead of it, it is due at once, however long the lane is.
         let alone = self.depth(queue).await.is_some_and(|depth| depth.messages <= 1);
         let within = if alone { lanes.shortest_wait() } else { lane.length };
@@ -138,9 +190,7 @@ impl Watch {
             // Probes wait there too; whether the lane delivers can be told when the pods have caught up.
             return;
         }
-        if self.said.insert(queue.to_owned(), Instant::now()).is_none() {
-            self.pod.stats.add(Count::Stuck, 1);
-        }
+        self.note_stuck(queue, now);
         let messages = self.depth(queue).await.map(|depth| depth.messages);
         tracing::error!(
             queue,
@@ -149,8 +199,34 @@ impl Watch {
             "the lane does not deliver: {}. The sweep closes their orders",
             cause(messages, queue, &process)
         );
-        // The usual cause is a binding that somebody has removed. Messages that wait for it are then tried again by the
-        // broker.
+        self.repair().await;
+    }
+
+    /// Says that nothing leads into a lane, and repairs it if it may.
+    async fn report_cut_off(&mut self, queue: &str, key: &str, now: DbTime) {
+        if self.due_to_be_said(queue) {
+            self.note_stuck(queue, now);
+            let exchange = self.pod.broker.names.exchange();
+            tracing::error!(
+                queue,
+                key,
+                "nothing leads into the lane: it is not bound to {exchange} with its key. Wakes for it wait in the \
+                 outbox, and the sweep closes their orders. Run `overdue topology declare`"
+            );
+        }
+        self.repair().await;
+    }
+
+    fn note_stuck(&mut self, queue: &str, now: DbTime) {
+        let said = Said { at: Instant::now(), time: now };
+        if self.stuck.insert(queue.to_owned(), said).is_none() {
+            self.pod.stats.add(Count::StuckTotal, 1);
+        }
+    }
+
+    /// Declares the topology, if this pod may. The usual cause of a lane that does not deliver is a binding that somebody
+    /// has removed; the broker then tries again to move what waits for it.
+    async fn repair(&self) {
         if let Err(error) = self.pod.broker.declare(&self.connection).await {
             tracing::error!(%error, "declaring the topology, because a lane does not deliver");
         }
@@ -161,11 +237,13 @@ impl Watch {
         let process = self.pod.broker.names.process();
         let Some(Depth { messages, consumers }) = self.depth(&process).await else { return };
         if consumers > 0 || messages == 0 {
-            if self.said.remove(&process).is_some() {
+            if self.untaken.take().is_some() {
                 tracing::warn!(queue = process, "wakes are taken again");
             }
-        } else if self.began.elapsed() > grace(&self.pod.config) && self.due_to_be_said(&process) {
-            self.said.insert(process.clone(), Instant::now());
+        } else if self.began.elapsed() > grace(&self.pod.config)
+            && self.untaken.is_none_or(|said| said.elapsed() > AGAIN)
+        {
+            self.untaken = Some(Instant::now());
             tracing::error!(
                 queue = process,
                 messages_waiting = messages,
@@ -176,47 +254,10 @@ impl Watch {
     }
 
     fn due_to_be_said(&self, queue: &str) -> bool {
-        self.said.get(queue).is_none_or(|said| said.elapsed() > AGAIN)
+        self.stuck.get(queue).is_none_or(|said| said.at.elapsed() > AGAIN)
     }
 
     async fn depth(&self, queue: &str) -> Option<Depth> {
         depth(&self.pod.broker, &self.connection, queue).await
     }
-}
-
-/// Why a probe that went into a lane is not back, as far as the lane's depth tells; unknown where it was not told.
-fn cause(messages: Option<u32>, queue: &str, process: &str) -> String {
-    match messages {
-        // Expired messages that wait for their target are not counted.
-        Some(0) => format!(
-            "what went into it is neither in it nor here. Expired messages wait where {process} cannot be reached \
-             (`overdue topology verify`); else {queue} was purged or made again, or another shop with this prefix takes \
-             its messages"
-        ),
-        Some(_) => format!(
-            "messages stay in it after their expiry. Either {process} cannot be reached (`overdue topology verify`), or \
-             a message without expiration stands first in {queue} (look at it in the management UI, and purge it away)"
-        ),
-        None => format!("a probe is overdue, and {queue} does not answer (`overdue topology verify`)"),
-    }
-}
-
-/// What a queue says of itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Depth {
-    /// Messages that wait; neither those that somebody has taken, nor expired ones that have not reached their target.
-    pub messages: u32,
-    /// Who takes messages from it.
-    pub consumers: u32,
-}
-
-/// Asks a queue for its depth; `None` when it is not there or does not answer.
-pub async fn depth(broker: &Broker, connection: &Connection, queue: &str) -> Option<Depth> {
-    // A channel of its own: the broker closes it when there is no such queue.
-    let channel = broker.channel(connection).await.ok()?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-    let state = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    let state = broker.bounded("asking for a queue's depth", state).await.ok()?;
-    let _ = broker.bounded("closing a channel", channel.close(200, "done".into())).await;
-    Some(Depth { messages: state.message_count(), consumers: state.consumer_count() })
 }

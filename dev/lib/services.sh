@@ -51,7 +51,7 @@ start_services() {
   lock_state
   look_around
   # Nothing of ours runs: what was asked to stay has gone with a reboot.
-  if [[ $PG_FROM$MQ_FROM != *@(running|container)* ]]; then rm -f "$STATE/keep"; fi
+  if [[ -z $PG_FROM$MQ_FROM ]]; then rm -f "$STATE/keep"; fi
   [[ $PG_FROM != given ]] || check_given_database
   [[ $MQ_FROM != given ]] || check_given_broker
 

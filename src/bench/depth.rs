@@ -117,7 +117,7 @@ async fn held_by_broker(place: &Place) -> Result<Queue, BenchError> {
     // The API answers with figures of up to five seconds ago.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let management = Management::new(&place.config);
-    let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues"));
+    let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues", ""));
     let queues = queues.await.map_err(std::io::Error::other)??;
     let ours = queues.into_iter().filter(|queue| queue.name.starts_with(&place.config.prefix));
     Ok(ours.fold(Queue::default(), |sum, queue| Queue {

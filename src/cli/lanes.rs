@@ -39,6 +39,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
             Health::Waiting { until } => ("waiting", Some(until)),
             Health::Stuck { since } if behind => ("behind", Some(since)),
             Health::Stuck { since } => ("stuck", Some(since)),
+            Health::CutOff { since } => ("cut off", Some(since)),
             Health::Unknown => ("unknown", None),
         };
         let depth = depth(&broker, &connection, &queue).await;
@@ -60,7 +61,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
         )
     };
     context.out.show(text, lines.iter().map(value).collect::<Vec<_>>());
-    match lines.iter().filter(|line| ["stuck", "missing"].contains(&line.state)).count() {
+    match lines.iter().filter(|line| ["stuck", "cut off", "missing"].contains(&line.state)).count() {
         0 => Ok(()),
         stuck => Err(CliError::Stuck(stuck)),
     }
@@ -76,6 +77,12 @@ fn row(line: &Line, now: DbTime) -> Vec<String> {
         }
         ("stuck", None) => "nobody takes wakes: no pod with the close role is connected".to_owned(),
         ("behind", _) => "the pods have not caught up with what is due".to_owned(),
+        ("cut off", Some(since)) => {
+            let time = seconds(now.since(since));
+            format!(
+                "nothing leads into it: the broker takes no probe for it for {time}: `overdue topology verify`"
+            )
+        }
         ("unknown", _) => "no pod with the watch role has sent a probe yet".to_owned(),
         ("missing", _) => "no such queue: `overdue topology declare`".to_owned(),
         _ => String::new(),

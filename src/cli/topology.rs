@@ -2,13 +2,12 @@
 
 use serde_json::json;
 
-use super::output::{print, table};
+use super::output::print;
 use super::{CliError, Context};
 use crate::broker::{self, Broker};
 use crate::config::Config;
 use crate::topology::export::definitions;
 use crate::topology::management::Management;
-use crate::topology::verify::verify;
 use crate::topology::{Names, Topology};
 
 #[derive(clap::Subcommand, Clone, Copy, Debug)]
@@ -33,22 +32,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             context.out.done(&text, json!({"exchanges": exchanges, "queues": queues}));
             Ok(())
         }
-        Command::Verify => {
-            let config = context.broker_config()?;
-            let (names, management) = (Names::new(&config.prefix), Management::new(&config));
-            let topology = Topology::new(&names, &config.lanes);
-            let found = tokio::task::spawn_blocking(move || verify(&management, &names, &topology)).await;
-            let found = found.map_err(std::io::Error::other)??;
-            let text = || {
-                if found.is_empty() {
-                    return "the broker has exactly what the code wants".to_owned();
-                }
-                let rows = found.iter().map(|d| vec![d.name.clone(), d.problem.clone(), d.remedy.to_owned()]);
-                table(&["name", "problem", "remedy"], &rows.collect::<Vec<_>>())
-            };
-            context.out.show(text, &found);
-            if found.is_empty() { Ok(()) } else { Err(CliError::Differs(found.len())) }
-        }
+        Command::Verify => super::verify::run_broker(context).await,
         Command::Export => {
             let raw = context.raw.clone().or("amqp_url", "amqp://localhost/%2f");
             let config = Config::from_raw(&raw.or("database_url", "postgres://localhost/not-needed"))?;

@@ -77,6 +77,22 @@ fn probes_are_placed_regularly_and_never_become_many() {
 }
 
 #[test]
+fn a_lane_into_which_nothing_leads_is_cut_off_until_a_probe_is_placed_again() {
+    let since = NOW.minus(11 * SECOND);
+    let well = probe(1, 60, Some(59), Some(59));
+    let cut = [well.clone(), probe(2, 11, None, None), probe(3, 6, None, None), probe(4, 1, None, None)];
+    assert_eq!(health_of(&cut), Health::CutOff { since });
+    assert_eq!(next_in(&cut), 4);
+    assert_eq!(forgettable(&cut.iter().collect::<Vec<_>>()), [3]);
+    let at = NOW.minus(59 * SECOND);
+    assert_eq!(health_of(&cut[..2]), Health::Well { at }, "its pod may have died");
+    let recent = [well, probe(2, 9, None, None), probe(3, 1, None, None)];
+    assert_eq!(health_of(&recent), Health::Well { at }, "not for long enough");
+    assert_eq!(health_of(&[&cut[..], &[probe(5, 1, Some(0), None)]].concat()), Health::Well { at });
+    assert_eq!(health_of(&cut[1..]), Health::CutOff { since }, "none was ever placed");
+}
+
+#[test]
 fn only_what_looks_exactly_like_a_probe_is_one() {
     let ours = message("order.delay.1s".to_owned(), "0a1b-2c", SECOND);
     let kind = |properties: &BasicProperties| properties.kind().as_ref().map(ToString::to_string);

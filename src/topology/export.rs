@@ -4,17 +4,31 @@ use serde_json::{Value, json};
 
 use super::{KEY_DELAY, Names, Topology};
 
+/// A user of the definitions.
+struct User {
+    name: String,
+    tags: &'static str,
+    configure: String,
+    write: String,
+    read: String,
+}
+
 /// The definitions, for one vhost.
 ///
-/// The users have no password, so nobody can log in as them until somebody gives them one.
+/// The users have no password, so nobody can log in as them until somebody gives them one. Their names carry the prefix:
+/// users belong to the whole broker, and permissions that are imported replace those that a user has in the vhost.
 #[must_use]
 pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
-    let user = |name: &str, tags: &str| json!({"name": name, "password_hash": "", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": tags});
-    let permission = |user: &str, configure: &str, write: &str, read: &str| json!({"user": user, "vhost": vhost, "configure": configure, "write": write, "read": read});
-    let exchange = literal(&topology.exchange);
-    let all = format!("{}.*", literal(&names.stem()));
-    let (only_exchange, everything, nothing) = (format!("^{exchange}$"), format!("^{all}$"), "^$");
-    let only_delay = format!("^{}$", literal(KEY_DELAY));
+    let publisher = names.user("publisher");
+    let users = users(names, topology);
+    let user = |user: &User| {
+        json!({"name": user.name, "password_hash": "",
+               "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": user.tags})
+    };
+    let permission = |user: &User| {
+        json!({"user": user.name, "vhost": vhost, "configure": user.configure,
+               "write": user.write, "read": user.read})
+    };
     let queues = topology.queues.iter().map(|queue| {
         let arguments: serde_json::Map<_, _> =
             queue.arguments.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
@@ -26,15 +40,11 @@ pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
     });
     json!({
         "vhosts": [{"name": vhost}],
-        "users": [user("overdue-publisher", ""), user("overdue-service", ""), user("overdue-operator", "monitoring")],
-        "permissions": [
-            permission("overdue-publisher", nothing, &only_exchange, nothing),
-            permission("overdue-service", &everything, &everything, &everything),
-            permission("overdue-operator", nothing, nothing, &everything),
-        ],
+        "users": users.iter().map(user).collect::<Vec<_>>(),
+        "permissions": users.iter().map(permission).collect::<Vec<_>>(),
         "topic_permissions": [
-            {"user": "overdue-publisher", "vhost": vhost, "exchange": topology.exchange,
-             "write": only_delay, "read": nothing},
+            {"user": publisher, "vhost": vhost, "exchange": topology.exchange,
+             "write": only(KEY_DELAY), "read": NOTHING},
         ],
         "exchanges": topology.exchanges().map(|name| {
             json!({"name": name, "vhost": vhost, "type": "topic", "durable": true,
@@ -45,7 +55,81 @@ pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
     })
 }
 
+fn users(names: &Names, topology: &Topology) -> [User; 4] {
+    let nothing = || NOTHING.to_owned();
+    let (exchange, events) = (literal(&topology.exchange), literal(&topology.events));
+    let theirs = format!("{}.*", literal(&names.subscribers()));
+    [
+        User {
+            name: names.user("publisher"),
+            tags: "",
+            configure: nothing(),
+            write: format!("^{exchange}$"),
+            read: nothing(),
+        },
+        // The file makes exchanges and queues, so nobody needs to configure them. The tag lets it ask the management API
+        // about what it may use.
+        User {
+            name: names.user("service"),
+            tags: "management",
+            configure: nothing(),
+            write: format!("^({exchange}|{events})$"),
+            read: format!("^{}.*queue$", literal(&names.stem())),
+        },
+        User {
+            name: names.user("subscriber"),
+            tags: "",
+            configure: format!("^{theirs}$"),
+            write: format!("^{theirs}$"),
+            read: format!("^({events}|{theirs})$"),
+        },
+        // Whoever may read a queue may also take its messages away.
+        User {
+            name: names.user("operator"),
+            tags: "monitoring",
+            configure: nothing(),
+            write: nothing(),
+            read: nothing(),
+        },
+    ]
+}
+
+/// The pattern that matches no name but the empty one.
+const NOTHING: &str = "^$";
+
+/// The pattern that matches this name alone.
+fn only(name: &str) -> String {
+    format!("^{}$", literal(name))
+}
+
 /// A name as a regular expression that matches only it.
 fn literal(name: &str) -> String {
-    name.replace('.', "\\.")
+    fancy_regex::escape(name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lane::Lanes;
+
+    #[test]
+    fn two_shops_in_one_vhost_have_no_user_in_common() {
+        let lanes = Lanes::new("1s", Duration::from_millis(250), Duration::ZERO).expect("lanes");
+        let users = |prefix: &str| {
+            let names = Names::new(prefix);
+            let definitions = definitions("/", &names, &Topology::new(&names, &lanes));
+            let user = |user: &Value| user["name"].as_str().expect("a name").to_owned();
+            let of = |list: &str, key: &str| {
+                let list = definitions[list].as_array().expect("a list");
+                list.iter().map(|entry| user(&json!({"name": entry[key]}))).collect::<Vec<_>>()
+            };
+            assert_eq!(of("users", "name"), of("permissions", "user"));
+            of("users", "name")
+        };
+        let berlin = users("berlin.");
+        assert_eq!(berlin[1], "berlin.overdue-service");
+        assert!(users("munich.").iter().chain(&users("")).all(|user| !berlin.contains(user)));
+    }
 }

@@ -77,10 +77,14 @@ impl Management {
     /// The client that the configuration names; nothing is connected yet.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let http = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(30)))
-            .http_status_as_error(false)
-            .build();
+        Self::patient(config, Duration::from_secs(30))
+    }
+
+    /// The same, with a bound of its own for each question.
+    #[must_use]
+    pub fn patient(config: &Config, limit: Duration) -> Self {
+        let http =
+            ureq::Agent::config_builder().timeout_global(Some(limit)).http_status_as_error(false).build();
         Self { agent: http.into(), base: config.management_url.clone(), vhost: vhost(&config.amqp_nodes[0]) }
     }
 
@@ -88,15 +92,28 @@ impl Management {
     ///
     /// # Errors
     /// When there is no answer, the login is refused, or the vhost does not exist. Blocks: run it on a blocking thread.
-    pub fn list<T: DeserializeOwned>(&self, what: &str) -> Result<Vec<T>, ManagementError> {
+    pub fn list<T: DeserializeOwned>(&self, what: &str, query: &str) -> Result<Vec<T>, ManagementError> {
+        self.ask(&["api", what, &self.vhost], query)
+    }
+
+    /// Asks for something that belongs to no vhost, such as `overview`.
+    ///
+    /// # Errors
+    /// When there is no answer or the login is refused. Blocks: run it on a blocking thread.
+    pub fn get<T: DeserializeOwned>(&self, what: &str, query: &str) -> Result<T, ManagementError> {
+        self.ask(&["api", what], query)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &[&str], query: &str) -> Result<T, ManagementError> {
         let shown = self.base.to_string();
         let mut url = self.base.reveal().clone();
         let (user, password) = (decoded(url.username()), decoded(url.password().unwrap_or_default()));
         // The secret goes into a header, where no proxy's log keeps it.
         let (_, _) = (url.set_username(""), url.set_password(None));
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["api", what, &self.vhost]);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
         }
+        url.set_query((!query.is_empty()).then_some(query));
         let unreachable =
             |source| ManagementError::Unreachable { url: shown.clone(), source: Box::new(source) };
         let authorization = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
@@ -112,7 +129,7 @@ impl Management {
                 let reason = said.ok().and_then(|said| Some(said["reason"].as_str()?.to_owned()));
                 Err(ManagementError::Refused { url: shown, reason: reason.unwrap_or_default() })
             }
-            404 => Err(ManagementError::NoVhost(self.vhost.clone())),
+            404 if path.contains(&self.vhost.as_str()) => Err(ManagementError::NoVhost(self.vhost.clone())),
             status => Err(unreachable(ureq::Error::StatusCode(status))),
         }
     }

@@ -1,190 +1,76 @@
-//! Compares a live broker with the code, and names every difference with its remedy.
+//! Compares a live broker with the code: every exchange, queue, binding, policy and feature flag that Overdue relies on.
+//!
+//! What the broker does not show is "cannot tell", never "fine".
 
-use std::collections::BTreeMap;
+mod bindings;
+mod exchanges;
+mod flags;
+mod policies;
+mod queues;
+#[cfg(test)]
+mod tests;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
+use super::live::{Live, Values};
 use super::management::{Management, ManagementError};
-use super::{Argument, Names, Topology};
+use super::{Names, Topology};
+use crate::verify::{Finding, Outcome};
 
-/// One difference between the broker and the code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// The exchange or queue.
-    pub name: String,
-    /// What is different.
-    pub problem: String,
-    /// What to do about it.
-    pub remedy: &'static str,
-}
-
-/// What a broker has, as its management API says it.
-#[derive(Debug, Default, Deserialize)]
-pub struct Live {
-    exchanges: Vec<LiveExchange>,
-    queues: Vec<LiveQueue>,
-    bindings: Vec<LiveBinding>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LiveExchange {
-    name: String,
-    r#type: String,
-    durable: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct LiveQueue {
-    name: String,
-    durable: bool,
-    arguments: BTreeMap<String, Value>,
-    policy: Option<String>,
-    effective_policy_definition: Option<BTreeMap<String, Value>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LiveBinding {
-    source: String,
-    destination: String,
-    routing_key: String,
-}
+/// What a queue that no lane of the configuration has is found as: it is left over, and does no harm.
+pub const NO_OTHER_QUEUE: &str = "no other queue of this name";
 
 const DECLARE: &str = "run `overdue topology declare`";
 const RECREATE: &str = "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
 const RECREATE_EXCHANGE: &str = "an exchange cannot be changed: stop the pods, delete it, run `overdue topology declare`, and let whoever has bound queues to it bind them again";
-const EXTRA_QUEUE: &str = "a lane that is no longer configured still delivers; when it is empty, delete it, or add its window to `lanes`";
-const EXTRA_BINDING: &str =
-    "remove the binding in the management UI: it brings messages here that do not belong";
-const POLICY: &str = "exempt this queue from the policy: it overrides what Overdue relies on";
+const OTHER_USER: &str = "name a user in management_url (OVERDUE_MANAGEMENT_URL) that has the tag `monitoring` and access to the vhost";
 
-/// Policies that would make messages vanish, expire or turn elsewhere.
-const HARMFUL_POLICY: [&str; 9] = [
-    "message-ttl",
-    "expires",
-    "max-length",
-    "max-length-bytes",
-    "overflow",
-    "dead-letter-exchange",
-    "dead-letter-routing-key",
-    "dead-letter-strategy",
-    "delivery-limit",
-];
-
-/// Every difference; none means that the broker is as the code wants it.
+/// Every finding about a broker.
 ///
 /// # Errors
-/// When the management API cannot be asked. Blocks: run it on a blocking thread.
+/// When the management API cannot be asked, or shows nothing of the vhost. Blocks: run it on a thread that may.
 pub fn verify(
     management: &Management,
     names: &Names,
     topology: &Topology,
-) -> Result<Vec<Difference>, ManagementError> {
-    let live = Live {
-        exchanges: management.list("exchanges")?,
-        queues: management.list("queues")?,
-        bindings: management.list("bindings")?,
-    };
-    Ok(differences(&live, names, topology))
+) -> Result<Vec<Finding>, ManagementError> {
+    Ok(findings(&Live::of(management)?, names, topology))
 }
 
-/// Every difference between what a broker has and the code.
+/// Every finding about what a broker has.
 #[must_use]
-pub fn differences(live: &Live, names: &Names, topology: &Topology) -> Vec<Difference> {
-    let Live { exchanges, queues, bindings } = live;
-    let mut found = Findings::default();
-    for exchange in topology.exchanges() {
-        found.exchange(exchanges, exchange);
-    }
-    for queue in &topology.queues {
-        let Some(live) = queues.iter().find(|live| live.name == queue.name) else {
-            found.add(&queue.name, "the queue is missing".to_owned(), DECLARE);
-            continue;
-        };
-        found.arguments(live, &queue.arguments);
-        let ours = bindings.iter().filter(|b| b.source == topology.exchange && b.destination == queue.name);
-        let keys: Vec<_> = ours.map(|binding| binding.routing_key.as_str()).collect();
-        if !keys.contains(&queue.key.as_str()) {
-            found.add(
-                &queue.name,
-                format!("not bound to {} with key {}", topology.exchange, queue.key),
-                DECLARE,
-            );
-        }
-        for key in keys.iter().filter(|key| **key != queue.key) {
-            found.add(&queue.name, format!("also bound with key {key}"), EXTRA_BINDING);
-        }
-    }
-    let stem = names.stem();
-    let ours = |name: &str| name.starts_with(&stem) && name.rsplit('.').next() == Some("queue");
-    for live in queues.iter().filter(|live| ours(&live.name)) {
-        if !topology.queues.iter().any(|queue| queue.name == live.name) {
-            found.add(&live.name, "the queue is not one of the configured ones".to_owned(), EXTRA_QUEUE);
-        }
-    }
-    found.0
+pub fn findings(live: &Live, names: &Names, topology: &Topology) -> Vec<Finding> {
+    let mut found = flags::version(live);
+    found.extend(flags::findings(live));
+    found.extend(exchanges::findings(live, topology));
+    found.extend(queues::findings(live, names, topology));
+    found.extend(bindings::findings(live, topology));
+    found
 }
 
-#[derive(Default)]
-struct Findings(Vec<Difference>);
+/// A field that the broker did not show.
+fn not_shown(field: &str) -> Outcome {
+    Outcome::cannot_tell(format!("the management API does not show `{field}`"), OTHER_USER)
+}
 
-impl Findings {
-    fn add(&mut self, name: &str, problem: String, remedy: &'static str) {
-        self.0.push(Difference { name: name.to_owned(), problem, remedy });
+/// A field that must have this value.
+fn must_be(
+    field: &str,
+    shown: Option<bool>,
+    wanted: bool,
+    problem: &str,
+    remedy: &'static str,
+) -> Option<Outcome> {
+    match shown {
+        None => Some(not_shown(field)),
+        Some(shown) if shown == wanted => None,
+        Some(_) => Some(Outcome::differs(problem, remedy)),
     }
+}
 
-    fn exchange(&mut self, exchanges: &[LiveExchange], name: &str) {
-        match exchanges.iter().find(|live| live.name == name) {
-            None => self.add(name, "the exchange is missing".to_owned(), DECLARE),
-            Some(live) if live.r#type != "topic" || !live.durable => {
-                let durable = if live.durable { "durable" } else { "transient" };
-                self.add(
-                    name,
-                    format!("is a {durable} {} exchange, not a durable topic exchange", live.r#type),
-                    RECREATE_EXCHANGE,
-                );
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn arguments(&mut self, live: &LiveQueue, wanted: &[(&'static str, Argument)]) {
-        if !live.durable {
-            self.add(&live.name, "is not durable".to_owned(), RECREATE);
-        }
-        for (name, wanted) in wanted {
-            let wanted = match wanted {
-                Argument::Text(text) => Value::from(text.as_str()),
-                Argument::Number(number) => Value::from(*number),
-            };
-            match live.arguments.get(*name) {
-                Some(got) if *got == wanted => {}
-                Some(got) => {
-                    self.add(&live.name, format!("argument {name} is {got}, not {wanted}"), RECREATE);
-                }
-                None => {
-                    self.add(
-                        &live.name,
-                        format!("argument {name} is missing; it must be {wanted}"),
-                        RECREATE,
-                    );
-                }
-            }
-        }
-        for (name, got) in &live.arguments {
-            if !wanted.iter().any(|(wanted, _)| wanted == name) {
-                self.add(
-                    &live.name,
-                    format!("has the argument {name} = {got}, which it must not have"),
-                    RECREATE,
-                );
-            }
-        }
-        let policy = live.policy.as_deref().unwrap_or("(operator policy)");
-        for (key, value) in live.effective_policy_definition.iter().flatten() {
-            if HARMFUL_POLICY.contains(&key.as_str()) {
-                self.add(&live.name, format!("the policy {policy} sets {key} = {value}"), POLICY);
-            }
-        }
-    }
+/// Arguments that nobody wanted.
+fn extra_arguments(got: &Values, wanted: impl Fn(&str) -> bool, remedy: &'static str) -> Vec<Outcome> {
+    let extra = got.iter().filter(|(name, _)| !wanted(name));
+    let problem = |(name, got)| {
+        Outcome::differs(format!("has the argument {name} = {got}, which it must not have"), remedy)
+    };
+    extra.map(problem).collect()
 }

@@ -70,7 +70,7 @@ async fn a_lane_that_delivers_is_well_however_long_it_is_and_its_probes_disturb_
         world.all_settled().await;
         world.outbox_empty().await;
         assert_eq!(pod.pod.stats.get(Count::Closed), 300);
-        assert_eq!(pod.pod.stats.get(Count::Stuck) + pod.pod.stats.get(Count::Parked), 0);
+        assert_eq!(pod.pod.stats.get(Count::StuckTotal) + pod.pod.stats.get(Count::Parked), 0);
         // Old probes are forgotten: of each lane the last that came back stays, and what is on its way.
         eventually("few rows", async || world.number("SELECT count(*) FROM lane_probes").await < 12).await;
         pod.stop().await;
@@ -128,8 +128,49 @@ async fn a_pod_that_may_declare_repairs_a_missing_binding_itself() {
         let pod = world.pod_with_roles(&[Role::Watch, Role::Close], &WATCHFUL);
         all_lanes_are_well(world).await;
         cut_off_the_process_queue(world).await;
-        eventually("it is noticed", async || pod.pod.stats.get(Count::Stuck) > 0).await;
+        eventually("it is noticed", async || pod.pod.stats.get(Count::StuckTotal) > 0).await;
         all_lanes_are_well(world).await;
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lane_that_nothing_leads_into_is_told_and_counted_until_it_is_bound_again() {
+    World::with(async |world| {
+        world.declare().await;
+        let pod = world.pod_with_roles(&[Role::Watch, Role::Close], &AND_IDLE);
+        all_lanes_are_well(world).await;
+        let (connection, channel) = world.channel().await;
+        let (queue, exchange) = ("order.delay.2s.queue", world.names.exchange());
+        let unbind = channel.queue_unbind(
+            queue.into(),
+            exchange.as_str().into(),
+            "order.delay.2s".into(),
+            FieldTable::default(),
+        );
+        unbind.await.expect("unbound");
+        eventually("it is counted", async || pod.pod.stats.get(Count::Stuck) == 1).await;
+        eventually("it is told", async || {
+            let (code, shown) = lanes(world).await;
+            code == 4 && shown.contains(&(queue.to_owned(), "cut off".to_owned()))
+        })
+        .await;
+        let (_, shown) = lanes(world).await;
+        assert_eq!(
+            shown.iter().filter(|(_, state)| state == "ok").count(),
+            3,
+            "the others are well: {shown:?}"
+        );
+        // Of the probes that were not taken only two are kept, and perhaps one that has just been announced.
+        let rows = format!("SELECT count(*) FROM lane_probes WHERE queue = '{queue}'");
+        eventually("few rows", async || world.number(&rows).await <= 4).await;
+        world.declare().await;
+        all_lanes_are_well(world).await;
+        eventually("no lane is stuck", async || pod.pod.stats.get(Count::Stuck) == 0).await;
+        assert_eq!(pod.pod.stats.get(Count::StuckTotal), 1);
+        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0, "the watch goes on");
+        connection.close(200, "done".into()).await.expect("closed");
         pod.stop().await;
     })
     .await;
@@ -153,7 +194,8 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
             .await
             .expect("purged");
         all_lanes_are_well(world).await;
-        assert_eq!(pod.pod.stats.get(Count::Stuck), 1);
+        eventually("no lane is stuck", async || pod.pod.stats.get(Count::Stuck) == 0).await;
+        assert_eq!(pod.pod.stats.get(Count::StuckTotal), 1);
         pod.stop().await;
     })
     .await;

@@ -1,5 +1,5 @@
 //! Each command does what it says, prints JSON for scripts when asked to, and tells its outcome by its exit code:
-//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 the topology differs.
+//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 what Overdue needs differs.
 
 use std::time::Duration;
 
@@ -166,7 +166,8 @@ async fn migrating_and_verifying_say_what_they_found() {
         let (code, found, error) = world.run(&["topology", "verify", "--json"]).await;
         assert_eq!(code, 4);
         assert!(
-            found.contains("the exchange is missing") && error.contains("the topology differs in 7 places"),
+            found.contains("the exchange is missing")
+                && error.contains("differs from what Overdue needs in 8 places"),
             "{error}"
         );
         for command in [&["order", "show"][..], &["parked", "retry"], &["migrate"]] {

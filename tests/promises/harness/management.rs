@@ -35,6 +35,26 @@ impl Management {
         }
     }
 
+    /// The same API as another user sees it.
+    pub fn as_user(&self, user: &str, password: &str) -> Self {
+        let authorization = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+        Self { authorization, ..self.clone() }
+    }
+
+    /// The status of a request, whatever it is.
+    pub async fn status(&self, method: &'static str, path: &[&str], body: Value) -> u16 {
+        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
+        blocking(move || {
+            let request = ureq::http::Request::builder().method(method).uri(url.as_str());
+            let request =
+                request.header("authorization", authorization).header("content-type", "application/json");
+            let request = request.body(body.to_string()).expect("a request");
+            let answer = agent.run(request).unwrap_or_else(|error| panic!("{method} {url}: {error}"));
+            answer.status().as_u16()
+        })
+        .await
+    }
+
     /// Asks; `path` are the segments behind `/api`.
     pub async fn get(&self, path: &[&str]) -> Value {
         let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());

@@ -11,6 +11,8 @@ mod raw;
 mod roles;
 mod shop;
 mod tls;
+mod users;
+mod verify;
 mod world;
 
 pub use alarm::Alarm;
@@ -21,4 +23,5 @@ pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use roles::{Roles, run as run_as};
 pub use tls::Terminator;
+pub use users::Shop;
 pub use world::{NOBODY, World, address, at, env, eventually, patiently, with_path};

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::management::Management;
+use super::users::PARTS;
 
 /// The lanes of the tests: few, because each is a quorum queue to be made for each test.
 pub const LANES: &str = "1s,2s,5s";
@@ -80,6 +81,9 @@ impl World {
     async fn remove(self) {
         self.management.delete(&["vhosts", &self.name]).await;
         self.management.delete(&["users", &format!("{}_limited", self.name)]).await;
+        for part in PARTS {
+            self.management.delete(&["users", &Names::new(&self.prefix()).user(part)]).await;
+        }
         self.pool.close().await;
         execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
