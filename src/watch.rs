@@ -220,3 +220,16 @@ pub async fn depth(broker: &Broker, connection: &Connection, queue: &str) -> Opt
     let _ = broker.bounded("closing a channel", channel.close(200, "done".into())).await;
     Some(Depth { messages: state.message_count(), consumers: state.consumer_count() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_lane_is_not_said_to_hold_messages_and_a_silent_one_is_not_said_to_be_empty() {
+        let of = |messages| cause(messages, "lane", "process");
+        assert!(of(Some(3)).contains("messages stay in it") && of(Some(3)).contains("stands first"));
+        assert!(!of(Some(0)).contains("messages stay in it") && !of(Some(0)).contains("stands first"));
+        assert!(of(None).contains("does not answer"));
+    }
+}
