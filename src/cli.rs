@@ -27,7 +27,7 @@ use crate::database::{self, DatabaseError};
 use crate::settings::{Raw, SETTINGS, SettingError, dashed, unknown_variables};
 use crate::shop::ShopError;
 use crate::topology::management::ManagementError;
-use harmless::harmless_lines;
+use harmless::{harmless_lines, without_logins};
 use output::{Output, counted};
 
 /// Closes unpaid orders on time, with RabbitMQ delay lanes and PostgreSQL as the truth.
@@ -148,14 +148,24 @@ struct Context {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        // Its colours go with the login.
+        Err(error) if error.use_stderr() && error.to_string().contains("://") => {
+            log::last_words(&std::io::stderr(), without_logins(error.to_string().trim_end()));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let outcome =
         Cli::from_arg_matches(&matches).map_err(|error| error.exit()).and_then(|cli| run(cli, &matches));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Part of it may be foreign text.
-            log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {error}")));
+            // Part of it may be foreign text. The addresses that our own errors name have no password any more.
+            let shown = format!("overdue: {error}");
+            let shown = if error.code() == 2 { without_logins(&shown) } else { shown };
+            log::last_words(&std::io::stderr(), harmless_lines(&shown));
             ExitCode::from(error.code())
         }
     }

@@ -25,6 +25,20 @@ pub fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
+/// The text with user and password of each address in it left out. A setting's own errors repeat no address, but one may
+/// stand where something else was expected, and be repeated as that.
+pub fn without_logins(text: &str) -> String {
+    let mut pieces = text.split("://");
+    let mut shown = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|c: char| c.is_whitespace() || "`'\"".contains(c)).unwrap_or(piece.len());
+        let login = piece[..end].rfind('@');
+        shown.push_str("://");
+        shown.push_str(&login.map_or_else(|| piece.to_owned(), |at| format!("***{}", &piece[at..])));
+    }
+    shown
+}
+
 /// Escapes what is written through it.
 pub struct Escaping<W>(pub W);
 
@@ -77,6 +91,17 @@ mod tests {
             assert_eq!(harmless(&harmless(text)), expected, "escaped text is plain");
         }
         assert_eq!(harmless_lines("a\u{7}\nb"), "a\\u{7}\nb");
+    }
+
+    #[test]
+    fn an_address_in_the_wrong_place_is_repeated_without_its_login() {
+        for (text, expected) in [
+            ("`amqp://u:p@ss/word@h/v` is not a time", "`amqp://***@h/v` is not a time"),
+            ("at 'http://h:1/x' and x://a:b@c, d@e", "at 'http://h:1/x' and x://***@c, d@e"),
+            ("no address", "no address"),
+        ] {
+            assert_eq!(without_logins(text), expected);
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn hint(error: &sqlx::Error) -> &'static str {
             "; check the port in database_url (DATABASE_URL): what answers there does not speak as PostgreSQL does"
         }
         sqlx::Error::PoolTimedOut => {
-            "; all connections of this pod (database_connections) are in use, or the database does not answer"
+            "; all connections of this pod (database_connections) are in use, or the database gives none or does not answer"
         }
         _ => "",
     }

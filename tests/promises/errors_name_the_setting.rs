@@ -130,6 +130,9 @@ async fn a_setting_that_cannot_be_used_is_named_with_where_it_came_from() {
             ("--management-url", "http://user:p@hushhush/word@host"),
         ] {
             fails(world, &["run", setting, url], 2, &["percent-encode"]).await;
+            // In the wrong place.
+            fails(world, &["run", url], 2, &["unexpected argument"]).await;
+            fails(world, &["run", "--prefix", url], 2, &["`prefix`"]).await;
         }
     })
     .await;
