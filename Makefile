@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check bench bench-quick flood fuzz chaos cluster judge outage takeover soak trials trials-release check toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the s
 # More threads than processors: these tests wait for deadlines most of the time.
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
 	dev/with-services cargo test --locked --workspace -- --test-threads=6
+
+mixes: toolchain ## one bad order stops no other: drawn mixes (MIXES=1000), and with pods and broker (POD_MIXES=30, SEED=1)
+	MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \
+	  cargo test --locked --test promises -- one_bad_order_never_stops_another
 
 # Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.
 lint deny: export CARGO_TARGET_DIR := target/lint
@@ -32,6 +36,12 @@ sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
 
 sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
 	dev/sqlx check
+
+schema: toolchain ## make migrations/schema.txt anew, after a change to a migration or a function
+	OVERDUE_WRITE_SCHEMA=1 dev/with-services cargo test --quiet --locked --test promises -- the_committed_schema
+
+postgres-versions: toolchain ## promises about the schema and rights on PostgreSQL 14 to 18, from npm (VERSIONS="14 18")
+	dev/postgres-versions $(VERSIONS)
 
 bench: toolchain ## the standard measurements on a release build, medians, a page in target/bench.html (RUNS=3; long)
 	cargo build --quiet --locked --release --bins
@@ -60,6 +70,10 @@ cluster: trials ## three brokers: a node killed, a leader killed, a node cut off
 judge: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
 	target/debug/trials judge
 
+upgrade: trials ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
+	dev/previous target/previous/overdue
+	target/debug/trials upgrade --previous target/previous/overdue
+
 # These measure, and therefore a release build; the driver need not be one.
 outage takeover soak: export OVERDUE_BINARY := target/release/overdue
 outage: trials-release ## broker, database or network away for minutes, and what is made good when (MINUTES=3)
@@ -78,10 +92,13 @@ trials: toolchain
 	dev/services install
 	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
-check: lint ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements
-	dev/with-services $(MAKE) --no-print-directory sqlx-check test
-	$(MAKE) --no-print-directory judge bench-quick
-	$(MAKE) --no-print-directory chaos ROUNDS=5 SEED=2964 # these five draw 18 of the 23 kinds of faults
+check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; says how long each took
+	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" judge bench-quick \
+	  "chaos ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
+
+nightly: ## what is too long for the gate (about two hours); goes on after a failure, and says how long each took
+	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "cluster TIMES=1" \
+	  "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=3" "fuzz RUNS=100000"
 
 toolchain:
 	@dev/toolchain

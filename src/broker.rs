@@ -8,6 +8,7 @@ mod error;
 pub mod frames;
 mod guard;
 pub mod publisher;
+mod reason;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,14 +16,17 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::config::{Config, SecretUrl};
 use crate::topology::{Names, Topology, declare};
 
 pub use error::BrokerError;
-pub use guard::Link;
+pub use guard::{Link, connect_to_one_of};
 
 /// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
 /// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
@@ -96,6 +100,8 @@ pub struct Broker {
     /// What [`Broker::declare`] declares.
     pub topology: Topology,
     declare: bool,
+    /// Told when queues that hold wakes were created: whatever waits has no wake there.
+    pub created: Notify,
 }
 
 impl Broker {
@@ -111,6 +117,7 @@ impl Broker {
             topology: Topology::new(&names, &config.lanes),
             names,
             declare: config.declare_topology,
+            created: Notify::new(),
         }
     }
 
@@ -152,13 +159,10 @@ impl Broker {
         let name = format!("overdue {purpose} (pid {})", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         // Boxed: it is large, and every session contains it.
-        match timeout(self.timeout, Box::pin(guard::connect(url.as_str(), properties))).await {
-            Ok(answer) => answer.map_err(|source| BrokerError::connecting(node, source)),
-            Err(_) => Err(BrokerError::Timeout {
-                doing: format!("connecting to {node}"),
-                after: self.timeout,
-                blocked: false,
-            }),
+        let connecting = Box::pin(guard::connect(url.as_str(), properties, self.timeout));
+        match timeout(self.timeout, connecting).await {
+            Ok(Ok(answer)) => answer.map_err(|source| BrokerError::connecting(node, source)),
+            Ok(Err(_)) | Err(_) => Err(BrokerError::Silent { node: node.to_string(), after: self.timeout }),
         }
     }
 
@@ -178,9 +182,31 @@ impl Broker {
         if !self.declare {
             return Ok(());
         }
+        let missing = self.some_wakes_have_no_queue(connection).await?;
         let channel = self.channel(connection).await?;
         declare::declare(&channel, &self.topology, self.timeout).await?;
-        self.bounded("closing a channel", channel.close(200, "done".into())).await
+        self.bounded("closing a channel", channel.close(200, "done".into())).await?;
+        if missing {
+            self.created.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether the process queue or a lane is not there.
+    async fn some_wakes_have_no_queue(&self, connection: &Connection) -> Result<bool, BrokerError> {
+        let channel = self.channel(connection).await?;
+        for queue in self.topology.queues.iter().filter(|queue| queue.carries_wakes()) {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let there = channel.queue_declare(queue.name.as_str().into(), passive, FieldTable::default());
+            match self.bounded(&format!("looking for queue {}", queue.name), there).await {
+                Ok(_) => {}
+                // The broker has closed the channel with its answer.
+                Err(BrokerError::Missing { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        self.bounded("closing a channel", channel.close(200, "done".into())).await?;
+        Ok(false)
     }
 
     /// Runs a call with the configured bound.

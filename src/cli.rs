@@ -1,7 +1,10 @@
 //! The command line: parses it, reads the settings, runs one command, and turns its outcome into an exit code.
 
+mod announce;
 mod bench;
+mod harmless;
 mod lanes;
+mod log;
 mod order;
 mod output;
 mod parked;
@@ -17,12 +20,14 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sqlx::PgPool;
 
 use crate::broker::BrokerError;
+use crate::clock::DbClock;
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
-use crate::settings::{Raw, SETTINGS, SettingError, dashed};
+use crate::settings::{Raw, SETTINGS, SettingError, dashed, unknown_variables};
 use crate::shop::ShopError;
 use crate::topology::management::ManagementError;
-use output::Output;
+use harmless::harmless_lines;
+use output::{Output, counted};
 
 /// Closes unpaid orders on time, with RabbitMQ delay lanes and PostgreSQL as the truth.
 #[derive(Parser, Debug)]
@@ -60,6 +65,8 @@ enum Command {
     Publish(publish::Args),
     /// Close now what no wake has closed
     Sweep(sweep::Args),
+    /// Announce all waiting orders again: after a purge, on a new broker, under a new prefix
+    Announce,
     /// Show whether each delay lane delivers, as the last probe through it told
     Lanes,
     /// List, show, retry or discard parked messages
@@ -82,7 +89,7 @@ enum CliError {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    #[error("migrating the database: {0}; check database_url (DATABASE_URL)")]
+    #[error("migrating the database: {}", database::migrating(.0))]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
     Management(#[from] ManagementError),
@@ -90,11 +97,11 @@ enum CliError {
     Bench(#[from] crate::bench::BenchError),
     #[error("{0}")]
     NothingMeant(String),
-    #[error("the topology differs in {0} places")]
+    #[error("the topology differs in {}", counted(*.0, "place"))]
     Differs(usize),
-    #[error("{0} queues do not deliver")]
+    #[error("{} not deliver", if *.0 == 1 { "1 queue does".to_owned() } else { format!("{} queues do", .0) })]
     Stuck(usize),
-    #[error("{0} workloads are much slower than they should be: see the goals that were missed")]
+    #[error("much slower than it should be: {}; see the goals that were missed", counted(*.0, "workload"))]
     Slow(usize),
     #[error("stopped, but gave back what could not be finished in time")]
     Cut,
@@ -127,6 +134,8 @@ impl CliError {
 /// What a command works with.
 struct Context {
     raw: Raw,
+    /// Variables that begin like ours and are no setting's.
+    unknown: Vec<String>,
     out: Output,
 }
 
@@ -139,33 +148,47 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("overdue: {error}");
+            // Part of it may be foreign text.
+            log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {error}")));
             ExitCode::from(error.code())
         }
     }
 }
 
-/// The command line with a flag for every setting.
+/// The command line with a flag for every setting, before and after the command. The help of `overdue` and of `overdue run`
+/// shows them; that of the other commands would be hard to find among them.
 fn command() -> clap::Command {
+    with_settings(Cli::command(), true)
+}
+
+fn with_settings(command: clap::Command, shown: bool) -> clap::Command {
     let flag = |setting: &'static crate::settings::Setting| {
         let default = setting.default.filter(|default| !default.is_empty());
         let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
         Arg::new(setting.name)
             .long(dashed(setting.name))
-            .global(true)
             .value_name("VALUE")
             .help(format!("{} [env: {}]{default}", setting.help, setting.env))
             .help_heading("Settings")
             .hide_short_help(true)
+            .hide(!shown)
     };
-    Cli::command().args(SETTINGS.iter().map(flag))
+    let command = if shown { command } else { command.after_help(SETTINGS_HELP) };
+    command.args(SETTINGS.iter().map(flag)).mut_subcommands(|command| {
+        let shown = command.get_name() == "run";
+        with_settings(command, shown)
+    })
 }
 
+const SETTINGS_HELP: &str =
+    "Settings are flags here too, such as --database-url and --amqp-url: see `overdue run --help`.";
+
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
-    let flag = |name: &str| innermost(matches).get_one::<String>(name).cloned();
+    let flag = |name: &str| said(matches, name);
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
-    let context = Context { raw, out: Output::new(cli.json) };
+    let unknown = unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+    let context = Context { raw, unknown, out: Output::new(cli.json) };
     // One thread: a pod waits for answers most of the time, and several threads would mostly wake each other.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -176,6 +199,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
             Command::Order(command) => order::run(&context, command).await,
             Command::Publish(args) => publish::run(&context, args).await,
             Command::Sweep(args) => sweep::run(&context, &args).await,
+            Command::Announce => announce::run(&context).await,
             Command::Lanes => lanes::run(&context).await,
             Command::Parked(command) => parked::run(&context, command).await,
             Command::Bench(args) => bench::run(&context, &args).await,
@@ -183,9 +207,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     })
 }
 
-/// A global flag's value is with the command after which it stands.
-fn innermost(matches: &ArgMatches) -> &ArgMatches {
-    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+/// The value of a flag: the one that stands nearest to the end of the line.
+fn said(matches: &ArgMatches, name: &str) -> Option<String> {
+    let further = matches.subcommand().and_then(|(_, inner)| said(inner, name));
+    further.or_else(|| matches.get_one::<String>(name).cloned())
 }
 
 impl Context {
@@ -198,8 +223,17 @@ impl Context {
         Ok(Config::from_raw(&self.raw.clone().or("database_url", "postgres://localhost/not-needed"))?)
     }
 
-    /// The configuration and a pool of a command that needs no broker.
-    fn database(&self) -> Result<(Config, PgPool), CliError> {
+    /// The configuration and a pool of a command that needs no broker, but a database that was migrated.
+    async fn database(&self) -> Result<(Config, PgPool), CliError> {
+        let (config, pool) = self.unchecked_database()?;
+        // The pool tries again for a while and then only says that it took too long.
+        let checked = database::connect(&config, &[]).await?;
+        let _ = sqlx::Connection::close(checked).await;
+        database::probe(&pool, &DbClock::default()).await?;
+        Ok((config, pool))
+    }
+
+    fn unchecked_database(&self) -> Result<(Config, PgPool), CliError> {
         let config = Config::from_raw(&self.raw.clone().or("amqp_url", "amqp://localhost/not-needed"))?;
         let pool = database::pool(&config)?;
         Ok((config, pool))
@@ -207,11 +241,15 @@ impl Context {
 }
 
 async fn migrate(context: &Context) -> Result<(), CliError> {
-    let (config, pool) = context.database()?;
-    database::migrate(&pool).await?;
+    let (config, pool) = context.unchecked_database()?;
+    database::reach(&pool).await?;
+    database::migrate_and_say(&pool, &mut |line| {
+        log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {line}")))
+    })
+    .await?;
     context.out.done(
-        &format!("the schema in {} is up to date", config.database_url),
-        serde_json::json!({"migrated": true}),
+        &format!("the schema {} in {} is up to date", config.schema, config.database_url),
+        serde_json::json!({"migrated": true, "schema": config.schema}),
     );
     Ok(())
 }

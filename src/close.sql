@@ -5,8 +5,8 @@ WITH turn AS MATERIALIZED (
     -- is put again soon: waiting here, it would keep the database from removing the products' old versions. The key is "OVER" in ASCII,
     -- as for the leaders' locks, and the table.
     SELECT NOT $3::boolean
-           OR EXISTS (SELECT FROM generate_series(1, $2::int) AS place
-                      WHERE pg_try_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)) AS ours
+           OR EXISTS (SELECT FROM pg_catalog.generate_series(1, $2::int) AS place
+                      WHERE pg_catalog.pg_try_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)) AS ours
 ), due AS MATERIALIZED (
     -- A row that somebody else has locked (a payment on its way, another pod) is left to its next look.
     -- FOR UPDATE, not NO KEY: it also passes over an order whose items are being added by an open transaction.
@@ -14,32 +14,43 @@ WITH turn AS MATERIALIZED (
     -- and then a burst is searched whole for each batch. It cannot see that the condition with || is the index's own.
     SELECT order_id
     FROM orders
-    WHERE (SELECT ours FROM turn) AND order_id = ANY ($1) AND status || '' = 'PENDING' AND payment_deadline <= now()
+    WHERE (SELECT ours FROM turn) AND order_id = ANY ($1) AND status || '' = 'PENDING'
+          AND payment_deadline <= pg_catalog.now()
     ORDER BY order_id
     FOR UPDATE SKIP LOCKED
-), closed AS (
+), became AS (
     UPDATE orders
-    SET status = 'CLOSED', closed_at = now(), updated_at = now()
+    SET status = 'CLOSED', closed_at = pg_catalog.now(), updated_at = pg_catalog.now()
     FROM due
     WHERE orders.order_id = due.order_id
-    RETURNING orders.order_id, orders.payment_deadline, orders.user_id
+    RETURNING orders.order_id, orders.payment_deadline, orders.user_id, orders.status
 ), event AS (
+    -- What follows from a close follows only where the row is CLOSED now: a trigger of the shop's may have made it something else.
     INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
-    SELECT 'order.closed', array_agg(order_id), array_agg(payment_deadline), array_agg(user_id)
-    FROM closed
-    HAVING count(*) > 0
+    SELECT 'order.closed', pg_catalog.array_agg(order_id), pg_catalog.array_agg(payment_deadline), pg_catalog.array_agg(user_id)
+    FROM became
+    WHERE status = 'CLOSED'
+    HAVING pg_catalog.count(*) > 0
     RETURNING order_ids, deadlines
+), kept AS (
+    -- Orders that a trigger kept from being closed: it returned NULL, or wrote another status.
+    SELECT pg_catalog.array_agg(order_id) AS order_ids
+    FROM due
+    WHERE (SELECT pg_catalog.count(*) FROM due) > (SELECT pg_catalog.count(*) FROM became WHERE status = 'CLOSED')
+          AND order_id NOT IN (SELECT order_id FROM became WHERE status = 'CLOSED')
 ), others AS (
     -- What needs no second look: these were paid, cancelled or closed, or are due later, when this statement began. Who changes
-    -- that afterwards wakes the order anew.
-    SELECT array_agg(order_id) AS order_ids, array_agg(CASE status WHEN 'PENDING' THEN payment_deadline END) AS deadlines
+    -- that afterwards makes a new wake.
+    SELECT pg_catalog.array_agg(order_id) AS order_ids,
+           pg_catalog.array_agg(CASE status WHEN 'PENDING' THEN payment_deadline END) AS deadlines
     FROM orders
-    WHERE (SELECT ours FROM turn) AND (SELECT count(*) FROM due) < cardinality($1)
-      AND order_id = ANY ($1) AND (status <> 'PENDING' OR payment_deadline > now())
+    WHERE (SELECT ours FROM turn) AND (SELECT pg_catalog.count(*) FROM due) < pg_catalog.cardinality($1)
+      AND order_id = ANY ($1) AND (status <> 'PENDING' OR payment_deadline > pg_catalog.now())
 )
--- Each step takes what the one before returns, so the products, which other batches wait for, come last: see
--- migrations/0005_products_last.sql. Arrays: a row for each order would cost more than the rest of the answer.
+-- Each step takes what the one before returns, so the products, which other batches wait for, come last: see overdue_give_back
+-- in migrations/functions.sql. Arrays: a row for each order would cost more than the rest of the answer.
 SELECT coalesce(event.order_ids, '{}') AS "order_ids!", coalesce(event.deadlines, '{}') AS "deadlines!",
        coalesce(others.order_ids, '{}') AS "others!", coalesce(others.deadlines, '{}') AS "others_deadlines!: Vec<Option<OffsetDateTime>>",
-       overdue_give_back(event.order_ids) AS products, turn.ours AS "ours!", clock_timestamp() AS "answered_at!"
-FROM others CROSS JOIN turn LEFT JOIN event ON true
+       coalesce(kept.order_ids, '{}') AS "kept!",
+       overdue_give_back(event.order_ids) AS products, turn.ours AS "ours!", pg_catalog.clock_timestamp() AS "answered_at!"
+FROM others CROSS JOIN kept CROSS JOIN turn LEFT JOIN event ON true

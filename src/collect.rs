@@ -6,6 +6,7 @@
 mod finish;
 mod take;
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::consumer::{Deliveries, QUIET, QUIET_AT_LAST};
 use crate::broker::publisher::{Outgoing, Publisher};
 use crate::broker::{self, BrokerError};
-use crate::close::Verdict;
+use crate::close::{Closer, Verdict};
 use crate::database;
 use crate::hand::{Hand, Held, Tag};
 use crate::message::Malformed;
@@ -56,6 +57,8 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         channel,
         hand: Hand::default(),
         closing: JoinSet::new(),
+        closing_apart: JoinSet::new(),
+        slow: VecDeque::new(),
         moving: JoinSet::new(),
         noting: JoinSet::new(),
         probes: Vec::new(),
@@ -92,6 +95,9 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
     }
 }
 
+/// Wakes of a batch with what became of their orders.
+type Settled = Vec<(Held, Verdict)>;
+
 struct Collector {
     pod: Arc<Pod>,
     /// The intake queue's name: what has expired there comes from services.
@@ -100,7 +106,11 @@ struct Collector {
     channel: Channel,
     hand: Hand,
     /// Batches on their way to the database.
-    closing: JoinSet<Result<Vec<(Held, Verdict)>, RoleError>>,
+    closing: JoinSet<Result<Settled, RoleError>>,
+    /// At most one batch of orders that have failed before, or one slow order: the others need not wait for them.
+    closing_apart: JoinSet<Result<Settled, RoleError>>,
+    /// Orders that are too slow for a batch.
+    slow: VecDeque<Held>,
     /// At most one publish on its way; what gathers meanwhile goes together next.
     moving: JoinSet<Result<Vec<Tag>, RoleError>>,
     /// At most one note of probes on its way.
@@ -144,6 +154,7 @@ impl Collector {
             let next = self.next_moment();
             tokio::select! {
                 Some(batch) = self.closing.join_next() => self.settle(flatten(batch)?),
+                Some(batch) = self.closing_apart.join_next() => self.settle(flatten(batch)?),
                 Some(moved) = self.moving.join_next() => self.done(flatten(moved)?),
                 Some(noted) = self.noting.join_next() => self.done(flatten(noted)?),
                 delivery = next_delivery(&mut consumer), if room && consumer.is_some() => match delivery {
@@ -174,8 +185,13 @@ impl Collector {
     fn next_moment(&self) -> Option<Instant> {
         let free = self.closing.len() < self.pod.config.close_concurrency;
         let due = self.hand.next_due().filter(|_| free).map(|due| self.pod.clock.instant(due));
+        let apart = self.closing_apart.is_empty();
+        let failed = self.hand.next_failed_due().filter(|_| apart).map(|due| self.pod.clock.instant(due));
         let gathered = self.gathered_at.filter(|_| self.moving.is_empty());
-        [due, gathered, self.acknowledge_at, self.cancel_at, self.hand_over_at].into_iter().flatten().min()
+        [due, failed, gathered, self.acknowledge_at, self.cancel_at, self.hand_over_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn has_work(&self) -> bool {
@@ -194,13 +210,21 @@ impl Collector {
             if batch.is_empty() {
                 break;
             }
-            let closer = self.pod.closer.clone();
-            self.closing.spawn(async move {
-                let verdicts = closer.close(batch.iter().map(|held| held.wake.order_id).collect()).await?;
-                let verdict =
-                    |held: &Held| verdicts.get(&held.wake.order_id).cloned().unwrap_or(Verdict::Locked);
-                Ok(batch.iter().map(|held| (*held, verdict(held))).collect())
-            });
+            self.closing.spawn(close(self.pod.closer.clone(), batch));
+        }
+        if self.closing_apart.is_empty() {
+            if let Some(held) = self.slow.pop_front() {
+                let closer = self.pod.closer.clone();
+                self.closing_apart.spawn(async move {
+                    let verdicts = closer.close_alone(held.wake.order_id).await?;
+                    Ok(settled(vec![held], &verdicts))
+                });
+            } else {
+                let batch = self.hand.failed_due(self.pod.clock.now(), self.pod.config.close_batch);
+                if !batch.is_empty() {
+                    self.closing_apart.spawn(close(self.pod.closer.clone(), batch));
+                }
+            }
         }
         let behind = self.hand.next_due().is_some_and(|due| due <= self.pod.clock.now());
         self.pod.behind.store(behind, Ordering::Relaxed);
@@ -252,6 +276,16 @@ impl Collector {
             Ok(tags)
         });
     }
+}
+
+async fn close(closer: Closer, batch: Vec<Held>) -> Result<Settled, RoleError> {
+    let verdicts = closer.close(batch.iter().map(|held| held.wake.order_id).collect()).await?;
+    Ok(settled(batch, &verdicts))
+}
+
+fn settled(batch: Vec<Held>, verdicts: &HashMap<i64, Verdict>) -> Settled {
+    let verdict = |held: &Held| verdicts.get(&held.wake.order_id).cloned().unwrap_or(Verdict::Locked);
+    batch.into_iter().map(|held| (held, verdict(&held))).collect()
 }
 
 fn flatten<T>(joined: Result<Result<T, RoleError>, tokio::task::JoinError>) -> Result<T, RoleError> {

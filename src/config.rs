@@ -1,6 +1,7 @@
 //! The configuration: read once, checked whole before any port opens.
 
 mod address;
+mod schema;
 mod value;
 
 use std::str::FromStr;
@@ -9,9 +10,11 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 pub use self::address::SecretUrl;
-use self::address::{amqp_nodes, management, url};
+use self::address::{amqp_nodes, database, management};
+use self::schema::schema;
 use self::value::{coalesce, duration, positive, prefix, truth, whole};
-use crate::lane::Lanes;
+use crate::database::words;
+use crate::lane::{LaneError, Lanes};
 use crate::settings::{Raw, SettingError};
 
 /// Everything that can be set, typed and checked.
@@ -19,6 +22,8 @@ use crate::settings::{Raw, SettingError};
 pub struct Config {
     /// See [`crate::settings::SETTINGS`] for what each of these means.
     pub database_url: SecretUrl,
+    /// The schema that holds the shop's tables.
+    pub schema: String,
     /// The broker's nodes, tried in turn.
     pub amqp_nodes: Vec<SecretUrl>,
     /// The management API.
@@ -76,8 +81,11 @@ impl Config {
     /// Names the first setting that cannot be used, where its value came from, and what to write instead.
     pub fn from_raw(raw: &Raw) -> Result<Self, SettingError> {
         let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
+        let database_url = raw.parse("database_url", database)?;
+        let from_url = driver(&database_url).map_err(|problem| raw.wrong("database_url", problem))?;
         let config = Self {
-            database_url: raw.parse("database_url", |v| url(v, &["postgres", "postgresql"]))?,
+            schema: raw.parse("schema", |value| schema(value, from_url.get_options()))?,
+            database_url,
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
@@ -110,7 +118,6 @@ impl Config {
             let problem = format!("must be at least close_concurrency + 5 = {least}");
             return Err(raw.wrong("database_connections", problem));
         }
-        config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
         Ok(config)
     }
 
@@ -128,8 +135,12 @@ impl Config {
     /// # Errors
     /// Says which part of the URL the driver refuses.
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
-        PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| error.to_string())
+        driver(&self.database_url)
     }
+}
+
+fn driver(url: &SecretUrl) -> Result<PgConnectOptions, String> {
+    PgConnectOptions::from_str(url.reveal().as_str()).map_err(|error| words(&error))
 }
 
 fn shop(raw: &Raw) -> Result<String, SettingError> {
@@ -139,93 +150,24 @@ fn shop(raw: &Raw) -> Result<String, SettingError> {
 }
 
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
-    let (lead, tolerance) = (raw.parse("lead", duration)?, raw.parse("lane_tolerance", duration)?);
-    Lanes::new(raw.text("lanes")?, lead, tolerance).map_err(|problem| raw.wrong("lanes", problem))
+    let lead = raw.parse("lead", duration)?;
+    let tolerance = raw.parse("lane_tolerance", duration)?;
+    // A short lead alone is a choice that can be followed: the default tolerance follows it.
+    let tolerance = if raw.is_default("lane_tolerance") { tolerance.min(lead) } else { tolerance };
+    let lanes = Lanes::new(raw.text("lanes")?, lead, tolerance);
+    lanes.map_err(|problem| raw.wrong(to_change(raw, &problem), problem))
+}
+
+/// The setting that somebody has to change: of those that take part, the first that somebody said.
+fn to_change(raw: &Raw, problem: &LaneError) -> &'static str {
+    let take_part: &[&str] = match problem {
+        LaneError::ToleranceOverLead(..) => &["lane_tolerance", "lead"],
+        LaneError::ShorterThanLead(..) => &["lead", "lane_tolerance", "lanes"],
+        _ => &[],
+    };
+    let said = |name: &&&'static str| !raw.is_default(name);
+    take_part.iter().find(said).copied().unwrap_or("lanes")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(said: &[(&'static str, &str)]) -> Result<Config, String> {
-        let mut all =
-            vec![("database_url", "postgres://u:secret@db/shop"), ("amqp_url", "amqp://u:secret@mq/%2f")];
-        all.extend_from_slice(said);
-        let raw = Raw::with(&all).map_err(|error| error.to_string())?;
-        Config::from_raw(&raw).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
-        for (name, value, expected) in [
-            ("database_url", "shop", "not a URL"),
-            ("database_url", "mysql://u@h/x", "begins with `mysql:`"),
-            ("database_url", "postgres:///shop", "has no host"),
-            ("amqp_url", "amqp://a/%2f,http://b", "begins with `http:`"),
-            ("management_url", "amqp://a", "begins with `amqp:`"),
-            ("prefix", "two words", "cannot be used"),
-            ("prefix", "amq.", "cannot be used"),
-            ("shop", "two words", "cannot be used"),
-            ("lanes", "1s,fast", "`fast` is not a length"),
-            ("lead", "soon", "`soon` is not a time"),
-            ("coalesce", "-1s", "is not a time"),
-            ("lead", "2000years", "longer than a thousand years"),
-            ("confirm_timeout", "2000years", "longer than a thousand years"),
-            ("max_orders_per_wake", "0", "from 1 to 1000"),
-            ("prefetch", "2001", "from 1 to 2000"),
-            ("relay_poll", "0s", "longer than zero"),
-            ("coalesce", "5s", "longer than 1s"),
-            ("database_connections", "4", "at least close_concurrency + 5 = 7"),
-            ("declare_topology", "yes", "neither `true` nor `false`"),
-        ] {
-            let error = config(&[(name, value)]).expect_err(name);
-            assert!(
-                error.contains(&format!("`{name}`")) && error.contains(expected),
-                "{name}={value}: {error}"
-            );
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn fewer_messages_are_taken_ahead_where_each_may_name_many_orders() {
-        for (prefetch, orders_per_wake, ahead) in
-            [("1000", "100", 250), ("100", "100", 100), ("1000", "20", 1_000), ("1000", "40", 500)]
-        {
-            let config = config(&[
-                ("prefetch", prefetch),
-                ("max_orders_per_wake", orders_per_wake),
-                ("max_held", "20000"),
-            ]);
-            assert_eq!(
-                config.expect("a configuration").messages_ahead(),
-                ahead,
-                "{prefetch} {orders_per_wake}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_shop_is_named_by_its_prefix_unless_it_has_a_name() {
-        for (prefix, shop, expected) in
-            [("", "", ""), ("berlin.", "", "berlin"), ("berlin.", "paris-2", "paris-2"), ("", "x", "x")]
-        {
-            let config = config(&[("prefix", prefix), ("shop", shop)]).expect("a configuration");
-            assert_eq!(config.shop, expected, "{prefix} {shop}");
-        }
-    }
-
-    #[test]
-    fn secrets_do_not_print() {
-        let config = config(&[]).expect("a configuration");
-        let printed = format!("{config:?} {}", config.database_url);
-        assert!(!printed.contains("secret") && printed.contains("***"), "{printed}");
-    }
-
-    #[test]
-    fn several_nodes_and_the_derived_management_address() {
-        let config = config(&[("amqp_url", "amqp://u:p@a:1/v, amqps://u:p@b/v")]).expect("a configuration");
-        assert_eq!(config.amqp_nodes.len(), 2);
-        assert_eq!(config.management_url.reveal().as_str(), "http://u:p@a:15672/");
-    }
-}
+mod tests;

@@ -24,6 +24,8 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub struct Hand {
     waiting: BinaryHeap<Reverse<Held>>,
+    /// Wakes of orders that have failed before: closed apart, so that the others need not wait for them.
+    failed: BinaryHeap<Reverse<Held>>,
     /// Orders of each message that are not done yet.
     open: BTreeMap<Tag, usize>,
     /// The sum of `open`.
@@ -50,27 +52,35 @@ impl Hand {
 
     /// Puts a wake of a message in hand on the timer.
     pub fn wait(&mut self, held: Held) {
-        self.waiting.push(Reverse(held));
+        let timer = if held.wake.attempt > 0 { &mut self.failed } else { &mut self.waiting };
+        timer.push(Reverse(held));
     }
 
-    /// The moment of the next wake.
+    /// The moment of the next wake that has not failed before.
     #[must_use]
     pub fn next_due(&self) -> Option<DbTime> {
-        self.waiting.peek().map(|Reverse(held)| held.wake.due)
+        next(&self.waiting)
     }
 
-    /// Takes at most `most` wakes off the timer whose moment has come.
+    /// The moment of the next wake that has failed before.
+    #[must_use]
+    pub fn next_failed_due(&self) -> Option<DbTime> {
+        next(&self.failed)
+    }
+
+    /// Takes at most `most` wakes off the timer whose moment has come, none that has failed before.
     pub fn due(&mut self, now: DbTime, most: usize) -> Vec<Held> {
-        let mut due = Vec::new();
-        while due.len() < most && self.next_due().is_some_and(|at| at <= now) {
-            due.extend(self.waiting.pop().map(|Reverse(held)| held));
-        }
-        due
+        take_due(&mut self.waiting, now, most)
+    }
+
+    /// The same of those that have failed before.
+    pub fn failed_due(&mut self, now: DbTime, most: usize) -> Vec<Held> {
+        take_due(&mut self.failed, now, most)
     }
 
     /// Takes all wakes off the timer, whatever their moment.
     pub fn leave(&mut self) -> Vec<Held> {
-        self.waiting.drain().map(|Reverse(held)| held).collect()
+        self.waiting.drain().chain(self.failed.drain()).map(|Reverse(held)| held).collect()
     }
 
     /// Notes that one order of a message is done. With its last one the message is owed its acknowledgement.
@@ -124,6 +134,18 @@ impl Hand {
     }
 }
 
+fn next(timer: &BinaryHeap<Reverse<Held>>) -> Option<DbTime> {
+    timer.peek().map(|Reverse(held)| held.wake.due)
+}
+
+fn take_due(timer: &mut BinaryHeap<Reverse<Held>>, now: DbTime, most: usize) -> Vec<Held> {
+    let mut due = Vec::new();
+    while due.len() < most && next(timer).is_some_and(|at| at <= now) {
+        due.extend(timer.pop().map(|Reverse(held)| held));
+    }
+    due
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +174,20 @@ mod tests {
         hand.done(2);
         assert_eq!(hand.settle(), [Ack { tag: 2, multiple: false }]);
         assert_eq!((hand.orders(), hand.unacknowledged(), hand.next_due()), (0, 0, None));
+    }
+
+    #[test]
+    fn wakes_that_have_failed_before_are_taken_apart() {
+        let mut hand = Hand::default();
+        hand.take(1, 2);
+        let failed = Held { wake: Wake { attempt: 1, ..held(10, 101, 1).wake }, ..held(10, 101, 1) };
+        hand.wait(failed);
+        hand.wait(held(20, 102, 1));
+        assert_eq!((hand.next_due(), hand.next_failed_due()), (Some(DbTime(20)), Some(DbTime(10))));
+        assert_eq!(hand.due(DbTime(99), 10), [held(20, 102, 1)]);
+        assert_eq!(hand.failed_due(DbTime(99), 10), [failed]);
+        hand.wait(failed);
+        assert_eq!(hand.leave(), [failed]);
     }
 
     #[test]

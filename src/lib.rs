@@ -4,6 +4,7 @@
 //! `close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the picture.
 
 // Into the lanes.
+pub mod announce;
 pub mod event;
 pub mod intake;
 pub mod lane;

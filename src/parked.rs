@@ -1,10 +1,10 @@
 //! The parked queue for a person: look, send again, throw away.
 
 mod shelf;
+mod text;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::types::AMQPValue;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -115,10 +115,7 @@ pub async fn go_through(
 #[must_use]
 pub fn describe(data: &[u8], properties: &BasicProperties) -> Parked {
     let header = |name: &str| text_header(properties, name);
-    let reason = header(REASON).unwrap_or_else(|| match header("x-first-death-reason") {
-        Some(reason) => format!("the broker gave up delivering it ({reason})"),
-        None => "the broker gave up delivering it".to_owned(),
-    });
+    let reason = header(REASON).unwrap_or_else(|| text::of_broker(properties));
     let parked_at = header(PARKED_AT).unwrap_or_default();
     let digest = Sha256::new().chain_update(data).chain_update(&reason).chain_update(&parked_at).finalize();
     let id = digest.iter().take(6).fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
@@ -151,19 +148,11 @@ fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
     let set =
         texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.to_string())));
     let headers = properties.headers().iter().flat_map(|table| table.inner());
-    set.chain(headers.map(|(name, value)| (format!("header {name}"), header_text(value)))).collect()
+    set.chain(headers.map(|(name, value)| (format!("header {name}"), text::value(value)))).collect()
 }
 
 fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
-    properties.headers().as_ref()?.inner().get(name).map(header_text)
-}
-
-fn header_text(value: &AMQPValue) -> String {
-    match value {
-        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
-        AMQPValue::ShortString(text) => text.to_string(),
-        other => format!("{other:?}"),
-    }
+    properties.headers().as_ref()?.inner().get(name).map(text::value)
 }
 
 /// The key under which a retry publishes the message. Nothing but our two ways in: another one, whoever wrote it there,

@@ -1,13 +1,14 @@
 //! A pod: the roles it plays, each kept alive until the pod is told to stop.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::announce;
 use crate::broker::Broker;
 use crate::clock::DbClock;
 use crate::close::Closer;
@@ -39,6 +40,8 @@ pub struct Pod {
     pub stats: Arc<Stats>,
     /// Whether orders are due that no closing transaction has taken up yet: then what can wait, waits.
     pub behind: AtomicBool,
+    /// When the database was last found to be what a pod needs.
+    fit_since: Mutex<Option<Instant>>,
 }
 
 /// How a pod ended.
@@ -59,7 +62,7 @@ impl Pod {
     /// When the database URL cannot be used.
     pub fn new(config: Config) -> Result<Arc<Self>, DatabaseError> {
         let (clock, stats) = (Arc::new(DbClock::default()), Arc::new(Stats::default()));
-        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats));
+        let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats))?;
         let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
         let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
         Ok(Arc::new(Self {
@@ -71,10 +74,12 @@ impl Pod {
             stats,
             config,
             behind: AtomicBool::new(false),
+            fit_since: Mutex::default(),
         }))
     }
 
-    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it).
+    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it
+    /// after a moment).
     pub async fn run(
         self: &Arc<Self>,
         roles: &[Role],
@@ -91,9 +96,18 @@ impl Pod {
             let (pool, clock) = (self.closer.pool.clone(), Arc::clone(&self.clock));
             async move { database::keep_time(&pool, &clock).await }
         });
+        let announcing = tokio::spawn({
+            let pod = Arc::clone(self);
+            async move { pod.announce_when_created().await }
+        });
         let mut ended = Ended::Clean;
         // One for all roles: made anew in the loop, it would begin again with each role that ends.
-        let mut overtime = std::pin::pin!(past(soft, self.config.drain_timeout + GIVING_BACK));
+        let mut overtime = std::pin::pin!(async {
+            tokio::select! {
+                () = past(soft, self.config.drain_timeout + GIVING_BACK) => {}
+                () = past(hard, GOODBYES) => {}
+            }
+        });
         loop {
             tokio::select! {
                 role = playing.join_next() => match role {
@@ -111,15 +125,37 @@ impl Pod {
                     Some(Err(error)) => tracing::error!(%error, "a role ended"),
                 },
                 () = &mut overtime => { ended = cut(ended); break }
-                () = hard.cancelled() => { ended = cut(ended); break }
             }
         }
         playing.shutdown().await;
         reporting.abort();
         keeping_time.abort();
+        announcing.abort();
         let _ = timeout(GIVING_BACK, self.closer.disconnect()).await;
-        tracing::info!("stopped: {}", self.stats.summary());
+        self.stats.log("stopped");
         ended
+    }
+
+    /// Announces all waiting orders whenever this pod has created a queue that holds wakes; runs until it is dropped.
+    async fn announce_when_created(&self) {
+        loop {
+            self.broker.created.notified().await;
+            loop {
+                match announce(&self.closer.pool, |_| {}).await {
+                    Ok(0) => {}
+                    Ok(orders) => tracing::warn!(
+                        orders,
+                        "announced all waiting orders again: queues that hold their wakes were missing and have been created"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(%error, "waiting orders could not be announced yet");
+                        sleep(ANNOUNCE_AGAIN).await;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
     }
 
     /// Keeps a role's session alive: what breaks is dropped whole and built anew, with backoff.
@@ -172,6 +208,10 @@ impl Pod {
     }
 
     async fn session(self: &Arc<Self>, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        if role != Role::Intake {
+            // The intake works without the database.
+            self.check_database().await?;
+        }
         match role {
             Role::Intake => intake::session(self, soft).await,
             Role::Close => collect::session(self, soft).await,
@@ -179,6 +219,25 @@ impl Pod {
             Role::Sweep => self.lead(Office::Sweep, soft, sweep::session(self, soft)).await,
             Role::Watch => self.lead(Office::Watch, soft, watch::session(self, soft)).await,
         }
+    }
+
+    /// Checks that the database is what a pod needs: once for the roles that begin at the same time, and again when sessions
+    /// are built anew, because then it may be another server. A pod does not begin where something is wrong; one that works
+    /// reports it and goes on, because closing what can be closed is better than closing nothing.
+    async fn check_database(&self) -> Result<(), RoleError> {
+        let last = || self.fit_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *last();
+        if before.is_some_and(|at| at.elapsed() < STABLE) {
+            return Ok(());
+        }
+        match database::fit(&self.config).await {
+            Err(error) if before.is_some() && !error.heals() => {
+                tracing::error!(%error, "the database is not what this pod needs any more");
+            }
+            fit => fit?,
+        }
+        *last() = Some(Instant::now());
+        Ok(())
     }
 
     async fn lead(
@@ -202,6 +261,12 @@ impl Pod {
 
 /// After the drain, what a role may take to give back what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
+
+/// Between two attempts to announce waiting orders while the database is away.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
+const GOODBYES: Duration = Duration::from_secs(1);
 
 /// A session that lived this long worked; the backoff begins anew.
 pub const STABLE: Duration = Duration::from_secs(5);
@@ -240,7 +305,7 @@ async fn report(stats: Arc<Stats>) {
         sleep(Duration::from_secs(10)).await;
         let line = stats.summary().to_string();
         if line != last {
-            tracing::info!("{line}");
+            stats.log("so far");
             last = line;
         }
     }

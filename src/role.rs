@@ -57,7 +57,7 @@ pub enum RoleError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// Told to stop, and what was in hand was not finished in time; it was given back.
-    #[error("gave back {orders} orders unfinished")]
+    #[error("gave back {orders} order{} unfinished", if *.orders == 1 { "" } else { "s" })]
     Unfinished {
         /// How many.
         orders: usize,

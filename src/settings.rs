@@ -3,12 +3,14 @@
 //! A value comes from the first of: flag, environment, file, default. It stays text until [`crate::config`] checks it,
 //! so that every error can name the setting and where its value came from.
 
+mod slip;
 mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+pub use slip::unknown_variables;
 pub use table::{SETTINGS, Setting};
 
 /// Where a value came from; it is part of every error about it.
@@ -44,6 +46,14 @@ pub enum SettingError {
         origin: String,
         /// What is wrong and what to write instead.
         problem: String,
+    },
+    /// A variable of the environment that is no setting's, but nearly.
+    #[error("the environment variable {name} is no setting: did you mean {closest}?")]
+    Slip {
+        /// As it is set.
+        name: String,
+        /// The variable of the setting that was meant.
+        closest: &'static str,
     },
     /// The file cannot be read or understood.
     #[error("configuration file {path}: {problem}")]
@@ -116,7 +126,10 @@ impl Raw {
             }
         }
         if let Some((key, _)) = from_file.pop_first() {
-            let problem = format!("`{key}` is no setting; `overdue run --help` lists them");
+            let meant = slip::closest(&key, |setting| setting.name);
+            let meant = meant.map(|name| format!(": did you mean `{name}`?"));
+            let more = meant.unwrap_or_else(|| "; `overdue run --help` lists them".to_owned());
+            let problem = format!("`{key}` is no setting{more}");
             return Err(SettingError::File { path: path.to_owned(), problem });
         }
         Ok(Self(values))
@@ -166,6 +179,12 @@ impl Raw {
         parse(self.text(name)?).map_err(|problem| self.wrong(name, problem))
     }
 
+    /// Whether nobody said a value.
+    #[must_use]
+    pub fn is_default(&self, name: &str) -> bool {
+        self.0.get(name).is_none_or(|(_, origin)| *origin == Origin::Default)
+    }
+
     /// An error about a setting's value.
     #[must_use]
     pub fn wrong(&self, name: &'static str, problem: impl fmt::Display) -> SettingError {
@@ -181,7 +200,10 @@ fn read_file(path: &Path) -> Result<String, SettingError> {
 
 fn parse_file(shown: &str, text: &str) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
     let error = |problem: String| SettingError::File { path: shown.to_owned(), problem };
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| error(e.to_string()))?;
+    // The library's whole text would repeat the line, and a password in it.
+    let line = |e: &toml::de::Error| text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
+    let wrong = |e: toml::de::Error| error(format!("line {}: {}", line(&e), e.message()));
+    let table: toml::Table = text.parse().map_err(wrong)?;
     table
         .into_iter()
         .map(|(key, value)| {
@@ -199,40 +221,4 @@ fn parse_file(shown: &str, text: &str) -> Result<BTreeMap<String, (String, Origi
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
-        let dir = std::env::temp_dir().join(format!("overdue-settings-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a folder");
-        let path = dir.join("overdue.toml");
-        std::fs::write(&path, "lead = \"1ms\"\nprefetch = 3\nmax_held = 4\n").expect("a file");
-        let flag = |name: &str| (name == "lead").then(|| "3ms".to_owned());
-        let env = |name: &str| match name {
-            "OVERDUE_LEAD" | "OVERDUE_PREFETCH" => Some("2".to_owned()),
-            "OVERDUE_MAX_HELD" => Some(String::new()),
-            _ => None,
-        };
-        let raw = Raw::collect(flag, env, Some(&path)).expect("settings");
-        assert_eq!(raw.text("lead"), Ok("3ms"));
-        assert_eq!(raw.text("prefetch"), Ok("2"));
-        assert_eq!(raw.text("max_held"), Ok("4"), "an empty variable is not set");
-        assert_eq!(raw.text("coalesce"), Ok("100ms"));
-        assert!(raw.wrong("max_held", "no").to_string().contains("overdue.toml"));
-
-        std::fs::write(&path, "leed = \"1ms\"").expect("a file");
-        let error = Raw::collect(|_| None, |_| None, Some(&path)).expect_err("a slip").to_string();
-        assert!(error.contains("`leed` is no setting"), "{error}");
-        std::fs::write(&path, "lead = [1]").expect("a file");
-        assert!(Raw::collect(|_| None, |_| None, Some(&path)).is_err());
-        std::fs::remove_dir_all(&dir).expect("cleaned up");
-    }
-
-    #[test]
-    fn a_missing_value_names_the_setting_and_every_way_to_set_it() {
-        let raw = Raw::with(&[]).expect("settings");
-        let error = raw.text("database_url").expect_err("missing").to_string();
-        assert!(error.contains("DATABASE_URL") && error.contains("--database-url"), "{error}");
-    }
-}
+mod tests;

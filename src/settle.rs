@@ -24,6 +24,8 @@ pub enum Next {
     Again(Wake),
     /// Look again soon; somebody had the order locked.
     Soon,
+    /// Close it alone; it is too slow for a batch.
+    Alone,
     /// A person must look.
     Park {
         /// The wake, its attempts counted anew for the retry by hand.
@@ -34,6 +36,9 @@ pub enum Next {
 }
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// How long until an order is tried again while no order can be closed.
+const BLOCKED_FOR: Duration = Duration::from_secs(10);
 
 impl RetryPolicy {
     /// The wait after failed attempt number `attempt` (from 1): base, 2 × base, 4 × base, … up to an hour.
@@ -60,6 +65,9 @@ pub fn settle(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -
         Verdict::Closed | Verdict::NotPending => Next::Done,
         Verdict::NotDue { deadline } => Next::Again(Wake { due: *deadline, attempt: 0, ..wake }),
         Verdict::Locked => Next::Soon,
+        Verdict::Slow => Next::Alone,
+        // Its attempts stay as they are: it is not the order's failure.
+        Verdict::Blocked { .. } => Next::Again(Wake { due: now.plus(BLOCKED_FOR), ..wake }),
         // Its own trigger recorded the wake, so it was there; it is gone since.
         Verdict::Unknown if !wake.announced => Next::Done,
         // It may not be committed yet.
@@ -85,12 +93,14 @@ mod tests {
         assert_eq!(after(Verdict::Closed, 0), Next::Done);
         assert_eq!(after(Verdict::NotPending, 0), Next::Done);
         assert_eq!(after(Verdict::Locked, 0), Next::Soon);
+        assert_eq!(after(Verdict::Slow, 0), Next::Alone);
         let deadline = NOW.plus(Duration::from_secs(60));
         assert_eq!(after(Verdict::NotDue { deadline }, 2), Next::Again(Wake { due: deadline, ..wake(0) }));
         let again = |seconds, attempt| {
             Next::Again(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) })
         };
         assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
+        assert_eq!(after(Verdict::Blocked { reason: "x".into() }, 2), again(10, 2));
         let recorded = Wake { announced: false, ..wake(0) };
         assert_eq!(settle(recorded, &Verdict::Unknown, POLICY, NOW), Next::Done);
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));

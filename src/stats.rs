@@ -19,6 +19,8 @@ pub enum Count {
     Swept,
     /// Orders whose closing failed, each time it did.
     Failed,
+    /// Orders put off because closing fails for all of them alike, each time it did.
+    Blocked,
     /// Order-created messages taken from services.
     Intake,
     /// Wakes published from the outbox, in orders.
@@ -37,13 +39,16 @@ pub enum Count {
     Stuck,
     /// Sessions that broke and were built anew.
     Rebuilt,
+    /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
+    LogLinesLost,
 }
 
 /// Their names in logs.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "closed",
     "swept",
     "failed",
+    "blocked",
     "intake",
     "woken",
     "rescheduled",
@@ -53,6 +58,7 @@ const NAMES: [&str; 12] = [
     "redelivered",
     "lanes_stuck",
     "sessions_rebuilt",
+    "log_lines_lost",
 ];
 
 /// How late orders were closed, in milliseconds.
@@ -115,6 +121,31 @@ impl Stats {
             let micros = u64::try_from(late.as_micros()).unwrap_or(LATEST).clamp(1, LATEST);
             histogram.saturating_record(micros);
         }
+    }
+
+    /// Logs all counters that are not zero and the lateness, each as a field, so that collectors find the figures.
+    pub fn log(&self, what: &str) {
+        let count = |what| Some(self.get(what)).filter(|count| *count > 0);
+        let lateness = self.summary().lateness;
+        let ms = |of: fn(Lateness) -> f64| lateness.map(|lateness| (of(lateness) * 10.0).round() / 10.0);
+        tracing::info!(
+            closed = count(Count::Closed),
+            swept = count(Count::Swept),
+            failed = count(Count::Failed),
+            intake = count(Count::Intake),
+            woken = count(Count::Woken),
+            rescheduled = count(Count::Rescheduled),
+            events = count(Count::Events),
+            parked = count(Count::Parked),
+            redelivered = count(Count::Redelivered),
+            lanes_stuck = count(Count::Stuck),
+            sessions_rebuilt = count(Count::Rebuilt),
+            log_lines_lost = count(Count::LogLinesLost),
+            lateness_ms_p50 = ms(|lateness| lateness.p50_ms),
+            lateness_ms_p99 = ms(|lateness| lateness.p99_ms),
+            lateness_ms_max = ms(|lateness| lateness.max_ms),
+            "{what}"
+        );
     }
 
     /// All counters that are not zero, and the lateness.

@@ -2,6 +2,7 @@
 //!
 //! It needs no broker. Every order it closes means that a wake was lost or late, which is worth knowing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DbTime;
-use crate::close::{Closer, Verdict};
+use crate::close::{Closer, Verdict, tidy};
 use crate::config::Config;
 use crate::database::{DatabaseError, bounded};
 use crate::pod::Pod;
@@ -35,6 +36,8 @@ pub struct Overdue {
     pub payment_deadline: DbTime,
     /// How long ago that was.
     pub overdue_for: Duration,
+    /// Whether closing it has failed before.
+    pub failed: bool,
 }
 
 /// Sweeps in the configured period until `stop`, or until the database breaks.
@@ -96,35 +99,56 @@ pub async fn sweep(
     mut progress: impl FnMut(Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
-    let (mut page, mut after, mut more) = (Vec::new(), None, true);
-    let mut closing = JoinSet::new();
+    let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+    let (mut after, mut more) = (None, true);
+    let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
+    tidy(&closer.pool).await?;
     loop {
         // The next page is read while the last batches of the one before are being closed.
         while closing.len() < pace.at_once && !stop.is_cancelled() {
-            if page.is_empty() && more {
+            // Orders that have failed before are closed apart, and bound what is read ahead.
+            if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
                 let most = pace.batch * READ_TOGETHER;
-                page = overdue(closer, grace, after, most).await?;
-                more = page.len() == most;
+                let read = overdue(closer, grace, after, most).await?;
+                more = read.len() == most;
                 // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
-                after = page.last().map(|last| (last.payment_deadline, last.order_id));
+                after = read.last().map(|last| (last.payment_deadline, last.order_id));
+                for order in read {
+                    if order.failed { &mut failed } else { &mut page }.push_back(order.order_id);
+                }
+                continue;
             }
-            if page.is_empty() {
+            let batch = take(&mut page, pace.batch);
+            if batch.is_empty() {
                 break;
             }
-            let batch = page.drain(..pace.batch.min(page.len())).map(|order| order.order_id).collect();
             let closer = closer.clone();
             closing.spawn(async move { closer.close(batch).await });
         }
-        let verdicts = match closing.join_next().await {
-            None => return Ok(swept),
-            Some(Ok(verdicts)) => verdicts?,
-            // A defect of ours; the sweep's own task is watched.
-            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        if closing_apart.is_empty() && !stop.is_cancelled() {
+            let closer = closer.clone();
+            if let Some(order) = slow.pop_front() {
+                closing_apart.spawn(async move { closer.close_alone(order).await });
+            } else {
+                let batch = take(&mut failed, pace.batch);
+                if !batch.is_empty() {
+                    closing_apart.spawn(async move { closer.close(batch).await });
+                }
+            }
+        }
+        let verdicts = tokio::select! {
+            Some(verdicts) = closing.join_next() => verdicts,
+            Some(verdicts) = closing_apart.join_next() => verdicts,
+            else => return Ok(swept),
         };
-        for verdict in verdicts.values() {
+        // A panic is a defect of ours; the sweep's own task is watched.
+        let verdicts =
+            verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+        for (order, verdict) in &verdicts {
             match verdict {
                 Verdict::Closed => swept.closed += 1,
-                Verdict::Locked | Verdict::Failed { .. } => swept.left += 1,
+                Verdict::Slow => slow.push_back(*order),
+                Verdict::Locked | Verdict::Failed { .. } | Verdict::Blocked { .. } => swept.left += 1,
                 // Paid, extended or gone since the page was read.
                 Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
             }
@@ -135,7 +159,12 @@ pub async fn sweep(
     }
 }
 
-/// A page of the orders that a sweep would close, the longest overdue first, beginning after the given one.
+fn take(orders: &mut VecDeque<i64>, most: usize) -> Vec<i64> {
+    orders.drain(..most.min(orders.len())).collect()
+}
+
+/// A page of the orders that a sweep would close, the longest overdue first, beginning after the given one. An order whose
+/// closing failed is left out until its next try.
 ///
 /// # Errors
 /// As the database's.
@@ -147,10 +176,11 @@ pub async fn overdue(
 ) -> Result<Vec<Overdue>, DatabaseError> {
     let (after_deadline, after_id) = after.unwrap_or((DbTime(0), 0));
     let rows = sqlx::query!(
-        r#"SELECT order_id, payment_deadline, now() AS "now!"
-           FROM orders
-           WHERE status = 'PENDING' AND payment_deadline <= now() - make_interval(secs => $1)
+        r#"SELECT order_id, payment_deadline, pg_catalog.now() AS "now!", failure.order_id IS NOT NULL AS "failed!"
+           FROM orders LEFT JOIN closing_failures AS failure USING (order_id)
+           WHERE status = 'PENDING' AND payment_deadline <= pg_catalog.now() - pg_catalog.make_interval(secs => $1)
              AND (payment_deadline, order_id) > ($2, $3)
+             AND (failure.next_try_at IS NULL OR failure.next_try_at <= pg_catalog.now())
            ORDER BY payment_deadline, order_id LIMIT $4"#,
         grace.as_secs_f64(),
         time::OffsetDateTime::from(after_deadline),
@@ -163,7 +193,7 @@ pub async fn overdue(
         .map(|row| {
             let payment_deadline = DbTime::from(row.payment_deadline);
             let overdue_for = DbTime::from(row.now).since(payment_deadline);
-            Overdue { order_id: row.order_id, payment_deadline, overdue_for }
+            Overdue { order_id: row.order_id, payment_deadline, overdue_for, failed: row.failed }
         })
         .collect())
 }

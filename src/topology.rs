@@ -103,6 +103,14 @@ pub struct QueueSpec {
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
+impl QueueSpec {
+    /// Whether wakes wait in it: the process queue and the lanes.
+    #[must_use]
+    pub fn carries_wakes(&self) -> bool {
+        self.key != KEY_PARKED && self.key != KEY_DELAY
+    }
+}
+
 /// Everything that must exist in the broker.
 #[derive(Clone, Debug)]
 pub struct Topology {

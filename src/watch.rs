@@ -146,9 +146,8 @@ impl Watch {
             queue,
             overdue_s = now.since(since).as_secs_f64(),
             messages_waiting = messages,
-            "the lane does not deliver: messages stay in it after their expiry. The sweep closes their orders. \
-             Either {process} cannot be reached (`overdue topology verify`), or a message without expiration \
-             stands first in {queue} (look at it in the management UI, and purge it away)"
+            "the lane does not deliver: {}. The sweep closes their orders",
+            cause(messages, queue, &process)
         );
         // The usual cause is a binding that somebody has removed. Messages that wait for it are then tried again by the
         // broker.
@@ -170,7 +169,8 @@ impl Watch {
             tracing::error!(
                 queue = process,
                 messages_waiting = messages,
-                "nobody takes wakes: no pod with the close role is connected. The sweep closes their orders"
+                "nobody takes wakes: no pod with the close role is connected, or none can work, which its own log \
+                 explains. The sweep closes their orders"
             );
         }
     }
@@ -181,6 +181,23 @@ impl Watch {
 
     async fn depth(&self, queue: &str) -> Option<Depth> {
         depth(&self.pod.broker, &self.connection, queue).await
+    }
+}
+
+/// Why a probe that went into a lane is not back, as far as the lane's depth tells; unknown where it was not told.
+fn cause(messages: Option<u32>, queue: &str, process: &str) -> String {
+    match messages {
+        // Expired messages that wait for their target are not counted.
+        Some(0) => format!(
+            "what went into it is neither in it nor here. Expired messages wait where {process} cannot be reached \
+             (`overdue topology verify`); else {queue} was purged or made again, or another shop with this prefix takes \
+             its messages"
+        ),
+        Some(_) => format!(
+            "messages stay in it after their expiry. Either {process} cannot be reached (`overdue topology verify`), or \
+             a message without expiration stands first in {queue} (look at it in the management UI, and purge it away)"
+        ),
+        None => format!("a probe is overdue, and {queue} does not answer (`overdue topology verify`)"),
     }
 }
 

@@ -36,7 +36,8 @@ pub(super) async fn database_alone(
     let batches: Vec<_> = ids.chunks(place.config.close_batch).map(<[i64]>::to_vec).collect();
     let batches = Arc::new(Mutex::new(batches.into_iter()));
     let (pool, clock) = (place.pool.clone(), Arc::clone(&place.clock));
-    let closer = Closer::new(&place.config, pool, clock, Arc::new(Stats::default()));
+    let closer =
+        Closer::new(&place.config, pool, clock, Arc::new(Stats::default())).map_err(BenchError::Database)?;
     say(format!("the database alone: closing {orders} orders"));
     let start = Instant::now();
     let mut closing = JoinSet::new();

@@ -2,27 +2,36 @@
 
 use std::time::Duration;
 
-use lapin::ErrorKind;
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-
+use super::reason::{Reason, connecting, reason, untrusted, words};
 use crate::config::SecretUrl;
 
 /// What went wrong with the broker. The text names the setting or the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// No node answered.
-    #[error(
-        "cannot connect to the broker at {node}: {source}; check amqp_url (AMQP_URL) and that RabbitMQ runs there"
-    )]
+    #[error("cannot connect to the broker at {node}: {}; {}", words(.source), connecting(node.starts_with("amqps:"), .source))]
     Connect {
         /// The node, without its password.
         node: String,
         /// The client's error.
         source: lapin::Error,
     },
+    /// Something accepts connections there, and does not speak.
+    #[error(
+        "connecting to {node}: no answer from the broker within {after:?}; it hangs, or amqp_url (AMQP_URL) names another \
+         port than AMQP's, 5672, or 5671 with amqps://"
+    )]
+    Silent {
+        /// The node, without its password.
+        node: String,
+        /// How long was waited.
+        after: Duration,
+    },
     /// Its certificate is not vouched for, is for another name, or has expired.
     #[error(
-        "the broker at {node} shows a certificate that cannot be trusted ({source}); name it as its certificate does in amqp_url (AMQP_URL), and for a certificate authority of your own set SSL_CERT_FILE to the file with its certificate (PEM)"
+        "the broker at {node} shows a certificate that cannot be trusted ({}); name it as its certificate does in \
+         amqp_url (AMQP_URL), and for a certificate authority of your own set SSL_CERT_FILE to the file with its \
+         certificate (PEM)", words(.source)
     )]
     Untrusted {
         /// The node, without its password.
@@ -32,7 +41,7 @@ pub enum BrokerError {
     },
     /// User or password.
     #[error(
-        "the broker at {node} refused the login ({source}); check user and password in amqp_url (AMQP_URL)"
+        "the broker at {node} refused the login ({}); check user and password in amqp_url (AMQP_URL)", words(.source)
     )]
     LoginRefused {
         /// The node, without its password.
@@ -42,7 +51,8 @@ pub enum BrokerError {
     },
     /// The vhost is not there, or the user may not enter it.
     #[error(
-        "the broker at {node} refused the vhost ({source}); create it, give the user permissions on it, or name another in amqp_url"
+        "the broker at {node} refused the vhost ({}); create it, give the user permissions on it, or name another in \
+         amqp_url (AMQP_URL)", words(.source)
     )]
     VhostRefused {
         /// The node, without its password.
@@ -50,19 +60,43 @@ pub enum BrokerError {
         /// The broker's answer.
         source: lapin::Error,
     },
-    /// A missing permission.
+    /// As many connections or channels as user, vhost or node may have.
     #[error(
-        "{doing}: permission denied ({source}); see rabbitmq/README.md for the permissions each user needs, or set declare_topology to false where somebody else declares"
+        "{doing}: the broker allows no more ({}); raise that limit, or end connections that are not needed (a pod has \
+         up to eight)", words(.source)
     )]
-    Denied {
+    SessionLimit {
         /// What was being done.
         doing: String,
         /// The broker's answer.
         source: lapin::Error,
     },
+    /// As many queues as the vhost or the broker may have.
+    #[error(
+        "{doing}: the broker allows no more queues ({}); raise that limit (`rabbitmqctl set_vhost_limits`), remove queues, \
+         or name fewer lanes: there is a queue for each, and three more", words(.source)
+    )]
+    QueueLimit {
+        /// What was being done.
+        doing: String,
+        /// The broker's answer.
+        source: lapin::Error,
+    },
+    /// A missing permission.
+    #[error("{doing}: permission denied ({}); see rabbitmq/README.md for the permissions each user needs{}", words(.source),
+        if *.declaring { ", or set declare_topology to false where somebody else declares" } else { "" })]
+    Denied {
+        /// What was being done.
+        doing: String,
+        /// Whether it was to declare something, which can be left to somebody else.
+        declaring: bool,
+        /// The broker's answer.
+        source: lapin::Error,
+    },
     /// It exists with other arguments.
     #[error(
-        "{doing}: it exists with other arguments ({source}); `overdue topology verify` shows every difference and the remedy"
+        "{doing}: it exists with other arguments ({}); `overdue topology verify` shows every difference and the remedy",
+        words(.source)
     )]
     Mismatch {
         /// What was being done.
@@ -71,7 +105,7 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// A queue or exchange is not there, and this user or setting does not declare it.
-    #[error("{doing}: not found ({source}); run `overdue topology declare`")]
+    #[error("{doing}: not found ({}); run `overdue topology declare`", words(.source))]
     Missing {
         /// What was being done.
         doing: String,
@@ -107,7 +141,7 @@ pub enum BrokerError {
         queue: String,
     },
     /// Anything else: connection or channel gone.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {}", words(.source))]
     Lost {
         /// What was being done.
         doing: String,
@@ -120,38 +154,35 @@ impl BrokerError {
     /// Sorts an error that came while doing something on a channel.
     #[must_use]
     pub fn during(doing: impl Into<String>, source: lapin::Error) -> Self {
-        let doing = doing.into();
-        match amqp_kind(&source) {
-            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::Denied { doing, source },
-            Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) => Self::Missing { doing, source },
-            _ => Self::Lost { doing, source },
-        }
+        Self::sorted(doing.into(), source, false)
     }
 
     /// Sorts an error that came while declaring something.
     #[must_use]
     pub fn while_declaring(doing: impl Into<String>, source: lapin::Error) -> Self {
-        match amqp_kind(&source) {
-            // The same code also says that an acknowledgement was wrong or late, which has nothing to do with arguments.
-            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
-                if !source.to_string().contains("delivery") =>
-            {
-                Self::Mismatch { doing: doing.into(), source }
-            }
-            _ => Self::during(doing, source),
+        Self::sorted(doing.into(), source, true)
+    }
+
+    fn sorted(doing: String, source: lapin::Error, declaring: bool) -> Self {
+        match reason(&source) {
+            Reason::Permission => Self::Denied { doing, declaring, source },
+            Reason::Missing => Self::Missing { doing, source },
+            Reason::Mismatch => Self::Mismatch { doing, source },
+            Reason::QueueLimit => Self::QueueLimit { doing, source },
+            Reason::SessionLimit => Self::SessionLimit { doing, source },
+            Reason::Login | Reason::Vhost | Reason::Other => Self::Lost { doing, source },
         }
     }
 
     pub(super) fn connecting(node: &SecretUrl, source: lapin::Error) -> Self {
         let node = node.to_string();
-        match amqp_kind(&source) {
-            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::LoginRefused { node, source },
-            // Also said of a user or vhost that has too many connections, which passes.
-            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) if !source.to_string().contains("limit") => {
-                Self::VhostRefused { node, source }
+        match reason(&source) {
+            Reason::Login | Reason::Permission => Self::LoginRefused { node, source },
+            Reason::Vhost => Self::VhostRefused { node, source },
+            Reason::SessionLimit => {
+                Self::SessionLimit { doing: format!("connecting to the broker at {node}"), source }
             }
-            // From the TLS library, as an I/O error.
-            None if source.to_string().contains("certificate") => Self::Untrusted { node, source },
+            _ if untrusted(&source) => Self::Untrusted { node, source },
             _ => Self::Connect { node, source },
         }
     }
@@ -163,10 +194,13 @@ impl BrokerError {
             Self::LoginRefused { .. }
             | Self::VhostRefused { .. }
             | Self::Denied { .. }
+            | Self::QueueLimit { .. }
             | Self::Mismatch { .. } => false,
             // Another node's may be fine, and a certificate is renewed without us.
             Self::Untrusted { .. }
             | Self::Connect { .. }
+            | Self::Silent { .. }
+            | Self::SessionLimit { .. }
             | Self::Missing { .. }
             | Self::Timeout { .. }
             | Self::Nacked { .. }
@@ -174,30 +208,5 @@ impl BrokerError {
             | Self::ConsumerEnded { .. }
             | Self::Lost { .. } => true,
         }
-    }
-}
-
-fn amqp_kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error.kind()),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lapin::protocol::AMQPError;
-
-    use super::*;
-
-    #[test]
-    fn a_channel_closed_while_declaring_is_a_mismatch_only_when_the_broker_says_so() {
-        let closed = |text: &str| {
-            let error = AMQPError::new(AMQPSoftError::PRECONDITIONFAILED.into(), text.into());
-            BrokerError::while_declaring("declaring a queue", ErrorKind::ProtocolError(error).into())
-        };
-        assert!(!closed("PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q'").heals());
-        assert!(closed("PRECONDITION_FAILED - unknown delivery tag 9").heals());
-        assert!(closed("PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out").heals());
     }
 }

@@ -14,10 +14,12 @@ use async_rs::util::{DummyIO, RuntimeParts};
 use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::OwnedTLSConfig;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::frames::Frames;
 
@@ -38,15 +40,61 @@ impl Deref for Link {
     }
 }
 
+/// Connects to one of the addresses of the URL's host, see [`connect_to_one_of`].
+///
+/// # Errors
+/// As there; and when the name cannot be resolved.
+pub async fn connect(
+    uri: &str,
+    properties: ConnectionProperties,
+    limit: Duration,
+) -> Result<lapin::Result<Link>, Elapsed> {
+    let uri: AMQPUri = match uri.parse() {
+        Ok(uri) => uri,
+        Err(error) => return Ok(Err(failed(io::Error::other(error)))),
+    };
+    let addresses = tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await;
+    match addresses.map(Iterator::collect::<Vec<_>>) {
+        Ok(addresses) => connect_to_one_of(&addresses, uri, properties, limit).await,
+        Err(error) => Ok(Err(failed(error))),
+    }
+}
+
+/// Connects to the first of these addresses that speaks; each has its share of the time, because one may accept and then
+/// be silent.
+///
+/// # Errors
+/// When the last one is silent; within, the library's own errors.
+pub async fn connect_to_one_of(
+    addresses: &[SocketAddr],
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    limit: Duration,
+) -> Result<lapin::Result<Link>, Elapsed> {
+    let until = tokio::time::Instant::now() + limit;
+    let mut last = Ok(Err(failed(io::Error::other("the name has no address"))));
+    for (n, address) in addresses.iter().enumerate() {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let share = left / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
+        match timeout(share, connect_to(*address, uri.clone(), properties.clone())).await {
+            // Another address of the same name would be told the same by a broker that speaks.
+            Ok(Err(error)) if !error.is_amqp_error() => last = Ok(Err(error)),
+            Ok(answer) => return Ok(answer),
+            Err(elapsed) => last = Err(elapsed),
+        }
+    }
+    last
+}
+
 /// Connects; what arrives can be read by the library, whatever senders wrote.
 ///
 /// When this is dropped before it has an answer, the socket is closed. The library would wait on it for ever, with a
 /// thread, for a broker that accepts connections and says nothing: it has heartbeats only when it is connected.
-///
-/// # Errors
-/// As the library's own connecting.
-pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Result<Link> {
-    let uri: AMQPUri = uri.parse().map_err(|error| failed(io::Error::other(error)))?;
+async fn connect_to(
+    address: SocketAddr,
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+) -> lapin::Result<Link> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Guarding(tokio.clone())));
     let (tokio, tls) = (Runtime::new(tokio), OwnedTLSConfig::default());
@@ -56,8 +104,16 @@ pub async fn connect(uri: &str, properties: ConnectionProperties) -> lapin::Resu
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
         let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut wanted = wanted.ok_or_else(|| failed(given_up()))?;
+        let opening = async {
+            let socket = AsyncTcpStream::connect(&tokio, address).await?;
+            match uri.scheme {
+                AMQPScheme::AMQP => Ok(socket),
+                // The certificate is for the name.
+                AMQPScheme::AMQPS => socket.into_tls(&uri.authority.host, tls.as_ref()).await,
+            }
+        };
         let socket = tokio::select! {
-            socket = uri.connect_with_config_async(tls.as_ref(), &tokio) => socket.map_err(failed)?,
+            socket = opening => socket.map_err(failed)?,
             _ = &mut wanted => return Err(failed(given_up())),
         };
         let frames = Frames::of_at_most(uri.query.frame_max.unwrap_or_default() as usize);

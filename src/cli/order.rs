@@ -62,7 +62,7 @@ impl FromStr for Item {
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let (_, pool) = context.database()?;
+    let (_, pool) = context.database().await?;
     let order_id = match command {
         Command::Place { user, window, mut items } => {
             items.sort_unstable_by_key(|item| item.product_id);

@@ -5,6 +5,9 @@ use std::io::{IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::harmless::harmless;
+use super::log::last_words;
+
 /// Human text, or JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
@@ -23,15 +26,13 @@ impl Output {
 
     /// A result whose text is made only when it is wanted.
     pub fn show(self, text: impl FnOnce() -> String, value: impl Serialize) {
-        let line = if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() };
-        // A reader that has gone away (`| head`) is not an error.
-        let _ = writeln!(std::io::stdout().lock(), "{line}");
+        print(&if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() });
     }
 
-    /// A result that only scripts want.
-    pub fn for_scripts(self, value: impl Serialize) {
+    /// A result that only scripts want, at the end of a process that must not wait for a reader.
+    pub fn last_for_scripts(self, value: impl Serialize) {
         if self.json {
-            self.show(String::new, value);
+            last_words(&std::io::stdout(), serde_json::to_string(&value).unwrap_or_default());
         }
     }
 
@@ -49,6 +50,12 @@ impl Output {
     }
 }
 
+/// Writes a text that is the same for people and scripts.
+pub fn print(text: &str) {
+    // A reader that has gone away (`| head`) is not an error.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// A line that turns while something without a known end goes on; nothing where nobody looks.
 pub fn spinner(out: Output) -> ProgressBar {
     let bar = out.progress("");
@@ -57,14 +64,9 @@ pub fn spinner(out: Output) -> ProgressBar {
     bar
 }
 
-/// Foreign text for a terminal: what would move the cursor, colour the screen or hide something is written out.
-pub fn harmless(text: &str) -> String {
-    let plain = |c: char| {
-        !c.is_control()
-            && !"\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
-    };
-    let written = |c: char| if plain(c) { String::from(c) } else { c.escape_unicode().to_string() };
-    text.chars().map(written).collect()
+/// A number of things: `1 message`, `2 messages`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Columns for people, widths fitted to the content; what stands in them may be foreign.

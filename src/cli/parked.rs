@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::output::{harmless, table};
+use super::harmless::harmless;
+use super::output::{counted, table};
 use super::{CliError, Context};
 use crate::broker::Broker;
 use crate::parked::{Action, Parked, Selection, go_through};
@@ -97,9 +98,10 @@ async fn change(
         ));
     }
     let ids: Vec<_> = found.iter().map(|parked| &parked.id).collect();
-    context
-        .out
-        .done(&format!("{} messages {done}", found.len()), json!({"messages": found.len(), "ids": ids}));
+    context.out.done(
+        &format!("{} {done}", counted(found.len(), "message")),
+        json!({"messages": found.len(), "ids": ids}),
+    );
     Ok(())
 }
 

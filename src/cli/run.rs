@@ -2,9 +2,8 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use super::{CliError, Context};
+use super::{CliError, Context, log};
 use crate::pod::{Ended, Pod};
 use crate::role::Role;
 
@@ -22,7 +21,9 @@ pub struct Args {
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let config = context.config()?;
-    start_log(context)?;
+    let (database, broker) = (config.database_url.clone(), config.amqp_nodes[0].clone());
+    let pod = Pod::new(config)?;
+    let _log = log::start(context, &pod.stats)?;
     let roles: Vec<_> = Role::ALL.into_iter().filter(|role| args.roles.contains(role)).collect();
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     stop_on_signals(soft.clone(), hard.clone())?;
@@ -30,14 +31,17 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
         roles = args.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        database = %config.database_url,
-        broker = %config.amqp_nodes[0],
+        %database,
+        %broker,
         "starting"
     );
-    let pod = Pod::new(config)?;
+    if !context.unknown.is_empty() {
+        let variables = context.unknown.join(", ");
+        tracing::warn!(variables, "environment variables that begin with OVERDUE_ and are no settings");
+    }
     let ended = pod.run(&roles, &soft, &hard).await;
     // People have it in the log.
-    context.out.for_scripts(pod.stats.summary());
+    context.out.last_for_scripts(pod.stats.summary());
     match ended {
         Ended::Clean => Ok(()),
         Ended::Cut => Err(CliError::Cut),
@@ -45,37 +49,29 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
 }
 
-fn start_log(context: &Context) -> Result<(), CliError> {
-    let filter =
-        context.raw.parse("log", |text| EnvFilter::try_new(text).map_err(|error| error.to_string()))?;
-    let format = context.raw.text("log_format")?;
-    // The log goes to standard error: standard output is for results.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        "text" => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        "json" => log.json().flatten_event(true).init(),
-        other => {
-            return Err(context
-                .raw
-                .wrong("log_format", format!("`{other}` is neither `text` nor `json`"))
-                .into());
-        }
-    }
-    Ok(())
-}
-
 /// The first signal stops softly, the second at once.
 fn stop_on_signals(soft: CancellationToken, hard: CancellationToken) -> Result<(), CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The terminal is gone, or a supervisor wants a new configuration, which is read at start. Under `nohup` it means nothing.
+    let mut hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
     tokio::spawn(async move {
         for token in [soft, hard] {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = async { hangup.as_mut()?.recv().await }, if hangup.is_some() => {}
             }
             token.cancel();
         }
     });
     Ok(())
+}
+
+/// Whether this process was started with SIGHUP ignored. Linux tells it; elsewhere it counts as not ignored.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A mask in hexadecimal; SIGHUP is 1, the lowest bit.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::output::table;
+use super::output::{counted, table};
 use super::{CliError, Context};
 use crate::close::Closer;
 use crate::sweep::{Pace, overdue, sweep};
@@ -27,9 +27,10 @@ const PAGE: usize = 1_000;
 const SHOWN: usize = 50;
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
-    let (config, pool) = context.database()?;
+    let (config, pool) = context.database().await?;
+    crate::database::fit(&config).await?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
-    let closer = Closer::new(&config, pool, Arc::default(), Arc::default());
+    let closer = Closer::new(&config, pool, Arc::default(), Arc::default())?;
     if args.dry_run {
         return dry_run(context, &closer, grace).await;
     }
@@ -42,8 +43,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     bar.finish_and_clear();
     context.out.done(
         &format!(
-            "closed {} overdue orders; {} are left (locked by somebody, or failing)",
-            swept.closed, swept.left
+            "closed {}; {} left (locked by somebody, or failing)",
+            counted(swept.closed, "overdue order"),
+            swept.left
         ),
         swept,
     );
@@ -83,7 +85,7 @@ async fn dry_run(context: &Context, closer: &Closer, grace: Duration) -> Result<
         } else {
             String::new()
         };
-        format!("{list}{count} orders would be closed{more}; nothing was changed")
+        format!("{list}{} would be closed{more}; nothing was changed", counted(count, "order"))
     };
     context.out.show(text, json!({"would_close": count, "orders": orders}));
     Ok(())

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::output::table;
+use super::output::{print, table};
 use super::{CliError, Context};
 use crate::broker::{self, Broker};
+use crate::config::Config;
 use crate::topology::export::definitions;
 use crate::topology::management::Management;
 use crate::topology::verify::verify;
@@ -50,11 +51,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::Export => {
             let raw = context.raw.clone().or("amqp_url", "amqp://localhost/%2f");
-            let config = Context { raw, out: context.out }.broker_config()?;
+            let config = Config::from_raw(&raw.or("database_url", "postgres://localhost/not-needed"))?;
             let (names, management) = (Names::new(&config.prefix), Management::new(&config));
             let definitions = definitions(&management.vhost, &names, &Topology::new(&names, &config.lanes));
             // JSON either way: it is a file for the broker.
-            println!("{definitions:#}");
+            print(&format!("{definitions:#}"));
             Ok(())
         }
     }

@@ -45,7 +45,8 @@ impl Collector {
                     let wake = Wake { due: now.plus(wait), ..held.wake };
                     self.hand.wait(Held { wake, deferrals: held.deferrals + 1, ..held });
                 }
-                Next::Soon => {
+                Next::Alone if !self.handing_over => self.slow.push_back(held),
+                Next::Soon | Next::Alone => {
                     let due = now.plus(self.pod.config.lanes.as_slice()[0].length);
                     self.outbound.push((Wake { due, ..held.wake }, held.tag));
                 }
@@ -134,13 +135,14 @@ impl Collector {
         if !left.is_empty() {
             tracing::info!(orders = left.len(), "handing over what could not be closed soon");
         }
-        self.outbound.extend(left.into_iter().map(|held| (held.wake, held.tag)));
+        self.outbound.extend(left.into_iter().chain(self.slow.drain(..)).map(|held| (held.wake, held.tag)));
     }
 
     /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
     /// a nack says that nobody crashed, which newer brokers do not count against the message.
     pub(super) async fn give_back(&mut self) {
         self.closing.abort_all();
+        self.closing_apart.abort_all();
         self.moving.abort_all();
         self.noting.abort_all();
         // First of all, and with nothing in hand too: what is done must not come again.

@@ -1,7 +1,9 @@
 //! The addresses of database, broker and management API: checked, and printed without their passwords.
 
 use std::fmt;
+use std::path::Path;
 
+use lapin::uri::AMQPUri;
 use url::Url;
 
 /// A URL that may hold a password; it prints without it.
@@ -35,12 +37,31 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
+/// What to write where a password or another part holds such a character.
+const ENCODE: &str = "percent-encode such characters in user, password and name (`/` as %2F, `@` %40, `:` %3A, `#` %23, `?` %3F, `%` %25)";
+
+/// Schemes of addresses that people mix up. Another is not repeated: it may be the beginning of anything.
+const SCHEMES: [&str; 9] =
+    ["amqp", "amqps", "postgres", "postgresql", "mysql", "http", "https", "jdbc", "file"];
+
+/// Reads an address.
+///
+/// Nothing of the value is repeated in an error: any part of it may be part of a password.
 pub(super) fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
-    // The value itself is not repeated: it may hold a password.
     let example = format!("write {}://user:password@host/name", schemes[0]);
-    let url = Url::parse(value).map_err(|error| format!("not a URL ({error}); {example}"))?;
+    let url = Url::parse(value).map_err(|error| format!("not a URL ({error}); {example}, and {ENCODE}"))?;
     if !schemes.contains(&url.scheme()) {
-        return Err(format!("begins with `{}:`; {example}", url.scheme()));
+        return Err(match url.scheme() {
+            known if SCHEMES.contains(&known) => format!("begins with `{known}:`; {example}"),
+            _ => format!("does not begin with `{}:`; {example}", schemes[0]),
+        });
+    }
+    // The host ended before it: what stands between is the rest of a password, and would be printed as host or name.
+    if [Some(url.path()), url.query(), url.fragment()].into_iter().flatten().any(|part| part.contains('@')) {
+        return Err(format!("has a `@` after its host; {example}, and {ENCODE}"));
+    }
+    if url.fragment().is_some() {
+        return Err(format!("has a `#`, after which nothing is read; {example}, and {ENCODE}"));
     }
     if url.host_str().is_none_or(str::is_empty) && !value.contains("host=") {
         return Err(format!("has no host; {example}"));
@@ -49,7 +70,113 @@ pub(super) fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
 }
 
 pub(super) fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
-    value.split(',').map(|node| url(node.trim(), &["amqp", "amqps"])).collect()
+    let schemes = ["amqp", "amqps"];
+    let nodes: Vec<_> = value.split(',').map(str::trim).collect();
+    if nodes.len() > 1 && nodes.iter().any(|node| !node.contains("://")) {
+        return Err(format!(
+            "each node is a whole URL: write amqp://user:password@host1/vhost,amqp://user:password@host2/vhost; and \
+             {ENCODE}, a comma as %2C"
+        ));
+    }
+    nodes.into_iter().map(|node| amqp_node(url(node, &schemes)?)).collect()
+}
+
+/// What the client library will refuse is refused now.
+fn amqp_node(SecretUrl(url): SecretUrl) -> Result<SecretUrl, String> {
+    if url.path().trim_start_matches('/').contains('/') {
+        return Err(
+            "has more than one part after the host: write a `/` in the vhost's name as %2F".to_owned()
+        );
+    }
+    for name in ["heartbeat", "frame_max", "channel_max", "connection_timeout"] {
+        let said = url.query_pairs().find(|(key, _)| key == name);
+        if said.is_some_and(|(_, value)| value.parse::<u32>().is_err()) {
+            return Err(format!("its parameter `{name}` is not a whole number"));
+        }
+    }
+    match url.as_str().parse::<AMQPUri>() {
+        Ok(_) => Ok(SecretUrl(url)),
+        Err(_) => Err(format!("cannot be used; write amqp://user:password@host/vhost, and {ENCODE}")),
+    }
+}
+
+/// Parameters of a database's URL that the driver understands.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// Files that a database's URL or the environment may name.
+const FILES: [(&[&str], &str); 3] = [
+    (&["sslrootcert", "ssl-root-cert", "ssl-ca"], "PGSSLROOTCERT"),
+    (&["sslcert", "ssl-cert"], "PGSSLCERT"),
+    (&["sslkey", "ssl-key"], "PGSSLKEY"),
+];
+
+pub(super) fn database(value: &str) -> Result<SecretUrl, String> {
+    let SecretUrl(url) = url(value, &["postgres", "postgresql"])?;
+    if url.host_str().is_some_and(|host| host.contains(',')) {
+        return Err("names several hosts: name one, such as a proxy or an address that follows the primary"
+            .to_owned());
+    }
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "schema" | "currentSchema" | "search_path" => {
+                let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+                let schema = if plain { &*value } else { "…" };
+                return Err(format!(
+                    "`{name}` is no parameter that is understood: write `?options=-c%20search_path%3D{schema}`"
+                ));
+            }
+            "sslmode" | "ssl-mode" if !MODES.contains(&&*value.to_ascii_lowercase()) => {
+                return Err(format!("its `sslmode` is none of {}", MODES.join(", ")));
+            }
+            known if PARAMETERS.contains(&known) || known.starts_with("options[") => {}
+            // The driver would leave it out, and log it with its value.
+            _ => {
+                let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+                let name = if plain { &*name } else { "…" };
+                return Err(format!(
+                    "`{name}` is no parameter that is understood; these are: {}",
+                    PARAMETERS.join(", ")
+                ));
+            }
+        }
+    }
+    for (names, variable) in FILES {
+        let said =
+            url.query_pairs().find(|(key, _)| names.contains(&&**key)).map(|(_, file)| file.into_owned());
+        let from = if said.is_some() { names[0] } else { variable };
+        let Some(file) = said.or_else(|| std::env::var(variable).ok()) else { continue };
+        // The certificate itself may be given instead.
+        if !file.trim().starts_with("-----BEGIN") {
+            readable(Path::new(&file))
+                .map_err(|error| format!("{from} names the file {file}, which cannot be read: {error}"))?;
+        }
+    }
+    Ok(SecretUrl(url))
+}
+
+fn readable(file: &Path) -> std::io::Result<()> {
+    std::fs::read(file).map(|_| ())
 }
 
 pub(super) fn management(value: &str, broker: Option<&SecretUrl>) -> Result<SecretUrl, String> {
@@ -68,4 +195,41 @@ pub(super) fn management(value: &str, broker: Option<&SecretUrl>) -> Result<Secr
         let _ = management.set_password(broker.password());
     }
     Ok(SecretUrl(management))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Everything that is printed about a value that was given as an address.
+    fn printed(value: &str) -> String {
+        let broker = amqp_nodes("amqp://u@h/v").expect("a broker");
+        let all = [
+            database(value).map(|url| vec![url]),
+            amqp_nodes(value),
+            management(value, broker.first()).map(|url| vec![url]),
+            management(value, None).map(|url| vec![url]),
+        ];
+        format!("{all:?}") + &all.iter().flatten().flatten().map(ToString::to_string).collect::<String>()
+    }
+
+    proptest! {
+        #[test]
+        fn no_part_of_a_password_is_printed(
+            parts in prop::collection::vec("[g-z]{5}|[1-5][0-9]{4}", 1..4),
+            between in prop::collection::vec("[-@/:#?%,\\\\\\[\\] &=+;'\"<>!]{1,2}", 4),
+            scheme in prop::sample::select(vec!["amqp", "amqps", "postgres", "postgresql", "http", "https", "mysql"]),
+            path in prop::sample::select(vec!["/v", "", "/v?heartbeat=5", "/v?sslmode=disable"]),
+        ) {
+            let password: String = parts.iter().zip(&between).flat_map(|(part, sign)| [part.as_str(), sign]).collect();
+            for password in [password.as_str(), password.trim_end_matches(|c: char| !c.is_alphanumeric())] {
+                let said = printed(&format!("{scheme}://u:{password}@host.example{path}"));
+                for part in &parts {
+                    prop_assert!(!said.contains(part.as_str()), "{part} of {password}: {said}");
+                }
+            }
+        }
+    }
 }

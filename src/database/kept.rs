@@ -49,9 +49,10 @@ impl Kept {
         });
     }
 
-    /// Gives all of them back to the pool.
-    pub fn give_back(&self) {
+    /// Closes all of them.
+    pub async fn close(&self) {
         self.with(Vec::clear);
+        self.pool.close().await;
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Vec<(PoolConnection<Postgres>, Instant)>) -> T) -> T {

@@ -4,30 +4,64 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::config::{Config, SecretUrl};
 
 /// A question to the management API failed. The text names the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// No answer at all.
-    #[error(
-        "cannot reach the management API at {url}: {source}; enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
-    )]
+    /// No answer that could be understood.
+    #[error("cannot reach the management API at {url}: {source}; {}", unreached(&.source.to_string()))]
     Unreachable {
         /// Where, without password.
         url: String,
         /// The client's error.
         source: Box<ureq::Error>,
     },
-    /// User, password or tags.
+    /// User, password, tags or vhost.
+    #[error("the management API at {url} refused the login ({reason}): {}", refused(.reason))]
+    Refused {
+        /// Where, without password.
+        url: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The vhost is not there. RabbitMQ 4 says so of one that the user may not see, too.
     #[error(
-        "the management API at {0} refused the login: the user needs the tag `monitoring` (or `management`) and access to the vhost; check management_url (OVERDUE_MANAGEMENT_URL)"
+        "the broker has no vhost `{0}`, or this user has no permissions on it; create it, give the user permissions, or \
+         name another in amqp_url (AMQP_URL)"
     )]
-    Refused(String),
-    /// The vhost is not there.
-    #[error("the broker has no vhost `{0}`; create it, or name another in amqp_url")]
     NoVhost(String),
+}
+
+/// What to do where there was no answer, from what the client says.
+fn unreached(text: &str) -> &'static str {
+    if text.contains("corrupt message") || text.contains("handshake eof") {
+        "write http:// in management_url (OVERDUE_MANAGEMENT_URL): that port does not speak TLS"
+    } else if text.contains("http parse fail") || text.starts_with("protocol:") {
+        "name the port of the management API in management_url (OVERDUE_MANAGEMENT_URL), 15672, or 15671 with https://: \
+         what answers there is something else"
+    } else {
+        "enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
+    }
+}
+
+/// What to do about a refusal, from the broker's reason.
+fn refused(reason: &str) -> &'static str {
+    match reason {
+        "Not management user" => "the user needs the tag `monitoring` (or `management`)",
+        "User not authorised to access virtual host" => "the user needs permissions on the vhost",
+        // Of the versions.
+        "Login failed" | "Not_Authorized" => {
+            "check user and password in management_url (OVERDUE_MANAGEMENT_URL); without a user there, those of amqp_url \
+             (AMQP_URL) are used"
+        }
+        _ => {
+            "check user and password in management_url (OVERDUE_MANAGEMENT_URL), and that the user has the tag \
+             `monitoring` and permissions on the vhost"
+        }
+    }
 }
 
 /// A client for one vhost.
@@ -73,7 +107,11 @@ impl Management {
                 let read = answer.body_mut().with_config().limit(256 * 1024 * 1024).read_json();
                 read.map_err(|source| ManagementError::Unreachable { url: shown, source: Box::new(source) })
             }
-            401 | 403 => Err(ManagementError::Refused(shown)),
+            401 | 403 => {
+                let said: Result<Value, _> = answer.body_mut().with_config().limit(64 * 1024).read_json();
+                let reason = said.ok().and_then(|said| Some(said["reason"].as_str()?.to_owned()));
+                Err(ManagementError::Refused { url: shown, reason: reason.unwrap_or_default() })
+            }
             404 => Err(ManagementError::NoVhost(self.vhost.clone())),
             status => Err(unreachable(ureq::Error::StatusCode(status))),
         }
@@ -95,4 +133,33 @@ fn decoded(text: &str) -> String {
         .next()
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What RabbitMQ 3.10.8 and 4.3.6 say, and the client.
+    #[test]
+    fn each_refusal_has_its_remedy_and_an_unknown_one_has_all() {
+        for (reason, expected) in [
+            ("Login failed", "user and password"),
+            ("Not_Authorized", "user and password"),
+            ("Not management user", "tag `monitoring`"),
+            ("User not authorised to access virtual host", "permissions on the vhost"),
+            ("", "user and password"),
+            ("something of a later version", "tag"),
+        ] {
+            assert!(refused(reason).contains(expected), "{reason}: {}", refused(reason));
+        }
+        assert!(!refused("Login failed").contains("tag"));
+        for (text, expected) in [
+            ("io: received corrupt message of type InvalidContentType", "http://"),
+            ("protocol: http parse fail: invalid HTTP version", "15672"),
+            ("io: Connection refused (os error 111)", "rabbitmq_management"),
+            ("something of a later version", "management_url"),
+        ] {
+            assert!(unreached(text).contains(expected), "{text}: {}", unreached(text));
+        }
+    }
 }

@@ -52,6 +52,7 @@ struct LiveBinding {
 
 const DECLARE: &str = "run `overdue topology declare`";
 const RECREATE: &str = "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
+const RECREATE_EXCHANGE: &str = "an exchange cannot be changed: stop the pods, delete it, run `overdue topology declare`, and let whoever has bound queues to it bind them again";
 const EXTRA_QUEUE: &str = "a lane that is no longer configured still delivers; when it is empty, delete it, or add its window to `lanes`";
 const EXTRA_BINDING: &str =
     "remove the binding in the management UI: it brings messages here that do not belong";
@@ -140,7 +141,7 @@ impl Findings {
                 self.add(
                     name,
                     format!("is a {durable} {} exchange, not a durable topic exchange", live.r#type),
-                    RECREATE,
+                    RECREATE_EXCHANGE,
                 );
             }
             Some(_) => {}

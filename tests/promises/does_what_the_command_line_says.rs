@@ -162,13 +162,27 @@ async fn parked_messages_are_listed_shown_sent_again_and_discarded() {
 #[tokio::test]
 async fn migrating_and_verifying_say_what_they_found() {
     World::with(async |world| {
-        assert_eq!(done(world, &["migrate"]).await, json!({"migrated": true}));
+        assert_eq!(done(world, &["migrate"]).await, json!({"migrated": true, "schema": "public"}));
         let (code, found, error) = world.run(&["topology", "verify", "--json"]).await;
         assert_eq!(code, 4);
         assert!(
             found.contains("the exchange is missing") && error.contains("the topology differs in 7 places"),
             "{error}"
         );
+        for command in [&["order", "show"][..], &["parked", "retry"], &["migrate"]] {
+            let (code, help, _) = world.run(&[command, &["--help"]].concat()).await;
+            assert!(code == 0 && help.lines().count() < 30, "{command:?}: {help}");
+            assert!(help.contains("--database-url") && help.contains("overdue run --help"), "{help}");
+        }
+        // A setting may stand before the command and after it; the last one counts.
+        for (arguments, said) in [
+            (&["--lead", "early", "order", "show", "1"][..], "`early`"),
+            (&["--lead", "early", "order", "--lead", "later", "show", "1"], "`later`"),
+            (&["--lead", "early", "order", "show", "1", "--lead", "last"], "`last`"),
+        ] {
+            let (code, _, error) = world.run(arguments).await;
+            assert!(code == 2 && error.contains(said), "{arguments:?}: {error}");
+        }
         let (code, help, _) = world.run(&["run", "--help"]).await;
         assert_eq!(code, 0);
         for setting in overdue::settings::SETTINGS {

@@ -119,6 +119,18 @@ async fn a_setting_that_cannot_be_used_is_named_with_where_it_came_from() {
         let wrong = world.command(&["run"]).env("OVERDUE_PREFETCH", "many").output().await.expect("it ran");
         let error = String::from_utf8(wrong.stderr).expect("UTF-8");
         assert!(error.contains("`prefetch` (from the environment)"), "{error}");
+        let slip =
+            world.command(&["order", "show", "1"]).env("OVERDUE_LANE", "1s").output().await.expect("it ran");
+        let error = String::from_utf8(slip.stderr).expect("UTF-8");
+        assert_eq!(slip.status.code(), Some(2), "{error}");
+        assert!(error.contains("OVERDUE_LANE is no setting: did you mean OVERDUE_LANES?"), "{error}");
+        for (setting, url) in [
+            ("--amqp-url", "amqp://user:p@hushhush/word@host"),
+            ("--database-url", "postgres://user:p@hushhush/word@host"),
+            ("--management-url", "http://user:p@hushhush/word@host"),
+        ] {
+            fails(world, &["run", setting, url], 2, &["percent-encode"]).await;
+        }
     })
     .await;
 }

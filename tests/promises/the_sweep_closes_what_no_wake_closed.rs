@@ -52,9 +52,9 @@ async fn what_a_purged_lane_held_is_swept_in_batches_while_wakes_go_on_closing()
         // Time passes, and nobody is told.
         world
             .sql(
-                "ALTER TABLE orders DISABLE TRIGGER orders_wake_moved;
+                "ALTER TABLE orders DISABLE TRIGGER orders_updated;
                  UPDATE orders SET payment_deadline = now() - interval '1 minute';
-                 ALTER TABLE orders ENABLE TRIGGER orders_wake_moved",
+                 ALTER TABLE orders ENABLE TRIGGER orders_updated",
             )
             .await;
         world.place_many(200, SECOND / 10, SECOND, &[(1, 1)]).await;
@@ -101,7 +101,7 @@ async fn orders_that_cannot_be_closed_do_not_keep_the_sweep_from_the_others() {
         world.place_many(80, SECOND / 10, SECOND / 2, &[]).await;
         let mut locked = world.pool.begin().await.expect("a transaction");
         sqlx::query("SELECT FROM orders WHERE order_id = 60 FOR UPDATE").execute(&mut *locked).await.expect("locked");
-        let pod = world.pod_with_roles(&[Role::Sweep], &[SOON[0], ("sweep_grace", "0s"), ("close_batch", "5")]);
+        let pod = world.pod_with_roles(&[Role::Sweep], &[SOON[0], ("sweep_grace", "0s"), ("close_batch", "5"), ("retry_base", "50ms")]);
         eventually("all others are closed", async || world.statuses().await["PENDING"] == 53).await;
         locked.rollback().await.expect("released");
         world.closed(60).await;

@@ -1,6 +1,6 @@
 //! Where a trial takes place: the servers, and in them a database and a prefix of the round's own, a shop and pods.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::pods::{Place, Pod};
+use crate::pods::{Place, Pod, binary};
 use crate::servers::{Account, Postgres, RabbitMq};
 use crate::shop::script::{PRODUCTS, STOCK};
 use crate::shop::{Announcer, Subscriber, Till, announcer, subscriber};
@@ -101,6 +101,11 @@ pub struct Plan {
 impl Arena {
     /// Sets it up: schema, stock, topology, subscriber, pods.
     pub async fn new(servers: Arc<Servers>, plan: &Plan) -> Result<Self> {
+        Self::with_binary(servers, plan, &binary()).await
+    }
+
+    /// The same with this build's pods.
+    pub async fn with_binary(servers: Arc<Servers>, plan: &Plan, binary: &Path) -> Result<Self> {
         let database = format!("trial_{}", plan.name);
         let (server, database_url) = {
             let postgres = servers.postgres.lock().await;
@@ -113,7 +118,13 @@ impl Arena {
         };
         let mut settings = vec![("OVERDUE_LANES", plan.lanes.to_owned())];
         settings.extend(plan.settings.iter().cloned());
-        let place = Place { database_url, amqp_urls, prefix: format!("{}.", plan.name), settings };
+        let place = Place {
+            database_url,
+            amqp_urls,
+            prefix: format!("{}.", plan.name),
+            settings,
+            binary: binary.to_owned(),
+        };
         place.overdue(&["migrate"]).await?;
         let pool = PgPoolOptions::new()
             .max_connections(30)

@@ -15,6 +15,7 @@ mod shop;
 mod soak;
 mod takeover;
 mod timeline;
+mod upgrade;
 mod verdict;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Trial {
     Soak(soak::Args),
     /// How soon others take over from what was lost
     Takeover(takeover::Args),
+    /// Pods of the previous build are replaced by this one's under load
+    Upgrade(upgrade::Args),
 }
 
 #[tokio::main]
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
             Trial::Outage(args) => outage::run(&args).await,
             Trial::Soak(args) => soak::run(&args).await,
             Trial::Takeover(args) => takeover::run(&args).await,
+            Trial::Upgrade(args) => upgrade::run(&args).await,
         }
     };
     let interrupted = async {

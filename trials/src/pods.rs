@@ -23,12 +23,19 @@ pub struct Place {
     pub prefix: String,
     /// Other settings: environment variables and their values.
     pub settings: Vec<(&'static str, String)>,
+    /// The program on trial.
+    pub binary: PathBuf,
 }
 
 impl Place {
+    /// The same for another build.
+    pub fn with_binary(self, binary: &Path) -> Self {
+        Self { binary: binary.to_owned(), ..self }
+    }
+
     /// `overdue` with this place's settings.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.binary);
         command
             .args(arguments)
             .env("DATABASE_URL", &self.database_url)
@@ -94,11 +101,25 @@ impl Pod {
 
     /// Starts it again, if it does not run.
     pub async fn begin(&self) -> Result<()> {
+        self.begin_with(&self.place.binary, &self.log).await
+    }
+
+    /// The same with another log for this life.
+    pub async fn begin_with_log(&self, log: &Path) -> Result<()> {
+        self.begin_with(&self.place.binary, log).await
+    }
+
+    /// The same with another build for this life.
+    pub async fn begin_as(&self, binary: &Path) -> Result<()> {
+        self.begin_with(binary, &self.log).await
+    }
+
+    async fn begin_with(&self, binary: &Path, log: &Path) -> Result<()> {
         let mut process = self.process.lock().await;
         if process.is_none() {
-            let mut command = self.place.command(&["run", "--roles", self.roles]);
-            *process =
-                Some(Process::start(&self.name, command.env("OVERDUE_LOG_FORMAT", "text"), &self.log)?);
+            let place = self.place.clone().with_binary(binary);
+            let mut command = place.command(&["run", "--roles", self.roles]);
+            *process = Some(Process::start(&self.name, command.env("OVERDUE_LOG_FORMAT", "text"), log)?);
         }
         Ok(())
     }

@@ -61,6 +61,19 @@ impl World {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
+
+    /// Runs a command that must fail with 1; it says all of these words, and none of those.
+    pub async fn fails(&self, arguments: &[&str], words: &[&str], untrue: &[&str]) {
+        let (code, out, error) = self.run(arguments).await;
+        assert_eq!(code, 1, "{arguments:?}: {out} {error}");
+        for word in words {
+            assert!(error.contains(word), "{arguments:?} does not say `{word}`: {error}");
+        }
+        for word in untrue {
+            assert!(!error.contains(word), "{arguments:?} says `{word}`: {error}");
+        }
+        assert!(!error.contains("limited@") && !error.contains("panicked"), "{error}");
+    }
 }
 
 impl TestPod {

@@ -157,6 +157,21 @@ pub fn with_path(url: &str, path: &str) -> String {
     url.into()
 }
 
+/// Nothing listens on the discard port.
+pub const NOBODY: &str = "127.0.0.1:9";
+
+/// A URL that leads to another address, with another scheme.
+pub fn at(url: &str, scheme: &str, address: &str) -> String {
+    let url = Url::parse(url).expect("a URL");
+    format!("{scheme}://{}:secret@{address}{}", url.username(), url.path())
+}
+
+/// Host and port of a URL.
+pub fn address(url: &str) -> String {
+    let url = Url::parse(url).expect("a URL");
+    format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))
+}
+
 async fn execute(server: &str, statement: &str) {
     let pool =
         PgPoolOptions::new().max_connections(1).connect(server).await.expect("the database of DATABASE_URL");

@@ -44,6 +44,13 @@ pub enum Fault {
     RowsLocked(Duration),
     LockedTheOtherWayRound(Duration),
     Rush,
+    FailingTrigger(Duration),
+    BrokenTrigger(Duration),
+    MoreTimeByTrigger(Duration),
+    EditingShop(Duration),
+    OpenSnapshot(Duration),
+    SubscriberFull(Duration),
+    LogFull(usize, Duration),
 }
 
 impl Fault {
@@ -86,7 +93,7 @@ fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
     let mut lasting = |most: u64| Duration::from_millis(random.random_range(50..=most));
     let (short, long) = (lasting(1_500), lasting(4_000));
     let cluster = nodes > 1;
-    match random.random_range(0..if cluster { 120 } else { 100 }) {
+    match random.random_range(0..if cluster { 145 } else { 125 }) {
         0..10 => Fault::PodKilled(pod, short),
         10..17 => Fault::PodFrozen(pod, long),
         17..20 => Fault::RollingRestart,
@@ -110,8 +117,15 @@ fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
         90..94 => Fault::RowsLocked(long),
         94..97 => Fault::LockedTheOtherWayRound(long),
         97..100 => Fault::Rush,
-        100..110 => Fault::NodeIsolated(node, long),
-        110..118 => Fault::LaneLeaderKilled(short),
+        100..105 => Fault::FailingTrigger(long),
+        105..107 => Fault::BrokenTrigger(short),
+        107..111 => Fault::MoreTimeByTrigger(long),
+        111..116 => Fault::EditingShop(long),
+        116..119 => Fault::OpenSnapshot(long),
+        119..123 => Fault::SubscriberFull(long),
+        123..125 => Fault::LogFull(pod, long),
+        125..135 => Fault::NodeIsolated(node, long),
+        135..143 => Fault::LaneLeaderKilled(short),
         _ => Fault::ClusterRestarted,
     }
 }

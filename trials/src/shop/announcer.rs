@@ -106,6 +106,20 @@ impl Announcer {
         Ok(())
     }
 
+    /// Declares a queue that takes nothing, and binds it to all events.
+    pub async fn subscribe_with_a_full_queue(&self, queue: &str) -> Result<()> {
+        let (channel, name) = (self.channel().await?, self.place.name(queue));
+        let mut full = FieldTable::default();
+        full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+        full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), full).await?;
+        let (exchange, options) = (self.place.name("order.events").into(), QueueBindOptions::default());
+        channel
+            .queue_bind(name.as_str().into(), exchange, "order.*".into(), options, FieldTable::default())
+            .await?;
+        Ok(())
+    }
+
     /// Messages that wait in a queue; `None` when the queue is not there.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
         let channel = self.channel().await?;

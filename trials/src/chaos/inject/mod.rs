@@ -2,7 +2,9 @@
 
 mod servers;
 mod shop;
+mod triggers;
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -60,6 +62,13 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
         Fault::RowsLocked(lasting) => shop::lock_rows(arena, lasting).await?,
         Fault::LockedTheOtherWayRound(lasting) => shop::lock_the_other_way_round(arena, lasting).await,
         Fault::Rush => shop::rush(arena).await?,
+        Fault::FailingTrigger(lasting) => triggers::some_fail(arena, lasting).await?,
+        Fault::BrokenTrigger(lasting) => triggers::all_fail(arena, lasting).await?,
+        Fault::MoreTimeByTrigger(lasting) => triggers::give_more_time(arena, lasting).await?,
+        Fault::EditingShop(lasting) => shop::edit_orders(arena, lasting).await?,
+        Fault::OpenSnapshot(lasting) => shop::hold_a_snapshot(arena, lasting).await?,
+        Fault::SubscriberFull(lasting) => shop::fill_a_subscriber(arena, lasting).await?,
+        Fault::LogFull(pod, lasting) => fill_the_log(arena, pod, lasting).await?,
     }
     arena.timeline.note(format!("over: {fault}"));
     Ok(())
@@ -69,6 +78,16 @@ async fn kill_pod(arena: &Arena, pod: usize, back_after: Duration) -> Result<()>
     arena.pods[pod].kill().await?;
     sleep(back_after).await;
     arena.pods[pod].begin().await
+}
+
+/// A pod that begins with a log that takes nothing.
+async fn fill_the_log(arena: &Arena, pod: usize, lasting: Duration) -> Result<()> {
+    let pod = &arena.pods[pod];
+    pod.stop().await?;
+    pod.begin_with_log(Path::new("/dev/full")).await?;
+    sleep(lasting).await;
+    pod.stop().await?;
+    pod.begin().await
 }
 
 async fn freeze_pod(arena: &Arena, pod: usize, lasting: Duration) -> Result<()> {

@@ -88,3 +88,51 @@ pub async fn rush(arena: &Arena) -> Result<()> {
     transaction.commit().await?;
     Ok(())
 }
+
+/// A part of the shop that edits orders while they fall due: one piece more, and soon afterwards its stock.
+pub async fn edit_orders(arena: &Arena, lasting: Duration) -> Result<()> {
+    let until = Instant::now() + lasting;
+    while Instant::now() < until {
+        // The order may be closed first, and refuses the edit; a database that is away edits nothing.
+        let _ = edit(arena).await;
+    }
+    Ok(())
+}
+
+async fn edit(arena: &Arena) -> Result<()> {
+    let mut transaction = arena.pool().begin().await?;
+    let edited: Option<(i64, i64)> = sqlx::query_as(
+        "UPDATE order_items SET quantity = quantity + 1
+         WHERE (order_id, product_id) IN (
+             SELECT order_id, product_id FROM orders JOIN order_items USING (order_id)
+             WHERE status = 'PENDING' ORDER BY payment_deadline, product_id LIMIT 1)
+         RETURNING order_id, product_id",
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    sleep(Duration::from_millis(rand::random_range(0..60))).await;
+    if let Some((_, product)) = edited {
+        let stock = sqlx::query("UPDATE inventory SET stock = stock - 1 WHERE product_id = $1").bind(product);
+        stock.execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Somebody dumps the database, or has forgotten a transaction.
+pub async fn hold_a_snapshot(arena: &Arena, lasting: Duration) -> Result<()> {
+    let mut transaction = arena.pool().begin().await?;
+    transaction.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+    transaction.execute("SELECT count(*) FROM orders").await?;
+    sleep(lasting).await;
+    transaction.rollback().await?;
+    Ok(())
+}
+
+/// A subscriber whose queue is full and refuses what comes.
+pub async fn fill_a_subscriber(arena: &Arena, lasting: Duration) -> Result<()> {
+    let queue = format!("trial.full.{}", rand::random::<u32>());
+    arena.till.announcer.subscribe_with_a_full_queue(&queue).await?;
+    sleep(lasting).await;
+    arena.till.announcer.delete(&queue).await
+}

@@ -1,0 +1,115 @@
+//! What a broker means by a refusal. The codes of AMQP say too little: one code stands for a limit that was reached, for a
+//! queue with other arguments, and for an acknowledgement that came late. All decisions from a broker's text are here.
+
+use std::sync::Arc;
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
+
+/// What is behind a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// User or password.
+    Login,
+    /// No such vhost, or no permission on it.
+    Vhost,
+    /// A permission on a queue or exchange.
+    Permission,
+    /// A queue or exchange exists with another type or other arguments.
+    Mismatch,
+    /// A queue or exchange is not there.
+    Missing,
+    /// The vhost, or the broker, has as many queues as it may have.
+    QueueLimit,
+    /// User, vhost or node has as many connections or channels as it may have. That passes.
+    SessionLimit,
+    /// Anything else. The safe reading: the connection or channel is lost, and a new one may fare better.
+    Other,
+}
+
+/// The reason behind a client's error.
+pub(super) fn reason(error: &lapin::Error) -> Reason {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => of_protocol(error),
+        _ => Reason::Other,
+    }
+}
+
+fn of_protocol(error: &AMQPError) -> Reason {
+    let text = error.get_message().as_str();
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if text.contains("Login was refused") => {
+            Reason::Login
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Reason::Permission,
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Reason::Missing,
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) if text.contains("queue limit in") => {
+            Reason::QueueLimit
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) if text.contains("inequivalent arg") => {
+            Reason::Mismatch
+        }
+        // Before the vhost: the refusal of one more connection names the vhost too.
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+            if text.contains("limit") && (text.contains("connection") || text.contains("channels")) =>
+        {
+            Reason::SessionLimit
+        }
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.contains("vhost") => Reason::Vhost,
+        _ => Reason::Other,
+    }
+}
+
+/// An error in the broker's own words, without the client's description of their kind.
+pub(super) fn words(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        ErrorKind::IOError(error) => error.to_string(),
+        // Its own text is the parser's state.
+        ErrorKind::ParsingError(_) => "its answer is not AMQP".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// What to do when a connection fails, from what the client or the TLS library says.
+pub(super) fn connecting(tls: bool, error: &lapin::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::IOError(error) => of_io(tls, error),
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => NOT_AMQP,
+        _ => CHECK,
+    }
+}
+
+const CHECK: &str = "check amqp_url (AMQP_URL) and that RabbitMQ runs there";
+const NOT_AMQP: &str =
+    "write amqps:// in amqp_url (AMQP_URL) if that port speaks TLS, or name the port of AMQP, 5672";
+const NOT_TLS: &str = "that port does not speak TLS: write amqp:// in amqp_url (AMQP_URL), or name the port of AMQP with TLS, 5671";
+
+fn of_io(tls: bool, error: &Arc<std::io::Error>) -> &'static str {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(23 | 24) => {
+            return "this process may not open more files: raise its limit (`ulimit -n`, LimitNOFILE in systemd)";
+        }
+        Some(_) => return CHECK,
+        None => {}
+    }
+    if crate::database::unresolved(&text) {
+        return "check the host in amqp_url (AMQP_URL): its name cannot be resolved";
+    }
+    match tls {
+        true if text.contains("corrupt message") || text.contains("handshake eof") => NOT_TLS,
+        false if text.contains("connection aborted") => {
+            "what answers there is not RabbitMQ, or wants TLS: check the port in amqp_url (AMQP_URL), and write amqps:// for TLS"
+        }
+        _ => CHECK,
+    }
+}
+
+/// Whether an error is about the broker's certificate; it comes from the TLS library, as an I/O error.
+pub(super) fn untrusted(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::IOError(error) if error.to_string().contains("certificate"))
+}
+
+#[cfg(test)]
+mod tests;

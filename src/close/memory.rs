@@ -1,0 +1,68 @@
+//! The memory of orders whose closing failed: table `closing_failures`. It decides when the sweep tries them again, and
+//! tells an operator why; whether an order is closed it does not decide.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use crate::database::{DatabaseError, bounded};
+
+/// An order whose closing failed, with the SQLSTATE and the reason.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// The order.
+    pub order_id: i64,
+    /// SQLSTATE.
+    pub code: String,
+    /// The database's words.
+    pub reason: String,
+}
+
+/// Longest wait between two attempts of the sweep, in seconds.
+const LONGEST: f64 = 3_600.0;
+
+/// Notes that closing these orders failed once more.
+///
+/// # Errors
+/// As the database's. What was not noted is tried again by the next sweep.
+pub(super) async fn note(
+    pool: &PgPool,
+    failures: &[Failure],
+    base: Duration,
+    grace: Duration,
+) -> Result<(), DatabaseError> {
+    let order_ids: Vec<_> = failures.iter().map(|failure| failure.order_id).collect();
+    let codes: Vec<_> = failures.iter().map(|failure| failure.code.clone()).collect();
+    let reasons: Vec<_> = failures.iter().map(|failure| failure.reason.clone()).collect();
+    let noted = sqlx::query!(
+        "INSERT INTO closing_failures AS failure (order_id, attempts, code, reason, next_try_at)
+         SELECT order_id, 1, code, reason, pg_catalog.now() + pg_catalog.make_interval(secs => $4::float8 + $5)
+         FROM unnest($1::bigint[], $2::text[], $3::text[]) AS failed (order_id, code, reason)
+         ORDER BY order_id
+         ON CONFLICT (order_id) DO UPDATE
+         SET attempts = failure.attempts + 1, code = excluded.code, reason = excluded.reason, last_failed_at = pg_catalog.now(),
+             next_try_at = pg_catalog.now() + pg_catalog.make_interval(secs =>
+                 LEAST($4::float8 * pg_catalog.power(2::float8, LEAST(failure.attempts, 30)::float8), $6) + $5)",
+        &order_ids,
+        &codes,
+        &reasons,
+        base.as_secs_f64(),
+        grace.as_secs_f64(),
+        LONGEST
+    );
+    bounded("noting failures", noted.execute(pool)).await?;
+    Ok(())
+}
+
+/// Forgets the failures of orders that are not PENDING any more, or gone.
+///
+/// # Errors
+/// As the database's.
+pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
+    let tidied = sqlx::query!(
+        "DELETE FROM closing_failures AS failure
+         WHERE NOT EXISTS (SELECT FROM orders WHERE orders.order_id = failure.order_id AND status = 'PENDING')"
+    );
+    bounded("forgetting failures", tidied.execute(pool)).await?;
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Whose failures are they? Pure.
+//!
+//! An order that fails while others are closed is to blame itself. Where no order is closed and all fail with one code, it
+//! is nobody's: a broken trigger was deployed, a grant was revoked. Its orders' attempts must not be counted then, or one
+//! mistake parks everything that is due.
+
+use std::collections::HashSet;
+
+/// So many orders must fail alike, with none closed in between, before it is nobody's: fewer may well be bad each.
+const ENOUGH: usize = 3;
+
+/// Most orders to remember as bad themselves; beyond it they are forgotten, and some attempts are not counted.
+const MOST_KNOWN: usize = 100_000;
+
+/// Most orders to remember of those that fail alike.
+const MOST_FRESH: usize = 1_000;
+
+/// What the failures since the last closed order have in common.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    /// Their code.
+    code: String,
+    /// Orders that first failed with it after the last order was closed.
+    fresh: HashSet<i64>,
+    /// Orders that failed while others were closed.
+    known: HashSet<i64>,
+}
+
+impl Suspicion {
+    /// Whether an order that fails with this code is to be expected: no order has been closed since enough failed with it.
+    pub fn expects(&self, code: &str) -> bool {
+        self.fresh.len() >= ENOUGH && self.code == code
+    }
+
+    /// Takes in what became of a batch; the orders whose failure is nobody's.
+    pub fn judge(&mut self, closed: usize, failed: &[(i64, &str)]) -> HashSet<i64> {
+        let orders = failed.iter().map(|(order, _)| *order);
+        if closed > 0 {
+            self.acquit();
+            self.remember(orders);
+            return HashSet::new();
+        }
+        let Some((_, code)) = failed.first() else { return HashSet::new() };
+        let alike = failed.iter().all(|(_, other)| other == code);
+        if !alike || self.code != *code {
+            self.fresh.clear();
+            (*code).clone_into(&mut self.code);
+        }
+        if !alike {
+            return HashSet::new();
+        }
+        let fresh: HashSet<_> = orders.filter(|order| !self.known.contains(order)).collect();
+        let room = MOST_FRESH.saturating_sub(self.fresh.len());
+        self.fresh.extend(fresh.iter().take(room));
+        if self.expects(code) { fresh } else { HashSet::new() }
+    }
+
+    /// An order was closed: what failed before it was not everybody's trouble.
+    fn acquit(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.remember(fresh.into_iter());
+    }
+
+    fn remember(&mut self, orders: impl Iterator<Item = i64>) {
+        if self.known.len() > MOST_KNOWN {
+            self.known.clear();
+        }
+        self.known.extend(orders);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The orders of a batch in which nothing is closed, which fail with one code, whose failure is nobody's.
+    fn nobodys(suspicion: &mut Suspicion, orders: &[i64], code: &str) -> Vec<i64> {
+        let failed: Vec<_> = orders.iter().map(|order| (*order, code)).collect();
+        let nobodys = suspicion.judge(0, &failed);
+        orders.iter().copied().filter(|order| nobodys.contains(order)).collect()
+    }
+
+    #[test]
+    fn where_nothing_is_closed_and_all_fail_alike_it_is_nobodys() {
+        let mut suspicion = Suspicion::default();
+        assert_eq!(nobodys(&mut suspicion, &[1, 2, 3, 4], "42501"), [1, 2, 3, 4]);
+        assert!(suspicion.expects("42501") && !suspicion.expects("P0001"));
+        assert_eq!(nobodys(&mut suspicion, &[5], "42501"), [5], "and so is what comes after them, alone too");
+    }
+
+    #[test]
+    fn few_orders_that_fail_are_to_blame_themselves() {
+        let mut suspicion = Suspicion::default();
+        assert_eq!(nobodys(&mut suspicion, &[1], "SHOP1"), [0; 0]);
+        assert_eq!(nobodys(&mut suspicion, &[1], "SHOP1"), [0; 0], "the same one, again and again");
+        assert_eq!(nobodys(&mut suspicion, &[2], "SHOP1"), [0; 0]);
+        assert_eq!(nobodys(&mut suspicion, &[3], "SHOP1"), [3], "a third one, with none closed meanwhile");
+    }
+
+    #[test]
+    fn orders_that_failed_while_others_were_closed_stay_to_blame_when_they_come_again_together() {
+        let mut suspicion = Suspicion::default();
+        let bad: Vec<_> = (1..=40).collect();
+        let failed: Vec<_> = bad.iter().map(|order| (*order, "SHOP1")).collect();
+        assert!(suspicion.judge(35, &failed).is_empty());
+        assert_eq!(nobodys(&mut suspicion, &bad, "SHOP1"), [0; 0], "a batch of nothing but bad ones");
+        assert_eq!(nobodys(&mut suspicion, &[41, 42], "SHOP1"), [0; 0], "few new ones");
+    }
+
+    #[test]
+    fn different_codes_are_different_orders_troubles_and_a_close_ends_the_suspicion() {
+        let mut suspicion = Suspicion::default();
+        let mixed = [(1, "P0001"), (2, "23514"), (3, "P0001"), (4, "P0001")];
+        assert!(suspicion.judge(0, &mixed).is_empty());
+        assert_eq!(nobodys(&mut suspicion, &[5, 6, 7], "P0001"), [5, 6, 7]);
+        suspicion.judge(1, &[]);
+        assert!(!suspicion.expects("P0001"));
+        assert_eq!(nobodys(&mut suspicion, &[5, 6, 7], "P0001"), [0; 0], "one was closed since they failed");
+    }
+}

@@ -1,0 +1,179 @@
+//! What an error of the database says to a person: the server's words, and what to do.
+
+use std::io;
+
+use sqlx::migrate::MigrateError;
+
+use super::explain::Unreached;
+use super::trouble::{Trouble, trouble};
+
+/// An error of the database with what was being done.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {}{}", words(.source), hint(.source))]
+pub struct DatabaseError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// The driver's error.
+    pub source: sqlx::Error,
+}
+
+impl DatabaseError {
+    /// For `map_err`.
+    pub fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self { doing, source }
+    }
+
+    /// Whether waiting can help.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        trouble(&self.source) != Trouble::Setup
+    }
+}
+
+/// An error in the server's own words with its SQLSTATE; the driver's text adds the line of the server's source code.
+#[must_use]
+pub fn words(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            format!("{} (SQLSTATE {})", error.message(), error.code().unwrap_or_default())
+        }
+        // The driver puts one into another.
+        sqlx::Error::Configuration(problem) => {
+            problem.downcast_ref::<sqlx::Error>().map_or_else(|| problem.to_string(), words)
+        }
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Why a migration failed, and what to do.
+#[must_use]
+pub fn migrating(error: &MigrateError) -> String {
+    let source = match error {
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
+        MigrateError::VersionMissing(_)
+        | MigrateError::VersionMismatch(_)
+        | MigrateError::VersionTooOld(..)
+        | MigrateError::VersionTooNew(..) => {
+            return format!(
+                "{error}; another version of Overdue made this schema: use that one or a newer one"
+            );
+        }
+        other => return other.to_string(),
+    };
+    let remedy = match code(source).as_deref() {
+        Some("42501") => {
+            "; run `overdue migrate` as the owner of the schema, or GRANT CREATE ON SCHEMA … TO this user"
+        }
+        Some("42P07" | "42710" | "42723" | "42701") => {
+            "; the schema has one of that name which Overdue did not make: give Overdue a schema of its own \
+             (`?options=-c%20search_path%3Doverdue` in database_url), or rename what is there"
+        }
+        Some("3F000") => "; create the schema that the search_path of database_url names",
+        _ => hint(source),
+    };
+    format!("{}{remedy}", words(source))
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
+}
+
+/// What to do about an error; nothing where that cannot be told.
+fn hint(error: &sqlx::Error) -> &'static str {
+    match error {
+        sqlx::Error::Database(_) => of_sqlstate(code(error).as_deref().unwrap_or_default()),
+        sqlx::Error::Io(error) => of_io(error),
+        sqlx::Error::Tls(_) => {
+            "; check sslmode and sslrootcert in database_url (DATABASE_URL), and whether PostgreSQL there has ssl on"
+        }
+        sqlx::Error::Protocol(_) => {
+            "; check the port in database_url (DATABASE_URL): what answers there does not speak as PostgreSQL does"
+        }
+        sqlx::Error::PoolTimedOut => {
+            "; all connections of this pod (database_connections) are in use, or the database does not answer"
+        }
+        _ => "",
+    }
+}
+
+/// By SQLSTATE: PostgreSQL documentation, appendix A. An unknown code gets the hint of its class, or none.
+fn of_sqlstate(code: &str) -> &'static str {
+    match code {
+        "28P01" => "; check user and password in database_url (DATABASE_URL)",
+        "3D000" => "; create the database, or name another in database_url (DATABASE_URL)",
+        "42501" => {
+            "; grant the user USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on Overdue's tables"
+        }
+        "42P01" | "42703" | "42883" | "3F000" => "; run `overdue migrate`",
+        // A statement that was prepared is not known, or is prepared already, or has other columns or parameters: the
+        // session is not the one in which we prepared it.
+        "42P05" | "26000" => {
+            "; a pooler gives this pod another session for each transaction: name PostgreSQL itself in database_url \
+             (DATABASE_URL), or a pool in session mode"
+        }
+        "53100" => "; the disk of the database is full: make room there",
+        "53300" => {
+            "; PostgreSQL gives no more connections to this user or database: raise max_connections or the CONNECTION \
+             LIMIT of the role or database, or lower database_connections; a pod takes three more than that"
+        }
+        "53400" => "; a limit that is configured in PostgreSQL was reached",
+        "57P01" | "57P02" | "57P03" => "; PostgreSQL starts or stops: it is tried again",
+        "25006" => {
+            "; name a server that takes writes in database_url (DATABASE_URL): this is a standby, or \
+             default_transaction_read_only is on"
+        }
+        "58030" | "XX001" | "XX002" => "; the database's disk or data is damaged: see PostgreSQL's log",
+        _ => match code.get(..2) {
+            Some("28") => {
+                "; check user and password in database_url (DATABASE_URL), and that pg_hba.conf lets this user in from \
+                 here, with TLS or without it"
+            }
+            Some("08") => "; check the way to PostgreSQL, and a pooler or proxy on it",
+            Some("53") => "; the server is short of resources: see PostgreSQL's log",
+            Some("42") => "; Overdue's tables or functions are not as `overdue migrate` makes them",
+            _ => "",
+        },
+    }
+}
+
+fn of_io(error: &io::Error) -> &'static str {
+    let error =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Unreached>()).map_or(error, |it| &it.source);
+    // EMFILE and ENFILE, which have no kind in the standard library.
+    if matches!(error.raw_os_error(), Some(23 | 24)) {
+        return "; this process may not open more files: raise its limit (`ulimit -n`, LimitNOFILE in systemd)";
+    }
+    if unresolved(&error.to_string()) {
+        return "; check the host in database_url (DATABASE_URL): its name cannot be resolved";
+    }
+    "; check database_url (DATABASE_URL) and that PostgreSQL runs there"
+}
+
+/// Whether an error is of the resolver; the standard library has no kind for it either.
+#[must_use]
+pub(crate) fn unresolved(text: &str) -> bool {
+    text.contains("failed to lookup address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_is_not_known_gets_no_hint_that_might_be_untrue() {
+        for code in ["", "4", "00000", "SHOP1", "21000", "P0001", "XX000", "22003", "23514"] {
+            assert_eq!(of_sqlstate(code), "", "{code}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_resolver_says_is_taken_for_an_unknown_name() {
+        assert!(unresolved("failed to lookup address information: Name or service not known"));
+        assert!(unresolved("failed to lookup address information: Temporary failure in name resolution"));
+        for other in ["Connection refused (os error 111)", "Too many open files (os error 24)", ""] {
+            assert!(!unresolved(other), "{other}");
+        }
+    }
+}

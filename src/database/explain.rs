@@ -1,0 +1,94 @@
+//! Finds out what lies behind an error that does not say it: one more look at the database.
+
+use std::io;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::timeout;
+
+use super::error::DatabaseError;
+
+/// Longest look; whoever waits for the explanation has been waiting already.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where a connection failed: the driver's errors do not name it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to {place}: {source}")]
+pub(super) struct Unreached {
+    place: String,
+    pub source: io::Error,
+}
+
+/// The same error, or the one that is behind it.
+///
+/// The pool says only that it timed out where the server refuses connections or has none to give; and what a user has no
+/// right to see "does not exist".
+pub async fn explained(pool: &PgPool, error: DatabaseError) -> DatabaseError {
+    let DatabaseError { doing, source } = error;
+    let source = match &source {
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => unreached(pool).await.unwrap_or(source),
+        sqlx::Error::Database(error) if error.code().is_some_and(|code| code == "42P01") => {
+            match timeout(LOOK, hidden(pool)).await {
+                Ok(Ok(Some(explanation))) => sqlx::Error::Configuration(explanation.into()),
+                _ => source,
+            }
+        }
+        _ => source,
+    };
+    DatabaseError { doing, source }
+}
+
+/// Why no connection can be opened; nothing where one can.
+async fn unreached(pool: &PgPool) -> Option<sqlx::Error> {
+    let options = pool.connect_options();
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let connection = timeout(LOOK, PgConnection::connect_with(&options)).await;
+    let silent = || Err(io::Error::new(io::ErrorKind::TimedOut, "no answer").into());
+    match connection.unwrap_or_else(|_| silent()) {
+        Ok(connection) => {
+            let _ = timeout(LOOK, connection.close()).await;
+            None
+        }
+        Err(sqlx::Error::Io(source)) => {
+            let kind = source.kind();
+            Some(io::Error::new(kind, Unreached { place, source }).into())
+        }
+        Err(other) => Some(other),
+    }
+}
+
+/// Where Overdue's tables are that this user does not see.
+async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+    // A schema without the right to use it is left out of the search path in silence.
+    let schemas = sqlx::query!(
+        r#"SELECT quote_ident(n.nspname) AS "schema!", current_user::text AS "user!", has_schema_privilege(n.oid, 'USAGE') AS "usage!",
+                  n.nspname = ANY (SELECT trim(BOTH ' "' FROM part) FROM unnest(string_to_array(
+                      replace(current_setting('search_path'), '"$user"', current_user), ',')) AS part) AS "searched!"
+           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE c.relname = 'outbox' AND c.relkind IN ('r', 'p')
+             AND EXISTS (SELECT FROM pg_class AS o WHERE o.relname = 'lane_probes' AND o.relnamespace = n.oid)
+           ORDER BY n.nspname"#
+    );
+    let schemas = schemas.fetch_all(pool).await?;
+    if let Some(found) = schemas.iter().find(|found| found.searched && !found.usage) {
+        let (schema, user) = (&found.schema, &found.user);
+        return Ok(Some(format!(
+            "the schema {schema} has Overdue's tables, and the user {user} may not use it; GRANT USAGE ON SCHEMA \
+             {schema} TO {user}, and SELECT, INSERT, UPDATE and DELETE on its tables"
+        )));
+    }
+    if schemas.iter().any(|found| found.searched) {
+        return Ok(None);
+    }
+    let elsewhere: Vec<_> = schemas.iter().map(|found| found.schema.as_str()).collect();
+    Ok((!elsewhere.is_empty()).then(|| {
+        format!(
+            "Overdue's tables are in the schema {}, and not where the search_path of database_url looks; run `overdue \
+             migrate`, or name that schema there (`?options=-c%20search_path%3D{}`)",
+            elsewhere.join(" and in "), elsewhere[0]
+        )
+    }))
+}

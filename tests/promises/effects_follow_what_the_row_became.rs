@@ -1,0 +1,117 @@
+//! Event and give-back follow what the row became, not what was meant: a shop's own triggers may make it something else.
+
+use std::time::Duration;
+
+use overdue::stats::Count;
+use serde_json::json;
+
+use crate::harness::{World, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A trigger of the shop's on a table.
+async fn trigger(world: &World, when: &str, body: &str) {
+    world
+        .sql(&format!(
+            "CREATE FUNCTION shops_own() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+             CREATE TRIGGER shops_own {when} FOR EACH ROW EXECUTE FUNCTION shops_own()"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn an_order_that_a_trigger_gives_more_time_is_neither_told_closed_nor_given_back() {
+    World::with(async |world| {
+        world.stock(1, 100).await;
+        let pod = world.pod(&[]);
+        world.ready().await;
+        let mut events = world.subscribe(&["order.closed", "order.cancelled"]).await;
+        // Customers like these get a second more, twice.
+        world.sql("CREATE SEQUENCE grants").await;
+        trigger(
+            world,
+            "BEFORE UPDATE ON orders",
+            "IF NEW.status = 'CLOSED' AND OLD.user_id = 1 AND nextval('grants') <= 2 THEN
+                 NEW.status := 'PENDING'; NEW.closed_at := NULL; NEW.payment_deadline := now() + interval '1 s';
+             END IF; RETURN NEW;",
+        )
+        .await;
+        let order = world.place(SECOND, &[(1, 5)]).await;
+        eventually("it was given time once", async || world.number("SELECT last_value FROM grants").await >= 1).await;
+        assert_eq!(world.number("SELECT stock FROM inventory").await, 95, "given back though it waits");
+        world.closed(order).await;
+        assert_eq!(world.number("SELECT stock FROM inventory").await, 100);
+        assert_eq!(events.all(world).await.len(), 1, "closed once, told once");
+        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_a_trigger_makes_cancelled_is_told_cancelled() {
+    World::with(async |world| {
+        world.stock(1, 100).await;
+        let pod = world.pod(&[]);
+        world.ready().await;
+        let mut events = world.subscribe(&["order.closed", "order.cancelled"]).await;
+        trigger(
+            world,
+            "BEFORE UPDATE ON orders",
+            "IF NEW.status = 'CLOSED' THEN NEW.status := 'CANCELLED'; NEW.closed_at := NULL; END IF; RETURN NEW;",
+        )
+        .await;
+        let order = world.place(SECOND, &[(1, 5)]).await;
+        let (id, body) = events.next().await;
+        assert_eq!(body["type"], json!("order.cancelled"), "{id}");
+        assert_eq!(world.status(order).await, "CANCELLED");
+        assert_eq!(world.number("SELECT stock FROM inventory").await, 95, "whoever cancels gives back");
+        pod.stop().await;
+    })
+    .await;
+}
+
+/// What keeps an order from being closed whole, and what the reason must say.
+const KEPT: [(&str, &str, &str); 4] = [
+    ("BEFORE UPDATE ON orders", "RETURN NULL;", "a trigger on orders keeps it PENDING"),
+    (
+        "BEFORE UPDATE ON orders",
+        "NEW.status := OLD.status; NEW.closed_at := NULL; RETURN NEW;",
+        "a trigger on orders keeps it PENDING",
+    ),
+    ("BEFORE UPDATE ON inventory", "RETURN NULL;", "a trigger or a policy on inventory keeps the rest"),
+    (
+        "AFTER UPDATE ON orders",
+        "IF NEW.status = 'CLOSED' THEN
+             UPDATE orders SET status = 'PENDING', closed_at = NULL WHERE order_id = NEW.order_id;
+         END IF; RETURN NULL;",
+        "a trigger takes back the close of order",
+    ),
+];
+
+#[tokio::test]
+async fn what_a_trigger_keeps_from_being_closed_whole_changes_nothing_and_is_parked_with_the_reason() {
+    for (when, body, said) in KEPT {
+        World::with(async |world| {
+            world.stock(1, 100).await;
+            let pod = world.pod(&[("max_attempts", "2"), ("retry_base", "100ms")]);
+            world.ready().await;
+            let mut events = world.subscribe(&["order.closed"]).await;
+            let order = world.place(2 * SECOND, &[(1, 5)]).await;
+            trigger(world, when, body).await;
+            let parked = world.parked(1).await;
+            let reason = parked[0]["reason"].as_str().expect("a reason");
+            assert!(reason.contains(said), "{when}: {reason}");
+            assert_eq!(world.status(order).await, "PENDING", "{when}");
+            assert_eq!(world.number("SELECT stock FROM inventory").await, 95, "{when}");
+            assert!(events.all(world).await.is_empty(), "{when}");
+            assert_eq!(
+                world.number("SELECT count(*) FROM closing_failures WHERE attempts >= 2").await,
+                1,
+                "{when}: it is remembered"
+            );
+            pod.stop().await;
+        })
+        .await;
+    }
+}

@@ -1,0 +1,205 @@
+//! One bad order never stops another: orders that fail with any code, are slow, or are very large leave the others alone.
+//!
+//! `MIXES` says how many mixes are drawn (`make mixes`), `SEED` which is the first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use overdue::close::Closer;
+use overdue::stats::Count;
+use overdue::sweep::{Pace, sweep};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Dice, World, eventually, patiently};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Codes that a trigger may raise: unknown ones, the shop's own, and those that mean that the database is away.
+const CODES: [&str; 16] = [
+    "21000", "SHOP1", "27000", "38000", "54000", "55000", "XX000", "42P01", "42501", "23514", "P0001",
+    "53100", "57P01", "08006", "25006", "28000",
+];
+
+/// Fails, or is slow, as the order's buyer says: 1000 and up is a code, 1 sleeps for long, 2 for a while.
+const SABOTAGE: &str = "
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.user_id = 1 THEN PERFORM pg_sleep(60);
+        ELSIF NEW.user_id = 2 THEN PERFORM pg_sleep(3);
+        ELSE
+            RAISE EXCEPTION 'order % is bad', NEW.order_id USING ERRCODE = (string_to_array(tg_argv[0], ','))[NEW.user_id - 999];
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW WHEN (NEW.status = 'CLOSED' AND NEW.user_id > 0)
+    EXECUTE FUNCTION sabotage('CODES');";
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// What each bad order of a mix does, by its number among the 200.
+fn draw(seed: u64) -> BTreeMap<usize, i64> {
+    let mut dice = Dice(seed);
+    let mut mix = BTreeMap::new();
+    // In some mixes all fail with one code, in others each with its own.
+    let (alike, code) = (dice.below(2) == 0, dice.below(CODES.len()));
+    for _ in 0..dice.below(41) {
+        let code = if alike { code } else { dice.below(CODES.len()) };
+        mix.insert(dice.below(200), 1_000 + i64::try_from(code).expect("a code"));
+    }
+    for _ in 0..dice.below(4) {
+        mix.insert(dice.below(200), if dice.below(2) == 0 { 1 } else { 2 });
+    }
+    mix
+}
+
+/// Places 200 orders without a wake, of which those in the mix are bad; returns their numbers.
+async fn place(world: &World, mix: &BTreeMap<usize, i64>, window: Duration) -> Vec<i64> {
+    world.sql(&SABOTAGE.replace("CODES", &CODES.join(","))).await;
+    world.stock(10, 1_000).await;
+    let users: Vec<_> = (0..200).map(|n| mix.get(&n).copied().unwrap_or(0)).collect();
+    let orders = sqlx::query_scalar(
+        "WITH placed AS (
+             INSERT INTO orders (user_id, payment_deadline)
+             SELECT user_id, now() + make_interval(secs => $2 + 2 * random()) FROM unnest($1::bigint[]) WITH ORDINALITY AS u (user_id, n)
+             ORDER BY n RETURNING order_id
+         ), items AS (
+             INSERT INTO order_items SELECT order_id, 1 + order_id % 10, 1 FROM placed
+         )
+         SELECT order_id FROM placed ORDER BY order_id",
+    );
+    let orders: Vec<i64> =
+        orders.bind(&users).bind(window.as_secs_f64()).fetch_all(&world.pool).await.expect("placed");
+    world.sql("UPDATE inventory SET stock = stock - 20").await;
+    orders
+}
+
+/// Waits until the good orders, and those that are only slow, are closed: within 10 s and within 60 s.
+async fn the_good_are_closed(world: &World, what: &str) {
+    let good = format!("{what}: every good order is closed within 10 s");
+    // The orders' last deadline is the start, on the database's clock.
+    eventually(&good, async || {
+        world.number("SELECT count(*) FROM orders WHERE user_id = 0 AND status = 'PENDING'").await == 0
+    })
+    .await;
+    let late = world
+        .number("SELECT coalesce(max(extract(epoch FROM closed_at - payment_deadline)), 0)::bigint FROM orders WHERE user_id = 0")
+        .await;
+    assert!(late < 10, "{good}: {late} s");
+    patiently(&format!("{what}: what is only slow is closed"), 60 * SECOND, async || {
+        world.number("SELECT count(*) FROM orders WHERE user_id = 2 AND status = 'PENDING'").await == 0
+    })
+    .await;
+}
+
+async fn one_mix(seed: u64) {
+    World::with(async |world| {
+        let mix = draw(seed);
+        let orders = place(world, &mix, Duration::ZERO).await;
+        world.sql("UPDATE orders SET payment_deadline = now()").await;
+        let config = world.config(&[]);
+        let closer =
+            Closer::new(&config, world.pool.clone(), Arc::default(), Arc::default()).expect("a closer");
+        let (never, pace) = (CancellationToken::new(), Pace::of(&config));
+        let what = format!("seed {seed}");
+        let (swept, ()) = tokio::join!(
+            sweep(&closer, Duration::ZERO, pace, &never, |_| {}),
+            the_good_are_closed(world, &what)
+        );
+        swept.expect("the sweep was not ended by any order");
+        // Each bad one is remembered with its own code and words, and nothing of it has changed.
+        let noted: Vec<(i64, String, String)> =
+            sqlx::query_as("SELECT order_id, code, reason FROM closing_failures ORDER BY order_id")
+                .fetch_all(&world.pool)
+                .await
+                .expect("the failures");
+        let bad: Vec<_> = mix.iter().filter(|(_, user)| **user != 2).collect();
+        assert_eq!(noted.len(), bad.len(), "seed {seed}: {noted:?}");
+        for ((n, user), (order, code, reason)) in bad.into_iter().zip(noted) {
+            assert_eq!(order, orders[*n], "seed {seed}");
+            if *user == 1 {
+                assert_eq!(code, "57014", "seed {seed}: {reason}");
+            } else {
+                assert_eq!(
+                    code,
+                    CODES[usize::try_from(user - 1_000).expect("a code")],
+                    "seed {seed}: {reason}"
+                );
+                assert!(reason.contains(&format!("order {order} is bad")), "seed {seed}: {reason}");
+            }
+        }
+        world.assert_stock_conserved(1_000).await;
+        closer.disconnect().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn in_any_mix_the_good_orders_are_closed_and_the_bad_ones_remembered_with_the_true_reason() {
+    let (first, mixes) = (number("SEED", 1), number("MIXES", 4));
+    // They wait most of the time.
+    futures_util::stream::iter(first..first + mixes).for_each_concurrent(8, one_mix).await;
+}
+
+#[tokio::test]
+async fn with_pods_and_broker_the_bad_ones_are_parked_with_the_true_reason() {
+    let (first, mixes) = (number("SEED", 1), number("POD_MIXES", 1));
+    for seed in first..first + mixes {
+        World::with(async |world| {
+            let mix = draw(seed);
+            let pod = world.pod(&[("max_attempts", "2"), ("retry_base", "100ms")]);
+            world.ready().await;
+            let orders = place(world, &mix, 2 * SECOND).await;
+            the_good_are_closed(world, &format!("seed {seed}")).await;
+            let bad: BTreeMap<_, _> =
+                mix.iter().filter(|(_, user)| **user != 2).map(|(n, user)| (orders[*n], *user)).collect();
+            let queue = world.names.parked();
+            patiently("the bad ones are parked", 120 * SECOND, async || {
+                world.depth(&queue).await as usize == bad.len()
+            })
+            .await;
+            for parked in world.parked(bad.len()).await {
+                let order = parked["order_ids"][0].as_i64().expect("an order");
+                let reason = parked["reason"].as_str().expect("a reason");
+                let said = match bad[&order] {
+                    1 => "(SQLSTATE 57014)".to_owned(),
+                    code => format!(
+                        "order {order} is bad (SQLSTATE {})",
+                        CODES[usize::try_from(code - 1_000).expect("a code")]
+                    ),
+                };
+                assert!(reason.contains(&said), "{reason}, not {said}");
+            }
+            world.assert_stock_conserved(1_000).await;
+            pod.stop().await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_after_the_repair() {
+    World::with(async |world| {
+        world.stock(1, 1_000).await;
+        let pod = world.pod(&[("sweep_grace", "1s"), ("sweep_every", "1s")]);
+        world.ready().await;
+        world
+            .sql(
+                "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM no_such_table; RETURN NEW; END $$;
+                 CREATE TRIGGER broken BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION broken()",
+            )
+            .await;
+        world.place_many(300, SECOND, 2 * SECOND, &[(1, 1)]).await;
+        eventually("all have been tried and put off", async || pod.pod.stats.get(Count::Blocked) >= 600).await;
+        assert_eq!(world.depth(&world.names.parked()).await, 0, "one mistake parks what is due");
+        world.sql("DROP FUNCTION broken CASCADE").await;
+        world.all_settled().await;
+        assert_eq!(world.depth(&world.names.parked()).await, 0);
+        world.assert_stock_conserved(1_000).await;
+        pod.stop().await;
+    })
+    .await;
+}
