@@ -2,6 +2,7 @@
 //!
 //! It works in a schema and under a prefix of its own, which it removes afterwards, with pods as real processes.
 
+mod backlog;
 mod burst;
 mod depth;
 mod limits;
@@ -19,6 +20,7 @@ mod sweep;
 
 use std::time::Duration;
 
+pub use backlog::{backlog, snapshot};
 pub use burst::{Burst, burst};
 pub use depth::depth;
 pub use outcome::{Figure, Goal, Outcome};

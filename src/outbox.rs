@@ -43,8 +43,11 @@ pub struct Look {
     pub unreadable: Vec<i64>,
     /// Whether there are probably more.
     pub more: bool,
+    /// How long the look took.
+    pub took: Duration,
     last: Option<i64>,
     snapshot: String,
+    drawn: Option<i64>,
 }
 
 impl Look {
@@ -62,7 +65,7 @@ impl Look {
 
     /// Moves the mark past what was found; to be called when all of it is relayed and deleted.
     pub fn relayed(&self, mark: &mut Mark) {
-        mark.pass(self.last, self.more, &self.snapshot);
+        mark.pass(self.last, self.more, &self.snapshot, self.drawn);
     }
 }
 
@@ -73,6 +76,15 @@ pub struct Most {
     pub rows: i64,
     /// Orders, but for the last row.
     pub orders: i64,
+}
+
+impl Mark {
+    /// How long to wait before the next look. Where looks must begin with the oldest row, because nothing was relayed yet and the
+    /// last id cannot be asked for, they take a fiftieth of the time at most.
+    #[must_use]
+    pub fn rest(&self, poll: Duration, took: Duration) -> Duration {
+        if self.nowhere() { poll.max(took * 50) } else { poll }
+    }
 }
 
 /// Longest wait for what stands behind no lock and no disk's flush. The relay keeps its connection, and wakes wait meanwhile
@@ -99,7 +111,8 @@ pub async fn look(
         most.orders,
         begin.id,
         &begin.transactions,
-        &begin.positions
+        &begin.positions,
+        begin.asks
     );
     // A full look may meet many rows that are deleted and not yet removed.
     let bound = if begin.full { ANSWER } else { READ };
@@ -111,10 +124,18 @@ pub async fn look(
     if let Some(row) = found.last() {
         clock.observe(sent, answered, row.now.into());
     }
-    let mut look =
-        Look { rows: Vec::new(), unreadable: Vec::new(), more: false, last: None, snapshot: String::new() };
+    let mut look = Look {
+        rows: Vec::new(),
+        unreadable: Vec::new(),
+        more: false,
+        took: answered - sent,
+        last: None,
+        snapshot: String::new(),
+        drawn: None,
+    };
     for row in found {
         look.snapshot = row.snapshot.unwrap_or(look.snapshot);
+        look.drawn = row.drawn;
         let (Some(id), Some(kind)) = (row.id, row.kind) else { continue };
         look.last = Some(id);
         let (Some(recorded_at), Some(orders), Some(deadlines)) =

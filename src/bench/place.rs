@@ -151,9 +151,9 @@ impl Place {
             "SELECT count(*) FROM (SELECT payment_deadline FROM orders ORDER BY order_id LIMIT 1) AS first
                    WHERE payment_deadline < '2025-01-01'";
         let orders = match self.number("looking for old orders", old).await? {
-            0 => "TRUNCATE orders, order_items, inventory, outbox, lane_probes",
+            0 => "TRUNCATE orders, order_items, inventory, outbox, refused_events, lane_probes",
             _ => {
-                "TRUNCATE order_items, inventory, outbox, lane_probes; DELETE FROM orders WHERE payment_deadline > '2025-01-01'"
+                "TRUNCATE order_items, inventory, outbox, refused_events, lane_probes; DELETE FROM orders WHERE payment_deadline > '2025-01-01'"
             }
         };
         self.run("emptying the tables", orders).await

@@ -52,12 +52,8 @@ impl PodProcess {
         let peak = read("status").lines().find_map(|line| {
             line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()
         });
-        // After the name in parentheses: utime and stime are fields 14 and 15, in hundredths of a second on Linux.
-        let stat = read("stat");
-        let ticks = stat.rsplit_once(')').map_or(0.0, |(_, fields)| {
-            fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
-        });
-        Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds: ticks / 100.0 }
+        let cpu_seconds = processor_seconds(&read("stat"));
+        Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds }
     }
 
     /// Stops it softly; what it had counted.
@@ -73,4 +69,13 @@ impl PodProcess {
     pub async fn kill(mut self) -> std::io::Result<()> {
         self.child.kill().await
     }
+}
+
+/// Processor time by a process's `stat` file. After the name in parentheses: utime and stime are fields 14 and 15, in hundredths
+/// of a second on Linux.
+pub(super) fn processor_seconds(stat: &str) -> f64 {
+    let ticks = stat.rsplit_once(')').map_or(0.0, |(_, fields)| {
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
+    });
+    ticks / 100.0
 }

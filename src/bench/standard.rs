@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::outcome::Goal::{self, AtLeast, AtMost};
 use super::{
-    BenchError, Burst, Outcome, Paying, Pods, Steady, burst, depth, paying, placing, pods, steady, sweep,
+    BenchError, Burst, Outcome, Paying, Pods, Steady, backlog, burst, depth, paying, placing, pods, snapshot,
+    steady, sweep,
 };
 use crate::settings::Raw;
 
@@ -27,6 +28,10 @@ pub enum Workload {
     Paying(Paying),
     /// So many orders without their wakes.
     Sweep(i64),
+    /// So many rows left in the outbox.
+    Backlog(i64),
+    /// So many dead rows under an open snapshot.
+    Snapshot(i64),
 }
 
 impl Workload {
@@ -51,6 +56,8 @@ impl Workload {
             Self::Placing(orders) => placing(raw, orders, log, say).await,
             Self::Paying(payments) => paying(raw, payments, log, say).await,
             Self::Sweep(orders) => sweep(raw, orders, log, say).await,
+            Self::Backlog(rows) => backlog(raw, rows, log, say).await,
+            Self::Snapshot(rows) => snapshot(raw, rows, log, say).await,
         }
     }
 }
@@ -127,6 +134,17 @@ pub fn standard() -> Vec<(Workload, Goals)> {
             &[("payment p99 beside the burst, of idle", AtMost(2.0))],
         ),
         (Workload::Sweep(50_000), &[]),
+        (
+            Workload::Backlog(10_000_000),
+            &[("relayed per second with all left, of a hundredth left", AtLeast(0.5))],
+        ),
+        (
+            Workload::Snapshot(2_000_000),
+            &[
+                ("of a core, for looking beside dead rows", AtMost(0.05)),
+                ("lateness p99 beside dead rows", AtMost(100.0)),
+            ],
+        ),
     ]
 }
 

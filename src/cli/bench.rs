@@ -73,6 +73,18 @@ pub enum Command {
         #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
     },
+    /// Many rows left in the outbox, as after a long outage of the broker: whether the relay drains as fast as with few
+    Backlog {
+        /// How many, half of them wakes, half events
+        #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(i64).range(1_000..=100_000_000))]
+        rows: i64,
+    },
+    /// Deleted rows that an open snapshot keeps: what looking past them costs
+    Snapshot {
+        /// How many in the outbox, and half as many in the index of waiting orders
+        #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(i64).range(1_000..=100_000_000))]
+        rows: i64,
+    },
     /// The standard set, with the goals that it is held against
     Standard,
     /// A small set that fails when ratios show that something has become much slower
@@ -118,6 +130,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             vec![(Workload::Paying(Paying { orders, hot }), NO_GOALS)]
         }
         Command::Sweep { orders } => vec![(Workload::Sweep(orders), NO_GOALS)],
+        Command::Backlog { rows } => vec![(Workload::Backlog(rows), NO_GOALS)],
+        Command::Snapshot { rows } => vec![(Workload::Snapshot(rows), NO_GOALS)],
         Command::Standard => bench::standard(),
         Command::Quick => bench::quick(),
     };

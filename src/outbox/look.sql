@@ -1,10 +1,14 @@
 -- The oldest rows of one kind ($1: wakes, else events) past the mark: at most $2 rows and, but for the last of them, $3 orders.
--- Always at least one row, so that the snapshot is known where nothing was found.
+-- Always at least one row, so that the snapshot is known where nothing was found. $7 asks for the last id that was drawn, if it may
+-- be known.
 --
 -- The mark is the id $4, or the lowest of the positions $6 whose transaction $5 has ended: a transaction that was still at work
 -- when the mark passed its ids may have left rows behind it. One statement, so that the rows of a transaction that ends now are
 -- either seen here or cause a look from its position next time.
 SELECT CASE WHEN coalesce(before, 0) = 0 THEN pg_catalog.pg_current_snapshot()::text END AS "snapshot?",
+       CASE WHEN $7::boolean THEN (
+           SELECT CASE WHEN pg_catalog.has_sequence_privilege(ids, 'SELECT') THEN pg_catalog.pg_sequence_last_value(ids) END
+           FROM (SELECT pg_catalog.pg_get_serial_sequence('outbox', 'id')::regclass AS ids) AS outbox_ids) END AS "drawn?",
        pg_catalog.clock_timestamp() AS "now!", id AS "id?", kind AS "kind?", recorded_at AS "recorded_at?",
        order_ids AS "order_ids?", deadlines AS "deadlines?", user_ids AS "user_ids?"
 FROM (SELECT) AS always

@@ -22,6 +22,8 @@ pub struct Mark {
     before: i64,
     /// Transactions that were at work when the mark moved, and past which id their rows are.
     running: BTreeMap<i64, i64>,
+    /// The last id that had been drawn after the last look, where nothing was relayed yet.
+    drawn: Option<i64>,
     /// When the next full look is due.
     full_at: Instant,
 }
@@ -37,6 +39,8 @@ pub struct Begin {
     pub positions: Vec<i64>,
     /// Whether this look begins with the oldest row.
     pub full: bool,
+    /// Whether to ask for the last id that was drawn: nothing was relayed yet, and what is deleted must not be walked over again.
+    pub asks: bool,
 }
 
 /// Between two full looks at the least.
@@ -46,7 +50,7 @@ const FULL_SHARE: u32 = 100;
 
 impl Default for Mark {
     fn default() -> Self {
-        Self { id: START, before: START, running: BTreeMap::new(), full_at: Instant::now() }
+        Self { id: START, before: START, drawn: None, running: BTreeMap::new(), full_at: Instant::now() }
     }
 }
 
@@ -57,7 +61,13 @@ impl Mark {
     pub fn begin(&self, now: Instant) -> Begin {
         let full = now >= self.full_at;
         let (transactions, positions) = self.running.iter().unzip();
-        Begin { id: if full { START } else { self.id }, transactions, positions, full }
+        Begin { id: if full { START } else { self.id }, transactions, positions, full, asks: self.nowhere() }
+    }
+
+    /// Whether nothing is known of where to begin.
+    #[must_use]
+    pub fn nowhere(&self) -> bool {
+        self.id == START
     }
 
     /// Notes that a full look took this long.
@@ -66,11 +76,12 @@ impl Mark {
     }
 
     /// Moves past what a look has found, once all of it is relayed. `last` is the last id found, `limited` whether there may be
-    /// more behind it, `snapshot` what the look saw, as PostgreSQL writes it (`xmin:xmax:xip,…`).
-    pub fn pass(&mut self, last: Option<i64>, limited: bool, snapshot: &str) {
+    /// more behind it, `snapshot` what the look saw, as PostgreSQL writes it (`xmin:xmax:xip,…`), and
+    /// `drawn` the last id drawn, if it was asked for.
+    pub fn pass(&mut self, last: Option<i64>, limited: bool, snapshot: &str, drawn: Option<i64>) {
         let Some(at_work) = at_work(snapshot) else {
             // Unknown, so nothing is taken for relayed.
-            (self.id, self.before) = (START, START);
+            (self.id, self.before, self.drawn) = (START, START, None);
             self.running.clear();
             return;
         };
@@ -81,8 +92,10 @@ impl Mark {
         let id = match last {
             Some(last) if limited => last,
             Some(last) => last.max(self.id),
-            None => self.id,
+            // All ids up to this one were drawn before this look began, so their transactions have ended or are known to it.
+            None => self.id.max(self.drawn.unwrap_or(START)),
         };
+        self.drawn = drawn;
         self.before = self.id.min(id);
         self.id = id;
     }
@@ -114,19 +127,31 @@ mod tests {
     fn a_look_begins_past_what_was_relayed_and_further_back_when_a_slow_transaction_has_ended() {
         let mut mark = Mark::default();
         mark.looked_fully(Instant::now(), Duration::ZERO);
-        mark.pass(Some(100), false, "5:9:");
-        mark.pass(Some(150), false, "9:12:");
+        mark.pass(Some(100), false, "5:9:", None);
+        mark.pass(Some(150), false, "9:12:", None);
         assert_eq!(begins(&mark, &[]), 150);
         // 12 has drawn ids past 100 and is at work; others have committed up to 300.
-        mark.pass(Some(300), false, "12:14:12");
-        mark.pass(Some(400), false, "12:15:12");
+        mark.pass(Some(300), false, "12:14:12", None);
+        mark.pass(Some(400), false, "12:15:12", None);
         assert_eq!(begins(&mark, &[]), 400);
         assert_eq!(begins(&mark, &[12]), 100);
         // Its rows were more than a look takes: the next one goes on there.
-        mark.pass(Some(200), true, "15:15:");
+        mark.pass(Some(200), true, "15:15:", None);
         assert_eq!(begins(&mark, &[12]), 200, "12 is forgotten, its rows are not");
-        mark.pass(None, false, "15:15:");
+        mark.pass(None, false, "15:15:", None);
         assert_eq!(begins(&mark, &[]), 200);
+    }
+
+    #[test]
+    fn an_empty_outbox_is_passed_by_the_ids_drawn_before_the_look() {
+        let mut mark = Mark::default();
+        mark.looked_fully(Instant::now(), Duration::ZERO);
+        mark.pass(None, false, "5:7:6", Some(900));
+        assert!(mark.nowhere(), "900 may have been drawn after the snapshot was taken");
+        mark.pass(None, false, "6:8:6", Some(950));
+        assert_eq!((begins(&mark, &[]), begins(&mark, &[6])), (900, START));
+        mark.pass(None, false, "8:8:", None);
+        assert_eq!(begins(&mark, &[]), 950);
     }
 
     #[test]
@@ -134,8 +159,8 @@ mod tests {
         for snapshot in ["", "5:6", "5:6:x", "5:6:7,"] {
             let mut mark = Mark::default();
             mark.looked_fully(Instant::now(), Duration::ZERO);
-            mark.pass(Some(9), false, "1:1:");
-            mark.pass(Some(10), false, snapshot);
+            mark.pass(Some(9), false, "1:1:", None);
+            mark.pass(Some(10), false, snapshot, None);
             assert_eq!(begins(&mark, &[]), if snapshot == "5:6:7," { 10 } else { START }, "{snapshot}");
         }
     }

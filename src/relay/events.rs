@@ -43,6 +43,7 @@ pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<
         doubtful: &doubtful,
         teller,
         mark: Mark::default(),
+        looked_for: Duration::ZERO,
         said: Sparingly::default(),
         behind_since: None,
     };
@@ -58,7 +59,7 @@ async fn relay(mut events: Events<'_>, stop: &CancellationToken) -> Result<(), R
     while !stop.is_cancelled() {
         if !events.round().await? {
             tokio::select! {
-                () = sleep(events.pod.config.relay_poll) => {}
+                () = sleep(events.mark.rest(events.pod.config.relay_poll, events.looked_for)) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -73,6 +74,8 @@ struct Events<'a> {
     doubtful: &'a Doubtful,
     teller: Teller<'a>,
     mark: Mark,
+    /// How long the last look took.
+    looked_for: Duration,
     said: Sparingly,
     /// Since when this pod, or another, has been behind with closing.
     behind_since: Option<Instant>,
@@ -88,6 +91,7 @@ impl Events<'_> {
             return Ok(false);
         }
         let look = self.look().await?;
+        self.looked_for = look.took;
         complain(&look, &mut self.said);
         let burst = look.rows.iter().any(|row| row.orders.len() >= LARGE_BATCH);
         let behind = this_pod_behind

@@ -1,6 +1,7 @@
 //! Wakes: from the outbox into the lanes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -28,6 +29,7 @@ pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<
         publisher,
         connection,
         mark: Mark::default(),
+        looked_for: Duration::ZERO,
         said: Sparingly::default(),
     };
     while !stop.is_cancelled() {
@@ -39,7 +41,7 @@ pub(super) async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<
         // A round costs as much for one row as for many: what is recorded meanwhile goes together next time.
         if !more {
             tokio::select! {
-                () = sleep(pod.config.relay_poll) => {}
+                () = sleep(wakes.mark.rest(pod.config.relay_poll, wakes.looked_for)) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -53,6 +55,8 @@ struct Wakes {
     publisher: Publisher,
     connection: PoolConnection<Postgres>,
     mark: Mark,
+    /// How long the last look took.
+    looked_for: Duration,
     said: Sparingly,
 }
 
@@ -62,6 +66,7 @@ impl Wakes {
         let pod = Arc::clone(&self.pod);
         let most = Most { rows: pod.config.relay_batch, orders: MOST };
         let look = outbox::look(&mut self.connection, Kind::Wakes, &mut self.mark, most, &pod.clock).await?;
+        self.looked_for = look.took;
         complain(&look, &mut self.said);
         if !look.rows.is_empty() {
             self.publisher.publish(pod.scheduler.messages(wakes(&look), pod.clock.now())).await?;

@@ -52,7 +52,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "most orders closed in one transaction (1 to 10000)" },
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
         help: "most closing transactions of a pod at one time (1 to 64), and of all pods those that close 50 orders or more" },
-    Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("8"),
+    Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("9"),
         help: "most connections in a pod's pool (at least close_concurrency + 5); three more are used for leadership" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
         help: "how often the relay looks for new outbox rows when it has caught up" },

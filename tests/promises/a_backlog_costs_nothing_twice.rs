@@ -29,7 +29,7 @@ async fn pages(connection: &mut PgConnection, wakes: bool, id: i64) -> i64 {
     let prepare = format!("PREPARE look AS {LOOK}");
     connection.execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
     let explain = format!(
-        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look ({wakes}, {}, {}, {id}, '{{}}', '{{}}')",
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look ({wakes}, {}, {}, {id}, '{{}}', '{{}}', false)",
         MOST.rows, MOST.orders
     );
     let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_one(&mut *connection).await.expect("a plan");
@@ -72,6 +72,14 @@ async fn a_look_past_the_mark_reads_a_few_pages_beside_a_backlog_and_beside_dead
         connection.execute("DELETE FROM outbox").await.expect("relayed");
         for statistics in ["SELECT", "ANALYZE outbox"] {
             connection.execute(statistics).await.expect("gathered, or not");
+            for kind in [Kind::Wakes, Kind::Events] {
+                // A relay that begins with nothing to do walks over them twice, and then no more.
+                let mut mark = Mark::default();
+                look(&mut connection, kind, &mut mark).await;
+                assert!(mark.nowhere());
+                look(&mut connection, kind, &mut mark).await;
+                assert!(!mark.nowhere());
+            }
             for wakes in [true, false] {
                 let (past, all) =
                     (pages(&mut connection, wakes, last).await, pages(&mut connection, wakes, 0).await);

@@ -1,0 +1,180 @@
+//! A queue that is a table: how fast the relay drains after a long outage of the broker, and what rows cost that are deleted and that
+//! an open snapshot keeps.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::time::sleep;
+
+use super::BenchError;
+use super::burst::{LOOK, wait_until_closed};
+use super::load::{Orders, place_orders};
+use super::outcome::Outcome;
+use super::place::{Place, failed};
+use crate::settings::Raw;
+
+/// How long a backlog is watched.
+const WATCHED: Duration = Duration::from_secs(60);
+/// How long the relay may take to begin.
+const BEGIN: Duration = Duration::from_secs(60);
+/// How long the processor time of an idle pod is watched.
+const IDLE: Duration = Duration::from_secs(20);
+/// Orders placed beside the dead rows, to see how late they are.
+const BESIDE: i64 = 500;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Measures how fast the relay drains a hundredth of the rows, and then how fast all of them. Half are wakes, half events.
+///
+/// # Errors
+/// When something could not be set up, or the relay does not begin.
+pub async fn backlog(
+    raw: &Raw,
+    rows: i64,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
+    Place::with(raw, log, async |place| {
+        let few = (rows / 100).max(100);
+        let beside_few = drain(place, few, &say).await?;
+        let beside_many = drain(place, rows, &say).await?;
+        let figures = vec![
+            ("relayed per second with all left, of a hundredth left", beside_many / beside_few, ""),
+            ("relayed per second with all left", beside_many, "/s"),
+            ("relayed per second with a hundredth left", beside_few, "/s"),
+        ];
+        Ok(Outcome::new(format!("backlog of {rows} rows"), figures))
+    })
+    .await
+}
+
+/// Rows per second that a new pod relays of so many, in the first minute.
+async fn drain(place: &Place, rows: i64, say: &impl Fn(String)) -> Result<f64, BenchError> {
+    say(format!("recording {rows} rows"));
+    record(place, rows).await?;
+    let first = place.number("reading the outbox", "SELECT min(id) FROM outbox").await?;
+    // Both kinds have the ids in turn, so where each of them stands says how many are gone.
+    let mut next = [first; 2];
+    let gone = |next: [i64; 2]| next.iter().map(|id| (id - first).min(rows)).sum::<i64>() / 2;
+    say(format!("relaying {rows} rows"));
+    let pod = place.pod()?;
+    let asked = Instant::now();
+    let (mut began, mut already) = (None, 0);
+    while gone(next) < rows && began.is_none_or(|began: Instant| began.elapsed() < WATCHED) {
+        if began.is_none() && asked.elapsed() > BEGIN {
+            return Err(BenchError::Unfinished { open: 0, after: BEGIN });
+        }
+        sleep(LOOK).await;
+        for (kind, next) in ["true", "false"].into_iter().zip(&mut next) {
+            // Past what is known to be gone, so that this search costs no more than the relay's own.
+            let oldest = format!(
+                "SELECT coalesce((SELECT id FROM outbox WHERE is_wake = {kind} AND id >= {next} ORDER BY id LIMIT 1), {})",
+                first + rows
+            );
+            let oldest = sqlx::query_scalar(AssertSqlSafe(oldest)).fetch_one(&place.pool).await;
+            *next = oldest.map_err(failed("reading the outbox"))?;
+        }
+        if began.is_none() && gone(next) > 1 {
+            (began, already) = (Some(Instant::now()), gone(next));
+        }
+    }
+    let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
+    let relayed = gone(next) - already;
+    pod.kill().await?;
+    place.empty().await?;
+    Ok(relayed as f64 / seconds)
+}
+
+/// An order in each, for a deadline that is a day away; none of them exists.
+async fn record(place: &Place, rows: i64) -> Result<(), BenchError> {
+    let record = format!(
+        "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+         SELECT CASE n % 2 WHEN 0 THEN 'wake' ELSE 'order.closed' END, ARRAY[n], ARRAY[now() + interval '1 day'],
+                CASE n % 2 WHEN 0 THEN NULL ELSE ARRAY[n] END
+         FROM generate_series(1, {rows}::bigint) AS n"
+    );
+    place.run("filling the outbox", &record).await
+}
+
+/// Measures what an idle pod costs, and the same beside rows that are deleted and that an open snapshot keeps: in the outbox, and in
+/// the index of waiting orders, by which the sweep looks. Then how late orders are closed beside them.
+///
+/// # Errors
+/// When something could not be set up, or orders were not closed in time.
+pub async fn snapshot(
+    raw: &Raw,
+    rows: i64,
+    log: Option<&Path>,
+    say: impl Fn(String),
+) -> Result<Outcome, BenchError> {
+    Place::with(raw, log, async |place| {
+        let alone = idle(place, &say).await?;
+        let mut open = place.pool.begin().await.map_err(failed("opening a snapshot"))?;
+        open.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .await
+            .map_err(failed("opening a snapshot"))?;
+        open.execute("SELECT FROM orders").await.map_err(failed("opening a snapshot"))?;
+        say(format!("making {rows} dead rows"));
+        record(place, rows).await?;
+        place.run("deleting from the outbox", "DELETE FROM outbox").await?;
+        let orders = format!(
+            "ALTER TABLE orders DISABLE TRIGGER USER;
+             INSERT INTO orders (user_id, payment_deadline) SELECT -1, now() - interval '1 day' FROM generate_series(1, {rows} / 2);
+             UPDATE orders SET status = 'PAID';
+             ALTER TABLE orders ENABLE TRIGGER USER"
+        );
+        place.run("paying orders", &orders).await?;
+        let beside = idle(place, &say).await?;
+
+        say("closing orders beside them".to_owned());
+        let pod = place.pod()?;
+        let due = place.now().await?.plus(Duration::from_secs(5));
+        let orders = Orders::due_at(due, BESIDE);
+        place_orders(place, Orders { spread: Duration::from_secs(10), ..orders }).await?;
+        let last = due.plus(Duration::from_secs(10));
+        sleep(last.since(place.now().await?)).await;
+        wait_until_closed(place, last, PATIENCE).await?;
+        let lateness = place.lateness("status = 'CLOSED'").await?;
+        pod.stop().await?;
+        drop(open);
+        let figures = vec![
+            ("of a core, for looking beside dead rows", beside - alone, ""),
+            ("of a core, an idle pod's database sessions beside dead rows", beside, ""),
+            ("of a core, the same without", alone, ""),
+            ("lateness p50 beside dead rows", lateness.p50_ms, "ms"),
+            ("lateness p99 beside dead rows", lateness.p99_ms, "ms"),
+        ];
+        Ok(Outcome::new(format!("open snapshot with {rows} dead rows"), figures))
+    })
+    .await
+}
+
+/// The share of a core that the database sessions of an idle pod take, as Linux tells it; zero where the database is elsewhere.
+async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
+    say("watching an idle pod".to_owned());
+    let pod = place.pod()?;
+    sleep(Duration::from_secs(5)).await;
+    let (before, began) = (processor_seconds(place).await?, Instant::now());
+    sleep(IDLE).await;
+    let spent = processor_seconds(place).await? - before;
+    let share = spent / began.elapsed().as_secs_f64();
+    pod.stop().await?;
+    Ok(share)
+}
+
+/// Processor time of all sessions of this database that are not the benchmark's own.
+async fn processor_seconds(place: &Place) -> Result<f64, BenchError> {
+    let pids: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'overdue' AND pid <> pg_backend_pid()
+           AND backend_type = 'client backend'",
+    )
+    .fetch_all(&place.pool)
+    .await
+    .map_err(failed("listing sessions"))?;
+    let of = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        super::pod::processor_seconds(&stat)
+    };
+    Ok(pids.into_iter().map(of).sum())
+}
