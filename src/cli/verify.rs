@@ -2,7 +2,6 @@
 
 use super::output::table;
 use super::{CliError, Context};
-use crate::database;
 use crate::topology::management::{Management, ManagementError};
 use crate::topology::verify::verify;
 use crate::topology::{Names, Topology};
@@ -16,7 +15,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
         Err(CliError::Management(error)) => vec![unseen(&error)],
         Err(error) => return Err(error),
     };
-    findings.extend(verify::database::findings(&database::pool(&config)?).await);
+    findings.extend(verify::database::findings(&config).await);
     show(context, findings)
 }
 

@@ -1,17 +1,15 @@
 //! The database's part of a verification.
 
-use sqlx::PgPool;
+use super::Finding;
+use crate::config::Config;
+use crate::database::{self, DatabaseError};
 
-use super::{Finding, about};
-use crate::database::bounded;
-
-/// Every finding about the database.
+/// Every finding about the database: the session, the schema, its functions and triggers, the role's rights.
 ///
 /// A database that cannot be asked is a finding too, so that the broker's part is reported all the same.
-pub async fn findings(pool: &PgPool) -> Vec<Finding> {
-    let probe = sqlx::query("SELECT 1");
-    match bounded("connecting", probe.execute(pool)).await {
-        Ok(_) => about("database", "connection", Vec::new()),
+pub async fn findings(config: &Config) -> Vec<Finding> {
+    match asked(config).await {
+        Ok(findings) => findings,
         Err(error) => vec![Finding::cannot_tell(
             "database",
             "everything in it",
@@ -19,4 +17,20 @@ pub async fn findings(pool: &PgPool) -> Vec<Finding> {
             "make the database reachable for this command, and run it again",
         )],
     }
+}
+
+async fn asked(config: &Config) -> Result<Vec<Finding>, DatabaseError> {
+    let pool = database::pool(config)?;
+    let place = format!("schema {}", config.schema);
+    let found = database::verify(&pool, config).await?;
+    let finding = |finding| match finding {
+        database::Finding::Fine { what } => Finding::fine(&place, &what),
+        database::Finding::Differs { problem, remedy } => {
+            Finding::differs(&place, "what pods need", problem, remedy)
+        }
+        database::Finding::CannotTell { why, remedy } => {
+            Finding::cannot_tell(&place, "what pods need", why, remedy)
+        }
+    };
+    Ok(found.into_iter().map(finding).collect())
 }

@@ -42,3 +42,16 @@ pub(super) fn cause(messages: Option<u32>, queue: &str, process: &str) -> String
         None => format!("a probe is overdue, and {queue} does not answer (`overdue topology verify`)"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_lane_is_not_said_to_hold_messages_and_a_silent_one_is_not_said_to_be_empty() {
+        let of = |messages| cause(messages, "lane", "process");
+        assert!(of(Some(3)).contains("messages stay in it") && of(Some(3)).contains("stands first"));
+        assert!(!of(Some(0)).contains("messages stay in it") && !of(Some(0)).contains("stands first"));
+        assert!(of(None).contains("does not answer"));
+    }
+}
