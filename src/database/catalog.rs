@@ -7,11 +7,12 @@ use sqlx::PgConnection;
 use super::session::identifier;
 
 /// The tables of ours. The first three are the shop's as well.
-pub(super) const TABLES: [&str; 8] = [
+pub(super) const TABLES: [&str; 9] = [
     "orders",
     "order_items",
     "inventory",
     "outbox",
+    "refused_events",
     "closing_failures",
     "lane_probes",
     "overdue_database",
