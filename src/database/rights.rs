@@ -4,12 +4,13 @@ use sqlx::PgConnection;
 
 use super::session::identifier;
 
-/// What pods do with each table; `postgres/grants.sql` grants exactly this, and a test holds the two together.
-pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 8] = [
+/// What pods do with each table; `postgres/grants.sql` grants this, and a test holds the two together.
+pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
     ("orders", &["SELECT", "UPDATE"]),
     ("order_items", &["SELECT"]),
     ("inventory", &["SELECT", "UPDATE"]),
     ("outbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("refused_events", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("closing_failures", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("lane_probes", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("overdue_database", &["SELECT", "UPDATE"]),

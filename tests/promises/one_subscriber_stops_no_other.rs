@@ -174,6 +174,8 @@ async fn two_relays_at_once_lose_no_event_and_tell_each_order_s_in_order_first()
 #[tokio::test]
 async fn a_row_that_cannot_be_read_stops_no_other() {
     World::with(async |world| {
+        let pod = world.pod_with_roles(&[Role::Relay, Role::Close], &[]);
+        world.ready().await;
         // Whoever drops the CHECK, or restores a table without it.
         world.sql("ALTER TABLE outbox DROP CONSTRAINT outbox_readable").await;
         world.sql("INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '[0:0]={1}', '{now}', '{1}'),
@@ -181,8 +183,6 @@ async fn a_row_that_cannot_be_read_stops_no_other() {
         for row in ["'[0:0]={1}', '{now}'", "'{{1},{2}}', '{now,now}'", "'{NULL}', '{now}'", "'{1}', '{infinity}'"] {
             world.sql(&format!("INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', {row})")).await;
         }
-        let pod = world.pod_with_roles(&[Role::Relay, Role::Close], &[]);
-        world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(SECOND, &[]).await;
         assert_eq!(order_of(&events.next().await.0), order);
