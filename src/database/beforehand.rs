@@ -96,3 +96,33 @@ pub(super) async fn refuse_foreign_tables(connection: &mut PgConnection) -> Resu
         there[0]
     )))
 }
+
+/// Without these rights a statement in the middle would be refused, in words that name no remedy.
+pub(super) async fn refuse_without_rights(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<(), MigrateError> {
+    let (role, may_create, foreign): (String, bool, Option<String>) = sqlx::query_as(
+        "SELECT pg_catalog.quote_ident(current_user), pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
+                (SELECT pg_catalog.concat(c.relname, ' belongs to ', pg_catalog.pg_get_userbyid(c.relowner))
+                 FROM pg_catalog.pg_class AS c
+                 WHERE c.relnamespace = n.oid AND c.relname OPERATOR(pg_catalog.=) ANY ($2::text[])
+                   AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE') ORDER BY c.relname LIMIT 1)
+         FROM pg_catalog.pg_namespace AS n WHERE n.nspname OPERATOR(pg_catalog.=) $1::text",
+    )
+    .bind(schema)
+    .bind(catalog::TABLES.map(str::to_owned))
+    .fetch_one(connection)
+    .await?;
+    match (may_create, foreign) {
+        (true, None) => Ok(()),
+        (_, Some(foreign)) => Err(refused(format!(
+            "{foreign}, and the role {role} is no member of it; migrate as the owner (postgres/README.md)"
+        ))),
+        (false, None) => Err(refused(format!(
+            "the role {role} may not create tables in the schema {schema}; migrate as its owner (postgres/README.md), or \
+             GRANT CREATE ON SCHEMA {} TO {role}",
+            identifier(schema)
+        ))),
+    }
+}

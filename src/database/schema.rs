@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
-use super::beforehand::{alone, no_schema, refuse_foreign_tables, refused, session};
+use super::beforehand::{alone, no_schema, refuse_foreign_tables, refuse_without_rights, refused, session};
 use super::blockers::{Waiting, patiently};
 use super::catalog::{self, Difference, FUNCTIONS, Repair, rendered};
 use super::session::identifier;
@@ -112,6 +112,7 @@ impl<'a> Migrating<'a> {
     /// Applies the migrations that are missing.
     async fn migrations(&mut self, migrations: &Migrator) -> Result<(), MigrateError> {
         refuse_foreign_tables(&mut self.brief).await?;
+        refuse_without_rights(&mut self.brief, &self.schema).await?;
         self.refuse_newer(migrations).await?;
         self.valid_indexes().await?;
         for migration in migrations.iter() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::harness::{World, eventually, with_path};
+use crate::harness::{Roles, World, eventually, with_path};
 
 /// Defaults that would change what closing does.
 const UNSUITABLE: [(&str, &str); 10] = [
@@ -204,4 +204,29 @@ impl Drop for Pooler {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+#[tokio::test]
+async fn unsuitable_defaults_of_the_role_change_nothing_or_are_refused() {
+    Roles::with(async |roles| {
+        roles.migrate().await;
+        roles.grant().await;
+        let (pod, world) = (roles.user("overdue_pod"), roles.world);
+        for (setting, value) in UNSUITABLE {
+            world.sql(&format!("ALTER ROLE {pod} SET {setting} = {value}")).await;
+        }
+        assert_eq!(roles.lacking().await, [""; 0]);
+        let url = roles.url_of("overdue_pod");
+        let sweep = ["sweep", "--database-url", &url];
+        let (code, _, error) = world.run(&sweep).await;
+        assert_eq!((code, error.as_str()), (0, ""));
+
+        world.sql(&format!("ALTER ROLE {pod} SET session_replication_role = replica")).await;
+        for command in [&sweep[..], &["run", "--database-url", &url]] {
+            let (code, _, error) = world.run(command).await;
+            assert!(code == 1 && error.contains("session_replication_role is `replica`"), "{error}");
+            assert!(error.contains(&format!("ALTER ROLE {pod} RESET session_replication_role")), "{error}");
+        }
+    })
+    .await;
 }

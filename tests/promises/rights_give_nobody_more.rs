@@ -19,6 +19,8 @@ async fn an_orders_whole_life_runs_with_the_documented_roles() {
         let world = roles.world;
         roles.migrate().await;
         let pod_url = roles.url_of("overdue_pod");
+        let (code, _, error) = world.run(&["migrate", "--database-url", &pod_url]).await;
+        assert!(code == 1 && error.contains("migrate as the owner"), "{error}");
         let (code, _, error) = world.run(&["run", "--database-url", &pod_url]).await;
         assert!(code == 1 && error.contains("GRANT SELECT ON"), "{error}");
         roles.grant().await;

@@ -7,7 +7,7 @@ use overdue::database::{self, Finding};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::harness::{World, env};
+use crate::harness::{World, env, eventually};
 
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/schema.txt");
 
@@ -239,6 +239,30 @@ async fn a_newer_versions_schema_is_left_alone_and_can_be_worked_with() {
         let order = world.place(Duration::ZERO, &[(1, 1)]).await;
         world.closed(order).await;
         pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_table_in_the_outboxs_place_moves_the_leadership_to_it() {
+    World::with(async |world| {
+        let pod = world.process(&["--sweep-every", "1h"]);
+        pod.says("leading office=Relay").await;
+        world
+            .sql(
+                "ALTER TABLE outbox RENAME TO old_outbox;
+                 ALTER INDEX outbox_pkey RENAME TO old_outbox_pkey;
+                 CREATE TABLE outbox (LIKE old_outbox INCLUDING ALL)",
+            )
+            .await;
+        pod.says("the table outbox was replaced").await;
+        let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053907
+                      AND objid = 'outbox'::regclass::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        eventually("the relay leads by the new table", async || world.number(locked).await == 1).await;
+        let order = world.place(Duration::from_secs(1), &[]).await;
+        world.closed(order).await;
+        world.outbox_empty().await;
+        pod.kill().await;
     })
     .await;
 }
