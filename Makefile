@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade trials trials-release check nightly toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
 
 sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
 	dev/sqlx check
+
+schema: toolchain ## make migrations/schema.txt anew, after a change to a migration or a function
+	OVERDUE_WRITE_SCHEMA=1 dev/with-services cargo test --quiet --locked --test promises -- the_committed_schema
+
+postgres-versions: toolchain ## promises about the schema and rights on PostgreSQL 14 to 18, from npm (VERSIONS="14 18")
+	dev/postgres-versions $(VERSIONS)
 
 bench: toolchain ## the standard measurements on a release build, medians, a page in target/bench.html (RUNS=3; long)
 	cargo build --quiet --locked --release --bins

@@ -232,12 +232,15 @@ impl Context {
 
     /// The configuration and a pool of a command that needs no broker, but a database that was migrated.
     async fn database(&self) -> Result<(Config, PgPool), CliError> {
-        let (config, pool) = self.pool()?;
+        let (config, pool) = self.unchecked_database()?;
+        // The pool tries again for a while and then only says that it took too long.
+        let checked = database::connect(&config, &[]).await?;
+        let _ = sqlx::Connection::close(checked).await;
         database::probe(&pool, &DbClock::default()).await?;
         Ok((config, pool))
     }
 
-    fn pool(&self) -> Result<(Config, PgPool), CliError> {
+    fn unchecked_database(&self) -> Result<(Config, PgPool), CliError> {
         let config = Config::from_raw(&self.raw.clone().or("amqp_url", "amqp://localhost/not-needed"))?;
         let pool = database::pool(&config)?;
         Ok((config, pool))
@@ -245,12 +248,15 @@ impl Context {
 }
 
 async fn migrate(context: &Context) -> Result<(), CliError> {
-    let (config, pool) = context.pool()?;
+    let (config, pool) = context.unchecked_database()?;
     database::reach(&pool).await?;
-    database::migrate(&pool).await?;
+    database::migrate_and_say(&pool, &mut |line| {
+        log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {line}")))
+    })
+    .await?;
     context.out.done(
-        &format!("the schema in {} is up to date", config.database_url),
-        serde_json::json!({"migrated": true}),
+        &format!("the schema {} in {} is up to date", config.schema, config.database_url),
+        serde_json::json!({"migrated": true, "schema": config.schema}),
     );
     Ok(())
 }

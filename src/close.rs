@@ -77,7 +77,7 @@ pub struct Closer {
 pub const LARGE_BATCH: usize = 50;
 
 /// How long a closing statement may take. One slow order must not hold up the others of its batch for longer.
-pub const BATCH_FOR: Duration = Duration::from_millis(1_500);
+pub const BATCH_FOR: &str = "1500ms";
 /// How long a part of a batch may take, once the whole has shown that one of its orders is slow.
 const PART_FOR: &str = "BEGIN; SET LOCAL statement_timeout = '500ms'";
 /// How long an order alone may take: one with very many items.

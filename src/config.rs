@@ -1,6 +1,7 @@
 //! The configuration: read once, checked whole before any port opens.
 
 mod address;
+mod schema;
 mod value;
 
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use self::address::SecretUrl;
 use self::address::{amqp_nodes, database, management};
+use self::schema::schema;
 use self::value::{coalesce, duration, positive, prefix, truth, whole};
 use crate::database::words;
 use crate::lane::{LaneError, Lanes};
@@ -20,6 +22,8 @@ use crate::settings::{Raw, SettingError};
 pub struct Config {
     /// See [`crate::settings::SETTINGS`] for what each of these means.
     pub database_url: SecretUrl,
+    /// The schema that holds the shop's tables.
+    pub schema: String,
     /// The broker's nodes, tried in turn.
     pub amqp_nodes: Vec<SecretUrl>,
     /// The management API.
@@ -77,8 +81,11 @@ impl Config {
     /// Names the first setting that cannot be used, where its value came from, and what to write instead.
     pub fn from_raw(raw: &Raw) -> Result<Self, SettingError> {
         let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
+        let database_url = raw.parse("database_url", database)?;
+        let from_url = driver(&database_url).map_err(|problem| raw.wrong("database_url", problem))?;
         let config = Self {
-            database_url: raw.parse("database_url", database)?,
+            schema: raw.parse("schema", |value| schema(value, from_url.get_options()))?,
+            database_url,
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,
             prefix: raw.parse("prefix", prefix)?,
@@ -111,7 +118,6 @@ impl Config {
             let problem = format!("must be at least close_concurrency + 5 = {least}");
             return Err(raw.wrong("database_connections", problem));
         }
-        config.database_options().map_err(|problem| raw.wrong("database_url", problem))?;
         Ok(config)
     }
 
@@ -129,8 +135,12 @@ impl Config {
     /// # Errors
     /// Says which part of the URL the driver refuses.
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
-        PgConnectOptions::from_str(self.database_url.reveal().as_str()).map_err(|error| words(&error))
+        driver(&self.database_url)
     }
+}
+
+fn driver(url: &SecretUrl) -> Result<PgConnectOptions, String> {
+    PgConnectOptions::from_str(url.reveal().as_str()).map_err(|error| words(&error))
 }
 
 fn shop(raw: &Raw) -> Result<String, SettingError> {

@@ -1,15 +1,23 @@
 //! The connection to PostgreSQL.
 
+mod beforehand;
+mod blockers;
+mod catalog;
 mod error;
 mod explain;
 mod kept;
+mod rights;
 mod schema;
+mod session;
+mod timeline;
 mod trouble;
+mod verify;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
@@ -19,36 +27,14 @@ pub(crate) use error::unresolved;
 pub use error::{DatabaseError, migrating, words};
 pub use explain::explained;
 pub use kept::Kept;
-pub use schema::migrate;
+pub use schema::{dump, migrate, migrate_and_say, migrate_by};
+pub use session::{connect, options};
+pub use timeline::note;
 pub use trouble::{Trouble, trouble};
+pub use verify::{Finding, fit, verify};
 
 /// Longest wait for a connection; short, because what waits here has its own patience.
 const ACQUIRE: Duration = Duration::from_secs(2);
-
-/// Session settings of every connection of ours.
-///
-/// No statement of ours takes long; one that does stands behind a lock, and is better tried again than waited for.
-/// One plan for all batch sizes: planning the closing statement anew each time costs more than it could save.
-const SESSION: [(&str, &str); 4] = [
-    ("statement_timeout", "10s"),
-    // Shorter than deadlock_timeout (1 s): when we and a buyer's checkout wait for each other, we give way, and PostgreSQL
-    // never has to end the checkout.
-    ("lock_timeout", "400ms"),
-    ("idle_in_transaction_session_timeout", "10s"),
-    ("plan_cache_mode", "force_generic_plan"),
-];
-
-/// How to connect, with our session settings.
-///
-/// # Errors
-/// When the URL cannot be understood; the configuration has checked that already.
-pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
-    let options = config.database_options().map_err(|problem| DatabaseError {
-        doing: "reading database_url",
-        source: sqlx::Error::Configuration(problem.into()),
-    })?;
-    Ok(options.application_name("overdue").options(SESSION).disable_statement_logging())
-}
 
 /// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
 /// network between swallows it. The driver itself would wait for ever.
@@ -95,33 +81,44 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 /// # Errors
 /// As [`options`].
 pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
-    Ok(pool_of(config.database_connections, options(config)?))
+    pool_of(config, config.database_connections, Vec::new())
 }
 
-/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one for an order that is slow.
+/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one for an order
+/// that is slow.
 ///
 /// # Errors
 /// As [`options`].
 pub fn closing_pool(config: &Config) -> Result<PgPool, DatabaseError> {
     let most = u32::try_from(2 * config.close_concurrency + 1).unwrap_or(u32::MAX);
-    let bound = format!("{}ms", crate::close::BATCH_FOR.as_millis());
-    Ok(pool_of(most, options(config)?.options([("statement_timeout", bound.as_str())])))
+    pool_of(config, most, vec![("statement_timeout", crate::close::BATCH_FOR)])
 }
 
-fn pool_of(most: u32, options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
+/// `changed` are session settings that are to differ from the usual.
+fn pool_of(
+    config: &Config,
+    most: u32,
+    changed: Vec<(&'static str, &'static str)>,
+) -> Result<PgPool, DatabaseError> {
+    let options = options(config)?.options(changed.iter().copied());
+    let (schema, changed): (Arc<str>, Arc<[_]>) = (config.schema.as_str().into(), changed.into());
+    Ok(PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(ACQUIRE)
         // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
         // that has rested may have gone silent unnoticed.
         .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let (schema, changed) = (Arc::clone(&schema), Arc::clone(&changed));
+            Box::pin(async move { session::check(connection, &schema, &changed).await })
+        })
         .before_acquire(|connection, meta| {
             let rested = meta.idle_for > Duration::from_secs(1);
             Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
         })
         // The driver would wait for ever for the connection of a statement that was given up, and keep its place taken.
         .after_release(|connection, _| Box::pin(answers(connection)))
-        .connect_lazy_with(options)
+        .connect_lazy_with(options))
 }
 
 /// Longest wait for a connection and an answer that takes no work. Roles begin with it, and orders become due meanwhile.
@@ -142,7 +139,7 @@ async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
     let sent = Instant::now();
     // LIMIT 0: that the table is there is all that is asked.
     let now = sqlx::query_scalar!(
-        r#"SELECT clock_timestamp() AS "now!" FROM (SELECT count(*) FROM (SELECT FROM outbox LIMIT 0) AS none) AS ours"#
+        r#"SELECT pg_catalog.clock_timestamp() AS "now!" FROM (SELECT pg_catalog.count(*) FROM (SELECT FROM outbox LIMIT 0) AS none) AS ours"#
     );
     let now = timeout(PROBE, now.fetch_one(pool)).await.unwrap_or_else(|_| Err(silent()));
     let now = now.map_err(DatabaseError::during("asking the database for its time"))?;
@@ -161,14 +158,19 @@ pub async fn reach(pool: &PgPool) -> Result<(), DatabaseError> {
     }
 }
 
-/// How often the clock is read anew. It may drift by 200 µs for each second between two readings.
+/// How often the clock is read. It may drift by 200 µs for each second between two readings.
 const TICK: Duration = Duration::from_secs(2);
+/// So many ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
+const NOTE_EVERY: u32 = 5;
 
 /// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.
 pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
-    loop {
+    for tick in 1_u32.. {
         // While the database is away, others notice and say so.
         let _ = ask(pool, clock).await;
+        if tick.is_multiple_of(NOTE_EVERY) {
+            let _ = note(pool).await;
+        }
         sleep(TICK).await;
     }
 }

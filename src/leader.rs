@@ -39,6 +39,8 @@ const LOCK_CLASS: i32 = 0x4F56_4552;
 #[derive(Debug)]
 pub struct Leadership {
     session: PgConnection,
+    /// The table that the lock names.
+    outbox: i32,
 }
 
 impl Leadership {
@@ -51,19 +53,18 @@ impl Leadership {
         office: Office,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, DatabaseError> {
-        let silence = format!("{}ms", SILENCE.as_millis());
-        let options = database::options(&pod.config)?.options([("idle_session_timeout", silence.as_str())]);
-        let session = PgConnection::connect_with(&options);
-        let mut session = database::bounded("connecting to become leader", session).await?;
+        let silence = format!("{}s", SILENCE.as_secs());
+        let mut session = database::connect(&pod.config, &[("idle_session_timeout", &silence)]).await?;
         while !stop.is_cancelled() {
             let won = sqlx::query_scalar!(
-                r#"SELECT pg_try_advisory_lock($1, 'outbox'::regclass::oid::int4) AS "won!""#,
+                r#"SELECT CASE WHEN pg_catalog.pg_try_advisory_lock($1, 'outbox'::regclass::oid::int4)
+                               THEN 'outbox'::regclass::oid::int4 END AS outbox"#,
                 LOCK_CLASS + office as i32
             );
             let won = database::bounded("trying to become leader", won.fetch_one(&mut session)).await?;
-            if won {
+            if let Some(outbox) = won {
                 tracing::info!(?office, "leading");
-                return Ok(Some(Self { session }));
+                return Ok(Some(Self { session, outbox }));
             }
             tokio::select! {
                 () = sleep(CAMPAIGN) => {}
@@ -73,14 +74,19 @@ impl Leadership {
         Ok(None)
     }
 
-    /// Gives signs of life for as long as the office is held; returns only when it is lost.
+    /// Gives signs of life for as long as the office is held; returns only when it is lost. A table in the outbox's place has
+    /// another number: other pods would lead by that one.
     pub async fn hold(&mut self) -> DatabaseError {
         loop {
             sleep(HEARTBEAT).await;
-            let alive = timeout(SILENCE, sqlx::query_scalar!("SELECT 1").fetch_one(&mut self.session));
-            if let Err(source) = alive.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                return DatabaseError { doing: "leading", source };
-            }
+            let outbox = sqlx::query_scalar!(r#"SELECT 'outbox'::regclass::oid::int4 AS "outbox!""#);
+            let alive = timeout(SILENCE, outbox.fetch_one(&mut self.session));
+            let source = match alive.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+                Ok(outbox) if outbox == self.outbox => continue,
+                Ok(_) => sqlx::Error::Protocol("the table outbox was replaced by another".to_owned()),
+                Err(source) => source,
+            };
+            return DatabaseError { doing: "leading", source };
         }
     }
 

@@ -1,7 +1,7 @@
 //! A pod: the roles it plays, each kept alive until the pod is told to stop.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -40,6 +40,8 @@ pub struct Pod {
     pub stats: Arc<Stats>,
     /// Whether orders are due that no closing transaction has taken up yet: then what can wait, waits.
     pub behind: AtomicBool,
+    /// When the database was last found to be what a pod needs.
+    fit_since: Mutex<Option<Instant>>,
 }
 
 /// How a pod ended.
@@ -72,6 +74,7 @@ impl Pod {
             stats,
             config,
             behind: AtomicBool::new(false),
+            fit_since: Mutex::default(),
         }))
     }
 
@@ -205,6 +208,10 @@ impl Pod {
     }
 
     async fn session(self: &Arc<Self>, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        if role != Role::Intake {
+            // The intake works without the database.
+            self.check_database().await?;
+        }
         match role {
             Role::Intake => intake::session(self, soft).await,
             Role::Close => collect::session(self, soft).await,
@@ -212,6 +219,25 @@ impl Pod {
             Role::Sweep => self.lead(Office::Sweep, soft, sweep::session(self, soft)).await,
             Role::Watch => self.lead(Office::Watch, soft, watch::session(self, soft)).await,
         }
+    }
+
+    /// Checks that the database is what a pod needs: once for the roles that begin at the same time, and again when sessions
+    /// are built anew, because then it may be another server. A pod does not begin where something is wrong; one that works
+    /// reports it and goes on, because closing what can be closed is better than closing nothing.
+    async fn check_database(&self) -> Result<(), RoleError> {
+        let last = || self.fit_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *last();
+        if before.is_some_and(|at| at.elapsed() < STABLE) {
+            return Ok(());
+        }
+        match database::fit(&self.config).await {
+            Err(error) if before.is_some() && !error.heals() => {
+                tracing::error!(%error, "the database is not what this pod needs any more");
+            }
+            fit => fit?,
+        }
+        *last() = Some(Instant::now());
+        Ok(())
     }
 
     async fn lead(

@@ -154,7 +154,7 @@ fn not_taken<'a>(probes: &[&'a Probe]) -> Vec<&'a Probe> {
 /// As the database's.
 pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
     let rows = sqlx::query!(
-        r#"SELECT clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
+        r#"SELECT pg_catalog.clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
                   due_at AS "due_at?", returned_at AS "returned_at?"
            FROM (SELECT) AS one LEFT JOIN lane_probes ON true"#
     );
@@ -188,7 +188,7 @@ pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), Datab
 /// As the database's.
 pub async fn placed(pool: &PgPool, number: i64, within: Duration) -> Result<(), DatabaseError> {
     let placed = sqlx::query!(
-        "UPDATE lane_probes SET placed_at = now(), due_at = now() + make_interval(secs => $2) WHERE number = $1",
+        "UPDATE lane_probes SET placed_at = pg_catalog.now(), due_at = pg_catalog.now() + pg_catalog.make_interval(secs => $2) WHERE number = $1",
         number,
         within.as_secs_f64()
     );
@@ -203,7 +203,7 @@ pub async fn placed(pool: &PgPool, number: i64, within: Duration) -> Result<(), 
 /// As the database's.
 pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
     let rows = sqlx::query!(
-        r#"UPDATE lane_probes SET returned_at = clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
+        r#"UPDATE lane_probes SET returned_at = pg_catalog.clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
            RETURNING queue, due_at, returned_at AS "returned_at!""#,
         tokens
     );

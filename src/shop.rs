@@ -104,7 +104,7 @@ pub async fn place(
         }
     }
     let order_id = sqlx::query_scalar!(
-        "INSERT INTO orders (user_id, payment_deadline) VALUES ($1, now() + make_interval(secs => $2)) RETURNING order_id",
+        "INSERT INTO orders (user_id, payment_deadline) VALUES ($1, pg_catalog.now() + pg_catalog.make_interval(secs => $2)) RETURNING order_id",
         user_id,
         window.as_secs_f64()
     )
@@ -174,7 +174,7 @@ pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
 /// When there is no such order, or it is not PENDING.
 pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
     let paid = sqlx::query!(
-        "UPDATE orders SET status = 'PAID', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'",
+        "UPDATE orders SET status = 'PAID', updated_at = pg_catalog.now() WHERE order_id = $1 AND status = 'PENDING'",
         order_id
     );
     let paid = paid.execute(pool).await.map_err(during("paying an order"))?;
@@ -197,7 +197,7 @@ pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
 /// When there is no such order, or it is not PENDING.
 pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), ShopError> {
     let extended = sqlx::query!(
-        "UPDATE orders SET payment_deadline = payment_deadline + make_interval(secs => $2), updated_at = now()
+        "UPDATE orders SET payment_deadline = payment_deadline + pg_catalog.make_interval(secs => $2), updated_at = pg_catalog.now()
          WHERE order_id = $1 AND status = 'PENDING'",
         order_id,
         by.as_secs_f64()

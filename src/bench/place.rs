@@ -64,10 +64,8 @@ impl Place {
             .await
             .map_err(failed("making a schema"))?;
         pool.close().await;
-        let mut url = outer.database_url.reveal().clone();
-        url.query_pairs_mut().append_pair("options[search_path]", &schema);
         let prefix = format!("{}bench-{}.", outer.prefix, std::process::id());
-        let raw = raw.clone().replace("database_url", url.as_str()).replace("prefix", &prefix);
+        let raw = raw.clone().replace("schema", &schema).replace("prefix", &prefix);
         let config = Config::from_raw(&raw)?;
         let pool = database::pool(&config)?;
         database::migrate(&pool).await?;

@@ -28,6 +28,7 @@ const SHOWN: usize = 50;
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let (config, pool) = context.database().await?;
+    crate::database::fit(&config).await?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
     let closer = Closer::new(&config, pool, Arc::default(), Arc::default())?;
     if args.dry_run {

@@ -16,7 +16,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
         Err(CliError::Management(error)) => vec![unseen(&error)],
         Err(error) => return Err(error),
     };
-    findings.extend(verify::database::findings(&database::pool(&config)?).await);
+    findings.extend(verify::database::findings(&database::pool(&config)?, &config).await);
     show(context, findings)
 }
 

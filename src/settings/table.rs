@@ -18,6 +18,8 @@ pub struct Setting {
 pub const SETTINGS: &[Setting] = &[
     Setting { name: "database_url", env: "DATABASE_URL", default: None,
         help: "PostgreSQL 14 or newer, e.g. postgres://user:password@host/shop" },
+    Setting { name: "schema", env: "OVERDUE_SCHEMA", default: Some(""),
+        help: "the schema that holds the shop's tables; empty: the one that `options` in database_url name as search_path, else public" },
     Setting { name: "amqp_url", env: "AMQP_URL", default: None,
         help: "RabbitMQ 3.10 or newer, e.g. amqp://user:password@host/vhost; amqps: for TLS; several nodes: whole URLs separated by commas" },
     Setting { name: "management_url", env: "OVERDUE_MANAGEMENT_URL", default: Some(""),

@@ -2,21 +2,45 @@
 
 use sqlx::PgPool;
 
-use super::{Finding, about};
-use crate::database::bounded;
+use super::Finding;
+use crate::config::Config;
+use crate::database::{self, DatabaseError};
+
+const PLACE: &str = "database";
 
 /// Every finding about the database.
 ///
 /// A database that cannot be asked is a finding too, so that the broker's part is reported all the same.
-pub async fn findings(pool: &PgPool) -> Vec<Finding> {
-    let probe = sqlx::query("SELECT 1");
-    match bounded("connecting", probe.execute(pool)).await {
-        Ok(_) => about("database", "connection", Vec::new()),
-        Err(error) => vec![Finding::cannot_tell(
-            "database",
+pub async fn findings(pool: &PgPool, config: &Config) -> Vec<Finding> {
+    match database::verify(pool, config).await {
+        Ok(found) => found.into_iter().map(finding).collect(),
+        Err(error) => vec![unseen(&error)],
+    }
+}
+
+fn finding(found: database::Finding) -> Finding {
+    let what = "schema, functions, triggers and rights";
+    match found {
+        database::Finding::Fine { what } => Finding::fine(PLACE, &what),
+        database::Finding::Differs { problem, remedy } => Finding::differs(PLACE, what, problem, remedy),
+        database::Finding::CannotTell { why, remedy } => Finding::cannot_tell(PLACE, what, why, remedy),
+    }
+}
+
+fn unseen(error: &DatabaseError) -> Finding {
+    match &error.source {
+        // A session that does not have the settings that closing needs. The text has the remedy.
+        sqlx::Error::Configuration(_) => Finding::differs(
+            PLACE,
+            "session",
+            error.to_string(),
+            "see there; nothing else in the database was looked at",
+        ),
+        _ => Finding::cannot_tell(
+            PLACE,
             "everything in it",
             error.to_string(),
             "make the database reachable for this command, and run it again",
-        )],
+        ),
     }
 }

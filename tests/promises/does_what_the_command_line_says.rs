@@ -162,7 +162,7 @@ async fn parked_messages_are_listed_shown_sent_again_and_discarded() {
 #[tokio::test]
 async fn migrating_and_verifying_say_what_they_found() {
     World::with(async |world| {
-        assert_eq!(done(world, &["migrate"]).await, json!({"migrated": true}));
+        assert_eq!(done(world, &["migrate"]).await, json!({"migrated": true, "schema": "public"}));
         let (code, found, error) = world.run(&["topology", "verify", "--json"]).await;
         assert_eq!(code, 4);
         assert!(

@@ -1,0 +1,18 @@
+-- What each role of roles.sql may do with the tables and functions: by the owner, after the first `overdue migrate` and
+-- after each upgrade. Nothing is granted to PUBLIC, and nobody needs more. Overdue's trigger functions record wakes and
+-- events with the owner's rights, so a shop needs none on the outbox, and must not have any.
+
+-- Pods. `overdue run` refuses to start without one of these, and names it.
+GRANT SELECT, UPDATE ON orders, inventory, overdue_database TO overdue_pod;
+GRANT SELECT ON order_items, overdue_migrations TO overdue_pod;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, closing_failures, lane_probes TO overdue_pod;
+GRANT EXECUTE ON FUNCTION overdue_give_back(bigint[]) TO overdue_pod;
+
+-- Shops. DELETE is for cleaning up; leave it out where nothing is ever deleted.
+GRANT SELECT, INSERT, UPDATE, DELETE ON orders, order_items, inventory TO overdue_shop;
+GRANT EXECUTE ON FUNCTION overdue_place(bigint, interval, bigint[], bigint[]), overdue_cancel(bigint),
+    overdue_edit(bigint, bigint, bigint), overdue_give_back(bigint[]) TO overdue_shop;
+
+-- Readers.
+GRANT SELECT ON orders, order_items, inventory, outbox, closing_failures, lane_probes, overdue_database, overdue_migrations
+    TO overdue_reader;

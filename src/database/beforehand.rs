@@ -1,0 +1,98 @@
+//! What `migrate` makes sure of before it changes anything: the right schema, nobody else at work, and no tables of others.
+
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{Instant, sleep};
+
+use super::catalog;
+use super::session::identifier;
+
+pub(super) fn refused(problem: String) -> MigrateError {
+    MigrateError::Source(problem.into())
+}
+
+/// A session in this schema alone.
+pub(super) async fn session(
+    options: &PgConnectOptions,
+    schema: &str,
+    lock_timeout: &str,
+) -> Result<PgConnection, MigrateError> {
+    let options = options.clone().options([
+        ("search_path", identifier(schema).as_str()),
+        ("lock_timeout", lock_timeout),
+        ("idle_in_transaction_session_timeout", "0"),
+    ]);
+    let mut session = PgConnection::connect_with(&options).await?;
+    let path: String = sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')")
+        .fetch_one(&mut session)
+        .await?;
+    if path == identifier(schema) {
+        return Ok(session);
+    }
+    Err(refused(
+        "something between Overdue and PostgreSQL drops start-up parameters (a pooler?); connect to PostgreSQL directly in \
+         database_url (DATABASE_URL)"
+            .to_owned(),
+    ))
+}
+
+pub(super) async fn no_schema(connection: &mut PgConnection) -> Result<MigrateError, MigrateError> {
+    let path: String =
+        sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')").fetch_one(connection).await?;
+    Ok(refused(format!(
+        "there is no schema {path} that this role may use; make it (CREATE SCHEMA {path}), or name another in `schema` (OVERDUE_SCHEMA)"
+    )))
+}
+
+/// Waits until nobody else migrates this schema. The lock is tried, not waited for: a statement that waits has a snapshot,
+/// and an index that is built CONCURRENTLY waits for all of them.
+pub(super) async fn alone(
+    connection: &mut PgConnection,
+    schema: &str,
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<(), MigrateError> {
+    // "OVER" in ASCII, as for the leaders' locks, and the next number after the last of them.
+    let (began, mut said) = (Instant::now(), false);
+    loop {
+        let lock = sqlx::query_scalar(
+            "SELECT pg_catalog.pg_try_advisory_lock(1331053906 + 4, pg_catalog.hashtext($1))",
+        );
+        if lock.bind(schema).fetch_one(&mut *connection).await? {
+            return Ok(());
+        }
+        if !said && began.elapsed() > Duration::from_secs(2) {
+            said = true;
+            say(format!("somebody else migrates the schema {schema}; waiting for them"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Tables of our names that no migration of ours has made: an earlier Overdue's, or the shop's own.
+pub(super) async fn refuse_foreign_tables(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let there: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM pg_catalog.unnest($1::text[]) AS name
+         WHERE pg_catalog.to_regclass(pg_catalog.quote_ident(name)) IS NOT NULL",
+    )
+    .bind(catalog::TABLES.map(str::to_owned))
+    .fetch_all(&mut *connection)
+    .await?;
+    let has = |name: &str| there.iter().any(|there| there == name);
+    if there.is_empty() || has("overdue_migrations") {
+        return Ok(());
+    }
+    if has("orders") && has("outbox") {
+        return Err(refused(
+            "the schema holds the tables of an Overdue from before the baseline, which cannot be migrated in place; \
+             README.md, \"Moving data from before the baseline\", says how to move the data"
+                .to_owned(),
+        ));
+    }
+    Err(refused(format!(
+        "the schema already holds a table `{}` that is not Overdue's; give Overdue a schema of its own (`schema`, OVERDUE_SCHEMA)",
+        there[0]
+    )))
+}

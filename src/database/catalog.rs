@@ -1,0 +1,181 @@
+//! The schema as the database's catalog has it, and as the code wants it: what differs, and who can mend it.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use super::session::identifier;
+
+/// The tables of ours. The first three are the shop's as well.
+pub(super) const TABLES: [&str; 8] = [
+    "orders",
+    "order_items",
+    "inventory",
+    "outbox",
+    "closing_failures",
+    "lane_probes",
+    "overdue_database",
+    "overdue_migrations",
+];
+
+/// What the code wants; made by `make schema`, and compared with the migrations by a test.
+pub(super) const WANTED: &str = include_str!("../../migrations/schema.txt");
+pub(super) const FUNCTIONS: &str = include_str!("../../migrations/functions.sql");
+
+/// One thing of the catalog, such as a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Thing {
+    pub definition: String,
+    /// A function's text.
+    pub body: Option<String>,
+}
+
+/// Everything of ours that the catalog has, by what it is.
+pub(super) type Catalog = BTreeMap<String, Thing>;
+
+/// Reads the catalog. The session's search path must be the schema alone.
+pub(super) async fn read(connection: &mut PgConnection, schema: &str) -> Result<Catalog, sqlx::Error> {
+    let tables = TABLES.map(str::to_owned);
+    let rows = sqlx::query_file!("src/database/catalog.sql", schema, &tables).fetch_all(connection).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.object, Thing { definition: plain(&row.definition), body: row.body }))
+        .collect())
+}
+
+/// A definition in one line. PostgreSQL shows pg_catalog where somebody else has made something of the same name.
+fn plain(definition: &str) -> String {
+    let line = definition.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line.as_str();
+    while let Some((before, operator)) = rest.split_once("OPERATOR(pg_catalog.")
+        && let Some((operator, after)) = operator.split_once(')')
+    {
+        plain.extend([before, operator]);
+        rest = after;
+    }
+    plain.push_str(rest);
+    plain.replace("pg_catalog.", "")
+}
+
+/// The catalog as `migrations/schema.txt` has it: what a plain database shows after all migrations.
+#[must_use]
+pub(super) fn dump(catalog: &Catalog) -> String {
+    let lines: Vec<_> =
+        catalog.iter().map(|(object, thing)| format!("{object}: {}", thing.definition)).collect();
+    lines.join("\n") + "\n"
+}
+
+/// A script of ours for this schema.
+pub(super) fn rendered(script: &str, schema: &str) -> String {
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let inventory = literal(&format!("{}.inventory", identifier(schema)));
+    // The longer names first: `:schema` is no part of them.
+    script
+        .replace(":inventory", &inventory)
+        .replace(":name", &literal(schema))
+        .replace(":schema", &identifier(schema))
+}
+
+/// The functions' texts for this schema, by name.
+fn bodies(schema: &str) -> BTreeMap<String, String> {
+    let script = rendered(FUNCTIONS, schema);
+    let begin = format!("CREATE OR REPLACE FUNCTION {}.", identifier(schema));
+    script
+        .split(&begin)
+        .skip(1)
+        .filter_map(|function| {
+            let (name, rest) = function.split_once('(')?;
+            let body = rest.split("$body$").nth(1)?;
+            Some((name.to_owned(), body.to_owned()))
+        })
+        .collect()
+}
+
+/// Something that is not as the code wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// What it is, such as `trigger orders_inserted of orders`.
+    pub object: String,
+    pub problem: String,
+    pub repair: Repair,
+}
+
+/// Who mends a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Repair {
+    /// `overdue migrate`, without a lock that anybody waits for.
+    Functions,
+    /// `overdue migrate`, with a lock on the table for a moment.
+    Triggers,
+    /// `overdue migrate`, beside everything else.
+    Indexes,
+    /// `overdue migrate`, which makes the tables.
+    Tables,
+    /// A person.
+    ByHand,
+}
+
+/// What differs, in the order in which it can be mended.
+pub(super) fn differences(catalog: &Catalog, schema: &str) -> Vec<Difference> {
+    let wanted: Vec<(&str, &str)> = WANTED.lines().filter_map(|line| line.split_once(": ")).collect();
+    let mut found = Vec::new();
+    let none = !catalog.keys().any(|object| object.starts_with("table "));
+    for (object, definition) in &wanted {
+        let problem = match catalog.get(*object) {
+            None => format!("{object} is missing; it should be: {definition}"),
+            Some(there) if there.definition != *definition => {
+                format!("{object} is `{}` and should be `{definition}`", there.definition)
+            }
+            Some(_) => continue,
+        };
+        let repair = if none { Repair::Tables } else { repair(object, catalog.get(*object), definition) };
+        found.push(Difference { object: (*object).to_owned(), problem, repair });
+    }
+    let bodies = bodies(schema);
+    for (object, thing) in catalog {
+        let name =
+            object.strip_prefix("function ").and_then(|rest| rest.split('(').next()).unwrap_or_default();
+        let text = bodies.get(name).filter(|_| wanted.iter().any(|(wanted, _)| wanted == object));
+        if text.is_some_and(|text| thing.body.as_ref() != Some(text)) {
+            let problem = format!(
+                "{object} has another text than this version's for the schema {schema} (the schema was renamed or copied, or \
+                 `overdue migrate` did not run after an upgrade)"
+            );
+            found.push(Difference { object: object.clone(), problem, repair: Repair::Functions });
+        }
+        let extra = object.starts_with("rule ") || not_filled(object, thing, &wanted);
+        if extra {
+            let problem = format!("{object} is in the way: {}", thing.definition);
+            found.push(Difference { object: object.clone(), problem, repair: Repair::ByHand });
+        }
+    }
+    found.sort_by_key(|difference| difference.repair);
+    found
+}
+
+fn repair(object: &str, there: Option<&Thing>, wanted: &str) -> Repair {
+    // Replacing a function changes neither its owner nor what it returns.
+    let replaceable = there.is_none_or(|there| !there.definition.contains("not owned"));
+    let same_index = there.is_none_or(|there| there.definition == format!("{wanted} (not valid)"));
+    match object.split(' ').next() {
+        Some("function") if replaceable => Repair::Functions,
+        Some("trigger") => Repair::Triggers,
+        Some("index") if same_index => Repair::Indexes,
+        _ => Repair::ByHand,
+    }
+}
+
+/// A column that somebody has added to a table into which only we write, and that would refuse our rows.
+fn not_filled(object: &str, thing: &Thing, wanted: &[(&str, &str)]) -> bool {
+    let Some(column) = object.strip_prefix("column ") else { return false };
+    let table = column.split('.').next().unwrap_or_default();
+    let ours = TABLES[3..].contains(&table) && table != "overdue_migrations";
+    let needs_value = thing.definition.contains(" not null")
+        && !thing.definition.contains(" default ")
+        && !thing.definition.contains(" generated ");
+    ours && needs_value && !wanted.iter().any(|(wanted, _)| *wanted == object)
+}
+
+#[cfg(test)]
+mod tests;

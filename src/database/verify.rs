@@ -1,0 +1,181 @@
+//! Whether the database is what pods need: the schema, its functions and triggers, and the role's rights.
+
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::timeout;
+
+use super::catalog::{self, Repair};
+use super::schema::newest;
+use super::session::{connect, identifier, refusal};
+use super::timeline::note_by;
+use super::{DatabaseError, PROBE, bounded, rights};
+use crate::config::Config;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is as it should be.
+    Fine {
+        /// What was looked at.
+        what: String,
+    },
+    /// It is not.
+    Differs {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// It could not be looked at.
+    CannotTell {
+        /// Why not.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+/// Compares the database with what the code wants.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn verify(pool: &PgPool, config: &Config) -> Result<Vec<Finding>, DatabaseError> {
+    let connection = bounded("connecting to the database", pool.acquire()).await;
+    bounded("looking at the database's schema", look(&mut *connection?, &config.schema)).await
+}
+
+/// Checks that a pod can work here, and notes which server it is; a pod that starts in a wrong place would close wrongly, or not at all.
+///
+/// # Errors
+/// When the database cannot be asked, or a refusal with the first thing that is wrong, and what to do.
+pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
+    let mut connection = connect(config, &[]).await?;
+    let findings = bounded("looking at the database's schema", look(&mut connection, &config.schema)).await?;
+    let mut wrong = Vec::new();
+    for finding in findings {
+        match finding {
+            Finding::Fine { .. } => {}
+            Finding::CannotTell { why, remedy } => tracing::warn!("the database's schema: {why}; {remedy}"),
+            Finding::Differs { problem, remedy } => wrong.push(format!("{problem}: {remedy}")),
+        }
+    }
+    let Some(first) = wrong.first() else {
+        // Nothing that a pod needs for closing.
+        let _ = note_by(&mut connection).await;
+        let _ = timeout(PROBE, connection.close()).await;
+        return Ok(());
+    };
+    let more = match wrong.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more; `overdue verify` lists them)"),
+    };
+    Err(DatabaseError { doing: "checking the database's schema", source: refusal(format!("{first}{more}")) })
+}
+
+async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding>, sqlx::Error> {
+    if let Some(finding) = reach(connection, schema).await? {
+        return Ok(vec![finding]);
+    }
+    let catalog = catalog::read(connection, schema).await?;
+    let mut findings = Vec::new();
+    let newer = is_newer(connection).await?;
+    let differences = catalog::differences(&catalog, schema);
+    if differences.iter().any(|difference| difference.repair == Repair::Tables) {
+        return Ok(vec![no_tables(connection, schema).await?]);
+    }
+    match (newer, differences.is_empty()) {
+        (Some(true), _) => findings.push(Finding::CannotTell {
+            why: format!("a newer Overdue has migrated the schema {schema}, and this one does not know what it wants"),
+            remedy: "upgrade the other pods too".to_owned(),
+        }),
+        (_, true) => findings.push(Finding::Fine { what: format!("tables, functions and triggers in the schema {schema}") }),
+        (_, false) => findings.extend(differences.into_iter().map(|difference| Finding::Differs {
+            remedy: match difference.repair {
+                Repair::ByHand => format!(
+                    "`overdue migrate` cannot repair this; make {} what it should be, by hand or from a backup",
+                    difference.object
+                ),
+                _ => "run `overdue migrate`".to_owned(),
+            },
+            problem: difference.problem,
+        })),
+    }
+    if newer == Some(false) {
+        findings.push(Finding::Differs {
+            problem: format!("the schema {schema} lacks migrations of this version"),
+            remedy: "run `overdue migrate`".to_owned(),
+        });
+    }
+    let missing = rights::missing(connection, schema).await?;
+    if missing.is_empty() {
+        findings.push(Finding::Fine { what: "the role's rights on tables and functions".to_owned() });
+    }
+    findings.extend(
+        missing
+            .into_iter()
+            .map(|missing| Finding::Differs { problem: missing.problem, remedy: missing.remedy }),
+    );
+    Ok(findings)
+}
+
+/// Why nothing can be seen at all, if so: the catalog shows names without their schema only where the role may use it.
+async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Finding>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT pg_catalog.quote_ident(current_user) AS "role!",
+                  (SELECT pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace
+                   WHERE nspname OPERATOR(pg_catalog.=) $1::text) AS may_use"#,
+        schema
+    );
+    let row = row.fetch_one(connection).await?;
+    Ok(match row.may_use {
+        Some(true) => None,
+        Some(false) => Some(Finding::Differs {
+            problem: format!("the role {} may not use the schema {schema}", row.role),
+            remedy: format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), row.role),
+        }),
+        None => Some(Finding::Differs {
+            problem: format!("the database has no schema {schema}"),
+            remedy: format!(
+                "name the schema of the shop's tables in `schema` (OVERDUE_SCHEMA), or make it: CREATE SCHEMA {}, then \
+                 `overdue migrate`",
+                identifier(schema)
+            ),
+        }),
+    })
+}
+
+/// Whether the database has migrations that this version does not know (true), or lacks some (false); `None` for neither.
+async fn is_newer(connection: &mut PgConnection) -> Result<Option<bool>, sqlx::Error> {
+    let readable = sqlx::query_scalar!(
+        r#"SELECT coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass('overdue_migrations'), 'SELECT'), false) AS "yes!""#
+    );
+    if !readable.fetch_one(&mut *connection).await? {
+        // Either there are no tables, or a right is missing: both are found elsewhere.
+        return Ok(None);
+    }
+    let applied = sqlx::query_scalar("SELECT pg_catalog.max(version) FROM overdue_migrations WHERE success");
+    let applied: Option<i64> = applied.fetch_one(connection).await?;
+    Ok(match applied.unwrap_or(0).cmp(&newest()) {
+        std::cmp::Ordering::Less => Some(false),
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => Some(true),
+    })
+}
+
+/// The schema holds nothing of ours: perhaps another one does.
+async fn no_tables(connection: &mut PgConnection, schema: &str) -> Result<Finding, sqlx::Error> {
+    let others = sqlx::query_scalar!(
+        r#"SELECT n.nspname::text AS "name!" FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE c.relname = 'overdue_migrations' ORDER BY 1 LIMIT 5"#
+    );
+    let others = others.fetch_all(connection).await?;
+    let hint = match others.as_slice() {
+        [] => String::new(),
+        others => {
+            format!(", or name the schema that has them in `schema` (OVERDUE_SCHEMA): {}", others.join(", "))
+        }
+    };
+    Ok(Finding::Differs {
+        problem: format!("the schema {schema} has no tables of Overdue"),
+        remedy: format!("run `overdue migrate`{hint}"),
+    })
+}
