@@ -2,6 +2,7 @@
 
 use super::output::table;
 use super::{CliError, Context};
+use crate::database;
 use crate::topology::management::{Management, ManagementError};
 use crate::topology::verify::verify;
 use crate::topology::{Names, Topology};
@@ -15,7 +16,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
         Err(CliError::Management(error)) => vec![unseen(&error)],
         Err(error) => return Err(error),
     };
-    findings.extend(verify::database::findings(&config).await);
+    findings.extend(verify::database::findings(&database::pool(&config)?, &config).await);
     show(context, findings)
 }
 

@@ -1,36 +1,46 @@
 //! The database's part of a verification.
 
+use sqlx::PgPool;
+
 use super::Finding;
 use crate::config::Config;
 use crate::database::{self, DatabaseError};
 
-/// Every finding about the database: the session, the schema, its functions and triggers, the role's rights.
+const PLACE: &str = "database";
+
+/// Every finding about the database.
 ///
 /// A database that cannot be asked is a finding too, so that the broker's part is reported all the same.
-pub async fn findings(config: &Config) -> Vec<Finding> {
-    match asked(config).await {
-        Ok(findings) => findings,
-        Err(error) => vec![Finding::cannot_tell(
-            "database",
-            "everything in it",
-            error.to_string(),
-            "make the database reachable for this command, and run it again",
-        )],
+pub async fn findings(pool: &PgPool, config: &Config) -> Vec<Finding> {
+    match database::verify(pool, config).await {
+        Ok(found) => found.into_iter().map(finding).collect(),
+        Err(error) => vec![unseen(&error)],
     }
 }
 
-async fn asked(config: &Config) -> Result<Vec<Finding>, DatabaseError> {
-    let pool = database::pool(config)?;
-    let place = format!("schema {}", config.schema);
-    let found = database::verify(&pool, config).await?;
-    let finding = |finding| match finding {
-        database::Finding::Fine { what } => Finding::fine(&place, &what),
-        database::Finding::Differs { problem, remedy } => {
-            Finding::differs(&place, "what pods need", problem, remedy)
-        }
-        database::Finding::CannotTell { why, remedy } => {
-            Finding::cannot_tell(&place, "what pods need", why, remedy)
-        }
-    };
-    Ok(found.into_iter().map(finding).collect())
+fn finding(found: database::Finding) -> Finding {
+    let what = "schema, functions, triggers and rights";
+    match found {
+        database::Finding::Fine { what } => Finding::fine(PLACE, &what),
+        database::Finding::Differs { problem, remedy } => Finding::differs(PLACE, what, problem, remedy),
+        database::Finding::CannotTell { why, remedy } => Finding::cannot_tell(PLACE, what, why, remedy),
+    }
+}
+
+fn unseen(error: &DatabaseError) -> Finding {
+    match &error.source {
+        // A session that does not have the settings that closing needs. The text has the remedy.
+        sqlx::Error::Configuration(_) => Finding::differs(
+            PLACE,
+            "session",
+            error.to_string(),
+            "see there; nothing else in the database was looked at",
+        ),
+        _ => Finding::cannot_tell(
+            PLACE,
+            "everything in it",
+            error.to_string(),
+            "make the database reachable for this command, and run it again",
+        ),
+    }
 }

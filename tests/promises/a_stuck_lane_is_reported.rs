@@ -27,7 +27,13 @@ fn watchful(world: &World, more: &[&str]) -> Process {
 
 /// What `overdue lanes` says: its exit code, and the state of each queue.
 async fn lanes(world: &World) -> (i32, Vec<(String, String)>) {
-    let (code, shown, error) = world.run(&["lanes", "--sweep-grace", "1s", "--json"]).await;
+    let mut said = (1, String::new(), String::new());
+    eventually("broker and database answer in time", async || {
+        said = world.run(&["lanes", "--sweep-grace", "1s", "--json"]).await;
+        said.0 != 1
+    })
+    .await;
+    let (code, shown, error) = said;
     let shown: Vec<Value> = serde_json::from_str(&shown).unwrap_or_else(|_| panic!("{shown} {error}"));
     let text = |line: &Value, key: &str| line[key].as_str().expect("a text").to_owned();
     (code, shown.iter().map(|line| (text(line, "queue"), text(line, "state"))).collect())

@@ -69,6 +69,16 @@ enum Pod {
     },
 }
 
+/// What became of an event that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Refused {
+    Nothing,
+    /// Only with a broken rule: refused and deleted, and not yet set aside.
+    Unnoted,
+    /// Tried again later.
+    SetAside,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     now: u8,
@@ -82,10 +92,8 @@ struct World {
     outbox: Vec<Row>,
     /// Published and confirmed, not yet deleted (or, with a broken rule, deleted and not yet published).
     relaying: Option<Row>,
-    /// The event was refused and is tried again later.
-    set_aside: bool,
-    /// Only with a broken rule: refused and deleted, and not yet set aside.
-    setting_aside: bool,
+    /// An event that was refused.
+    refused: Refused,
     lanes: Vec<u8>,
     queue: Vec<u8>,
     pods: [Pod; 2],
@@ -166,6 +174,50 @@ impl Protocol {
         true
     }
 
+    fn relay_steps(&self, world: &mut World, step: Step) -> Option<()> {
+        match step {
+            Step::RelayTakes(n) => {
+                let row = world.outbox[n];
+                if self.keeps(Rule::ConfirmBeforeDelete) {
+                    publish(world, row);
+                } else {
+                    world.outbox.remove(n);
+                }
+                world.relaying = Some(row);
+            }
+            Step::RelayFinishes => {
+                let row = world.relaying.take()?;
+                if self.keeps(Rule::ConfirmBeforeDelete) {
+                    let at = world.outbox.iter().position(|other| *other == row)?;
+                    world.outbox.remove(at);
+                } else {
+                    publish(world, row);
+                }
+            }
+            Step::RelayIsRefused(n) => {
+                world.mishaps.refusals -= 1;
+                world.outbox.remove(n);
+                let noted = self.keeps(Rule::SetAsideWithDelete);
+                world.refused = if noted { Refused::SetAside } else { Refused::Unnoted };
+            }
+            Step::RelaySetsAside => world.refused = Refused::SetAside,
+            // Published and then deleted; a crash in between tells it twice, which changes nothing.
+            Step::RelayTriesAgain => {
+                world.refused = Refused::Nothing;
+                world.event_told = true;
+            }
+            Step::RelayCrashes => {
+                world.mishaps.crashes -= 1;
+                world.relaying = None;
+                if world.refused == Refused::Unnoted {
+                    world.refused = Refused::Nothing;
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
     /// A pod runs the closing statement for its message; what follows depends on the rules that are kept.
     fn pod_closes(&self, world: &mut World, pod: usize) -> Option<()> {
         let Pod::Holding { message, acked } = world.pods[pod] else { return None };
@@ -232,8 +284,7 @@ impl Model for Protocol {
             paid_then_closed: false,
             outbox: Vec::new(),
             relaying: None,
-            set_aside: false,
-            setting_aside: false,
+            refused: Refused::Nothing,
             lanes: Vec::new(),
             queue: Vec::new(),
             pods: [Pod::Idle; 2],
@@ -269,7 +320,7 @@ impl Model for Protocol {
             }
         }
         match world.relaying {
-            None if world.setting_aside => {
+            None if world.refused == Refused::Unnoted => {
                 steps.push(Step::RelaySetsAside);
                 if mishaps.crashes > 0 {
                     steps.push(Step::RelayCrashes);
@@ -290,7 +341,7 @@ impl Model for Protocol {
                 }
             }
         }
-        if world.set_aside {
+        if world.refused == Refused::SetAside {
             steps.push(Step::RelayTriesAgain);
         }
         // At any time: a wake that takes several hops comes back early from each of them.
@@ -347,44 +398,12 @@ impl Model for Protocol {
                 world.mishaps.crashes -= 1;
                 world.shop_owes = None;
             }
-            Step::RelayTakes(n) => {
-                let row = world.outbox[n];
-                if self.keeps(Rule::ConfirmBeforeDelete) {
-                    publish(&mut world, row);
-                } else {
-                    world.outbox.remove(n);
-                }
-                world.relaying = Some(row);
-            }
-            Step::RelayFinishes => {
-                let row = world.relaying.take()?;
-                if self.keeps(Rule::ConfirmBeforeDelete) {
-                    let at = world.outbox.iter().position(|other| *other == row)?;
-                    world.outbox.remove(at);
-                } else {
-                    publish(&mut world, row);
-                }
-            }
-            Step::RelayIsRefused(n) => {
-                world.mishaps.refusals -= 1;
-                world.outbox.remove(n);
-                world.set_aside = self.keeps(Rule::SetAsideWithDelete);
-                world.setting_aside = !world.set_aside;
-            }
-            Step::RelaySetsAside => {
-                world.setting_aside = false;
-                world.set_aside = true;
-            }
-            // Published and then deleted; a crash in between tells it twice, which changes nothing.
-            Step::RelayTriesAgain => {
-                world.set_aside = false;
-                world.event_told = true;
-            }
-            Step::RelayCrashes => {
-                world.mishaps.crashes -= 1;
-                world.relaying = None;
-                world.setting_aside = false;
-            }
+            Step::RelayTakes(_)
+            | Step::RelayFinishes
+            | Step::RelayIsRefused(_)
+            | Step::RelaySetsAside
+            | Step::RelayTriesAgain
+            | Step::RelayCrashes => self.relay_steps(&mut world, step)?,
             Step::Expire(n) => {
                 let message = world.lanes.remove(n);
                 put(&mut world.queue, message);
@@ -456,8 +475,7 @@ impl Model for Protocol {
             Property::always("6 a recorded event is told", |_, world: &World| {
                 let coming = world.outbox.contains(&Row::Event)
                     || world.relaying == Some(Row::Event)
-                    || world.set_aside
-                    || world.setting_aside
+                    || world.refused != Refused::Nothing
                     || world.pods.iter().any(|pod| matches!(pod, Pod::Owing { .. }));
                 world.event_told == (world.status == Status::Closed) || coming
             }),
@@ -476,8 +494,7 @@ fn quiet(world: &World) -> bool {
     world.now == END
         && world.outbox.is_empty()
         && world.relaying.is_none()
-        && !world.set_aside
-        && !world.setting_aside
+        && world.refused == Refused::Nothing
         && world.lanes.is_empty()
         && world.queue.is_empty()
         && world.pods == [Pod::Idle; 2]

@@ -21,6 +21,12 @@ async fn broker_and_database_are_looked_at_and_one_that_cannot_be_asked_hides_no
         let (_, text, _) = world.run(&["verify"]).await;
         assert!(text.contains("RabbitMQ (version)") && text.contains("database ("), "{text}");
 
+        world.sql("ALTER TABLE orders DISABLE TRIGGER orders_inserted").await;
+        let (code, found) = troubles(world, &["verify"]).await;
+        assert_eq!((code, found.len()), (4, 1), "{found:?}");
+        assert!(found[0].0 == "database" && found[0].1.contains("orders_inserted"), "{found:?}");
+        world.sql("ALTER TABLE orders ENABLE TRIGGER orders_inserted").await;
+
         let nobody = ["verify", "--management-url", "http://nobody:hushhush@127.0.0.1:9/"];
         let (code, found) = troubles(world, &nobody).await;
         assert_eq!((code, found.len()), (5, 1), "{found:?}");
