@@ -171,13 +171,19 @@ END $body$;
 
 -- Places an order that can be paid for `pay_within` from now, and takes its items from stock. Returns its number.
 CREATE OR REPLACE FUNCTION :schema.overdue_place(
-    user_id bigint, pay_within interval, product_ids bigint[], quantities bigint[]) RETURNS bigint
+    user_id bigint, pay_within interval, product_ids bigint[], quantities bigint[],
+    whose pg_catalog.regclass DEFAULT :inventory::pg_catalog.regclass) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $body$
 DECLARE
     placed bigint;
     line record;
     there bigint;
 BEGIN
+    -- The default follows the table when the schema is renamed; this body does not, and would act on another shop's orders.
+    IF coalesce(whose OPERATOR(pg_catalog.<>) pg_catalog.to_regclass(:inventory), true) THEN
+        RAISE EXCEPTION 'this function was made for the schema %: run `overdue migrate` for the schema it is in', :name
+            USING ERRCODE = 'OVD03';
+    END IF;
     INSERT INTO :schema.orders (user_id, payment_deadline)
     VALUES (overdue_place.user_id, pg_catalog.now() OPERATOR(pg_catalog.+) overdue_place.pay_within)
     RETURNING orders.order_id INTO placed;
@@ -201,11 +207,17 @@ BEGIN
 END $body$;
 
 -- Cancels a PENDING order and gives its items back; false, with nothing changed, when the order is not PENDING (any more).
-CREATE OR REPLACE FUNCTION :schema.overdue_cancel(order_id bigint) RETURNS boolean
+CREATE OR REPLACE FUNCTION :schema.overdue_cancel(order_id bigint,
+    whose pg_catalog.regclass DEFAULT :inventory::pg_catalog.regclass) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $body$
 DECLARE
     became text;
 BEGIN
+    -- The default follows the table when the schema is renamed; this body does not, and would act on another shop's orders.
+    IF coalesce(whose OPERATOR(pg_catalog.<>) pg_catalog.to_regclass(:inventory), true) THEN
+        RAISE EXCEPTION 'this function was made for the schema %: run `overdue migrate` for the schema it is in', :name
+            USING ERRCODE = 'OVD03';
+    END IF;
     UPDATE :schema.orders SET status = 'CANCELLED', updated_at = pg_catalog.now()
     WHERE orders.order_id OPERATOR(pg_catalog.=) overdue_cancel.order_id AND status OPERATOR(pg_catalog.=) 'PENDING'
     RETURNING status INTO became;
@@ -221,13 +233,19 @@ END $body$;
 
 -- Makes the quantity of a product in a PENDING order what it says (0 removes the item), and takes the difference from stock
 -- or gives it back; false, with nothing changed, when the order is not PENDING (any more).
-CREATE OR REPLACE FUNCTION :schema.overdue_edit(order_id bigint, product_id bigint, quantity bigint) RETURNS boolean
+CREATE OR REPLACE FUNCTION :schema.overdue_edit(order_id bigint, product_id bigint, quantity bigint,
+    whose pg_catalog.regclass DEFAULT :inventory::pg_catalog.regclass) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $body$
 DECLARE
     before bigint;
     more bigint;
     there bigint;
 BEGIN
+    -- The default follows the table when the schema is renamed; this body does not, and would act on another shop's orders.
+    IF coalesce(whose OPERATOR(pg_catalog.<>) pg_catalog.to_regclass(:inventory), true) THEN
+        RAISE EXCEPTION 'this function was made for the schema %: run `overdue migrate` for the schema it is in', :name
+            USING ERRCODE = 'OVD03';
+    END IF;
     PERFORM FROM :schema.orders
     WHERE orders.order_id OPERATOR(pg_catalog.=) overdue_edit.order_id AND status OPERATOR(pg_catalog.=) 'PENDING'
     FOR NO KEY UPDATE;
@@ -264,5 +282,5 @@ BEGIN
 END $body$;
 
 REVOKE ALL ON FUNCTION :schema.overdue_orders_inserted(), :schema.overdue_orders_updated(), :schema.overdue_items_guarded(),
-    :schema.overdue_give_back(bigint[]), :schema.overdue_place(bigint, interval, bigint[], bigint[]),
-    :schema.overdue_cancel(bigint), :schema.overdue_edit(bigint, bigint, bigint) FROM PUBLIC;
+    :schema.overdue_give_back(bigint[]), :schema.overdue_place(bigint, interval, bigint[], bigint[], regclass),
+    :schema.overdue_cancel(bigint, regclass), :schema.overdue_edit(bigint, bigint, bigint, regclass) FROM PUBLIC;

@@ -12,8 +12,8 @@ GRANT EXECUTE ON FUNCTION overdue_give_back(bigint[]) TO overdue_pod;
 
 -- Shops. DELETE is for cleaning up; leave it out where nothing is ever deleted.
 GRANT SELECT, INSERT, UPDATE, DELETE ON orders, order_items, inventory TO overdue_shop;
-GRANT EXECUTE ON FUNCTION overdue_place(bigint, interval, bigint[], bigint[]), overdue_cancel(bigint),
-    overdue_edit(bigint, bigint, bigint), overdue_give_back(bigint[]) TO overdue_shop;
+GRANT EXECUTE ON FUNCTION overdue_place(bigint, interval, bigint[], bigint[], regclass), overdue_cancel(bigint, regclass),
+    overdue_edit(bigint, bigint, bigint, regclass), overdue_give_back(bigint[]) TO overdue_shop;
 
 -- Readers.
 GRANT SELECT ON orders, order_items, inventory, outbox, refused_events, closing_failures, lane_probes, overdue_database, overdue_migrations

@@ -172,7 +172,7 @@ pub async fn delete_wakes(connection: &mut PgConnection, ids: &[i64]) -> Result<
 /// Those of the database.
 pub async fn large_batch_at_work(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
     let taken = sqlx::query_scalar!(
-        r#"SELECT NOT pg_try_advisory_xact_lock_shared(1331053906 + 101, 'outbox'::regclass::oid::int4) AS "taken!""#
+        r#"SELECT NOT pg_catalog.pg_try_advisory_xact_lock_shared(1331053906 + 101, 'outbox'::regclass::oid::int4) AS "taken!""#
     );
     within(READ, "asking who closes", taken.fetch_one(connection)).await
 }

@@ -51,7 +51,7 @@ const DAMAGES: &[(&str, &str, bool)] = &[
         true,
     ),
     ("DROP TRIGGER orders_updated ON orders", "trigger orders_updated", true),
-    ("DROP FUNCTION overdue_cancel(bigint)", "function overdue_cancel", true),
+    ("DROP FUNCTION overdue_cancel(bigint, regclass)", "function overdue_cancel", true),
     ("GRANT EXECUTE ON FUNCTION overdue_orders_inserted() TO PUBLIC", "executable by PUBLIC", true),
     ("ALTER FUNCTION overdue_orders_inserted() SECURITY INVOKER", "function overdue_orders_inserted", true),
     ("ALTER FUNCTION overdue_give_back(bigint[]) SET row_security = on", "function overdue_give_back", true),
@@ -154,6 +154,8 @@ async fn a_renamed_schema_is_refused_until_migrate_has_repaired_it_and_nobody_ge
         let insert = "INSERT INTO munich.orders (user_id, payment_deadline) VALUES (1, now())";
         let refused = sqlx::query(insert).execute(&world.pool).await.expect_err("another schema's functions");
         assert!(refused.to_string().contains("overdue migrate"), "{refused}");
+        // What a shop calls there must not act on the new berlin's orders.
+        refuses_to_act_on_another_shop(world).await;
 
         migrate("munich").await;
         world.sql(insert).await;
@@ -195,6 +197,7 @@ async fn a_copy_under_another_name_beside_the_original_is_repaired_by_migrate() 
 
         let (code, _, error) = world.run(&["run", "--schema", "munich"]).await;
         assert!(code == 1 && error.contains("renamed or copied"), "{error}");
+        refuses_to_act_on_another_shop(world).await;
         let (code, _, error) = world.run(&["migrate", "--schema", "munich"]).await;
         assert_eq!((code, error.as_str()), (0, ""));
         assert_eq!(differences(world, &[("schema", "munich")]).await, [""; 0]);
@@ -206,6 +209,17 @@ async fn a_copy_under_another_name_beside_the_original_is_repaired_by_migrate() 
         );
     })
     .await;
+}
+
+/// The functions for shops, in a schema that has another one's: they refuse, whoever calls them.
+async fn refuses_to_act_on_another_shop(world: &World) {
+    for call in
+        ["overdue_cancel(1)", "overdue_edit(1, 1, 1)", "overdue_place(1, interval '1 hour', '{1}', '{1}')"]
+    {
+        let called = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT munich.{call}")));
+        let refused = called.execute(&world.pool).await.expect_err(call);
+        assert!(refused.to_string().contains("overdue migrate"), "{call}: {refused}");
+    }
 }
 
 async fn restore(world: &World, dump: &str) {
