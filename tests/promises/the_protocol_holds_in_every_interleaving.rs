@@ -69,6 +69,16 @@ enum Pod {
     },
 }
 
+/// The event, where a subscriber has refused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Refused {
+    Nothing,
+    /// Only with a broken rule: deleted from the outbox, and not yet set aside.
+    InMemory,
+    /// It is tried again later.
+    SetAside,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     now: u8,
@@ -82,10 +92,7 @@ struct World {
     outbox: Vec<Row>,
     /// Published and confirmed, not yet deleted (or, with a broken rule, deleted and not yet published).
     relaying: Option<Row>,
-    /// The event was refused and is tried again later.
-    set_aside: bool,
-    /// Only with a broken rule: refused and deleted, and not yet set aside.
-    setting_aside: bool,
+    refused: Refused,
     lanes: Vec<u8>,
     queue: Vec<u8>,
     pods: [Pod; 2],
@@ -190,6 +197,15 @@ impl Protocol {
     }
 }
 
+/// What was set aside stays; what was only in memory does not.
+fn relay_crashes(world: &mut World) {
+    world.mishaps.crashes -= 1;
+    world.relaying = None;
+    if world.refused == Refused::InMemory {
+        world.refused = Refused::Nothing;
+    }
+}
+
 /// The broker gives the message of a pod that died to another, unless it was acknowledged.
 fn pod_crashes(world: &mut World, pod: usize) -> Option<()> {
     world.mishaps.crashes -= 1;
@@ -232,8 +248,7 @@ impl Model for Protocol {
             paid_then_closed: false,
             outbox: Vec::new(),
             relaying: None,
-            set_aside: false,
-            setting_aside: false,
+            refused: Refused::Nothing,
             lanes: Vec::new(),
             queue: Vec::new(),
             pods: [Pod::Idle; 2],
@@ -269,7 +284,7 @@ impl Model for Protocol {
             }
         }
         match world.relaying {
-            None if world.setting_aside => {
+            None if world.refused == Refused::InMemory => {
                 steps.push(Step::RelaySetsAside);
                 if mishaps.crashes > 0 {
                     steps.push(Step::RelayCrashes);
@@ -290,7 +305,7 @@ impl Model for Protocol {
                 }
             }
         }
-        if world.set_aside {
+        if world.refused == Refused::SetAside {
             steps.push(Step::RelayTriesAgain);
         }
         // At any time: a wake that takes several hops comes back early from each of them.
@@ -368,23 +383,16 @@ impl Model for Protocol {
             Step::RelayIsRefused(n) => {
                 world.mishaps.refusals -= 1;
                 world.outbox.remove(n);
-                world.set_aside = self.keeps(Rule::SetAsideWithDelete);
-                world.setting_aside = !world.set_aside;
+                let kept = self.keeps(Rule::SetAsideWithDelete);
+                world.refused = if kept { Refused::SetAside } else { Refused::InMemory };
             }
-            Step::RelaySetsAside => {
-                world.setting_aside = false;
-                world.set_aside = true;
-            }
+            Step::RelaySetsAside => world.refused = Refused::SetAside,
             // Published and then deleted; a crash in between tells it twice, which changes nothing.
             Step::RelayTriesAgain => {
-                world.set_aside = false;
+                world.refused = Refused::Nothing;
                 world.event_told = true;
             }
-            Step::RelayCrashes => {
-                world.mishaps.crashes -= 1;
-                world.relaying = None;
-                world.setting_aside = false;
-            }
+            Step::RelayCrashes => relay_crashes(&mut world),
             Step::Expire(n) => {
                 let message = world.lanes.remove(n);
                 put(&mut world.queue, message);
@@ -456,8 +464,7 @@ impl Model for Protocol {
             Property::always("6 a recorded event is told", |_, world: &World| {
                 let coming = world.outbox.contains(&Row::Event)
                     || world.relaying == Some(Row::Event)
-                    || world.set_aside
-                    || world.setting_aside
+                    || world.refused != Refused::Nothing
                     || world.pods.iter().any(|pod| matches!(pod, Pod::Owing { .. }));
                 world.event_told == (world.status == Status::Closed) || coming
             }),
@@ -476,8 +483,7 @@ fn quiet(world: &World) -> bool {
     world.now == END
         && world.outbox.is_empty()
         && world.relaying.is_none()
-        && !world.set_aside
-        && !world.setting_aside
+        && world.refused == Refused::Nothing
         && world.lanes.is_empty()
         && world.queue.is_empty()
         && world.pods == [Pod::Idle; 2]
