@@ -1,6 +1,7 @@
 //! A queue that is a table: how fast the relay drains after a long outage of the broker, and what rows cost that are deleted and that
 //! an open snapshot keeps.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -156,14 +157,15 @@ async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
     sleep(Duration::from_secs(5)).await;
     let (before, began) = (processor_seconds(place).await?, Instant::now());
     sleep(IDLE).await;
-    let spent = processor_seconds(place).await? - before;
+    let spent = |(pid, now)| now - before.get(&pid).copied().unwrap_or_default();
+    let spent: f64 = processor_seconds(place).await?.into_iter().map(spent).sum();
     let share = spent / began.elapsed().as_secs_f64();
     pod.stop().await?;
     Ok(share)
 }
 
-/// Processor time of all sessions of this database that are not the benchmark's own.
-async fn processor_seconds(place: &Place) -> Result<f64, BenchError> {
+/// Processor time of each session of this database.
+async fn processor_seconds(place: &Place) -> Result<HashMap<i32, f64>, BenchError> {
     let pids: Vec<i32> = sqlx::query_scalar(
         "SELECT pid FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'overdue' AND pid <> pg_backend_pid()
@@ -174,7 +176,7 @@ async fn processor_seconds(place: &Place) -> Result<f64, BenchError> {
     .map_err(failed("listing sessions"))?;
     let of = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        super::pod::processor_seconds(&stat)
+        (pid, super::pod::processor_seconds(&stat))
     };
-    Ok(pids.into_iter().map(of).sum())
+    Ok(pids.into_iter().map(of).collect())
 }
