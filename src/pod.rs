@@ -42,6 +42,8 @@ pub struct Pod {
     pub behind: AtomicBool,
     /// When the database was last found to be what a pod needs.
     fit_since: Mutex<Option<Instant>>,
+    /// When it was last reported that another shop uses the same names.
+    pub another_shop_said: Mutex<Option<Instant>>,
 }
 
 /// How a pod ended.
@@ -74,6 +76,7 @@ impl Pod {
             stats,
             config,
             behind: AtomicBool::new(false),
+            another_shop_said: Mutex::default(),
             fit_since: Mutex::default(),
         }))
     }

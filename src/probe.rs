@@ -44,7 +44,7 @@ pub fn token(body: &[u8], kind: Option<&str>) -> Option<String> {
         return None;
     }
     let token = body.strip_prefix(br#"{"probe":""#)?.strip_suffix(br#""}"#)?;
-    let fine = token.len() <= 64 && token.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+    let fine = token.len() <= 80 && token.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
     if fine { String::from_utf8(token.to_vec()).ok() } else { None }
 }
 
@@ -177,7 +177,13 @@ pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> 
 /// # Errors
 /// As the database's.
 pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), DatabaseError> {
-    let row = sqlx::query!("INSERT INTO lane_probes (queue) VALUES ($1) RETURNING number, token", queue);
+    // The token begins with the shop, so that another shop that takes the probe can tell.
+    let row = sqlx::query!(
+        "INSERT INTO lane_probes (queue, token)
+         SELECT $1, pg_catalog.replace(shop_id::text, '-', '') || '-' || pg_catalog.gen_random_uuid()::text FROM overdue_database
+         RETURNING number, token",
+        queue
+    );
     let row = bounded("announcing a probe", row.fetch_one(pool)).await?;
     Ok((row.number, row.token))
 }
@@ -211,6 +217,23 @@ pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, D
     let late =
         |due: Option<_>, back| due.map_or(Duration::ZERO, |due| DbTime::from(back).since(DbTime::from(due)));
     Ok(rows.into_iter().map(|row| (row.queue, late(row.due_at, row.returned_at))).collect())
+}
+
+/// How many of these probes were sent by another shop. Both take each other's messages then.
+///
+/// # Errors
+/// As the database's.
+pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, DatabaseError> {
+    let shop = sqlx::query_scalar!(
+        r#"SELECT pg_catalog.replace(shop_id::text, '-', '') AS "shop!" FROM overdue_database"#
+    );
+    let shop = bounded("asking which shop this is", shop.fetch_one(pool)).await?;
+    Ok(tokens.iter().filter(|token| is_of_another_shop(token, &shop)).count())
+}
+
+/// A token of ours begins with a shop; what has none was forged.
+fn is_of_another_shop(token: &str, shop: &str) -> bool {
+    token.split_once('-').is_some_and(|(of, _)| of.len() == shop.len() && of != shop)
 }
 
 /// Probes that say nothing more: those before the last one that came back, and of those that the broker did not take all

@@ -45,12 +45,14 @@ pub enum Count {
     TroublesTotal,
     /// Sessions that broke and were built anew.
     Rebuilt,
+    /// Probes of another shop that uses the same vhost and prefix.
+    ForeignProbes,
     /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
     LogLinesLost,
 }
 
 /// Their names in logs.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "closed",
     "swept",
     "failed",
@@ -67,6 +69,7 @@ const NAMES: [&str; 17] = [
     "broker_troubles",
     "broker_troubles_total",
     "sessions_rebuilt",
+    "foreign_probes",
     "log_lines_lost",
 ];
 
@@ -154,6 +157,7 @@ impl Stats {
             redelivered = count(Count::Redelivered),
             lanes_stuck = count(Count::Stuck),
             sessions_rebuilt = count(Count::Rebuilt),
+            foreign_probes = count(Count::ForeignProbes),
             log_lines_lost = count(Count::LogLinesLost),
             lateness_ms_p50 = ms(|lateness| lateness.p50_ms),
             lateness_ms_p99 = ms(|lateness| lateness.p99_ms),

@@ -7,7 +7,7 @@ mod capabilities;
 mod depth;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -72,6 +72,9 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
 pub async fn note(pod: &Pod, tokens: &[String]) -> Result<(), RoleError> {
     match probe::returned(&pod.closer.pool, tokens).await {
         Ok(returned) => {
+            if returned.len() < tokens.len() {
+                report_another_shop(pod, tokens).await;
+            }
             for (queue, late) in returned.into_iter().filter(|(_, late)| *late > grace(&pod.config)) {
                 tracing::warn!(queue, late_s = late.as_secs_f64(), "messages left the lane late");
             }
@@ -82,6 +85,22 @@ pub async fn note(pod: &Pod, tokens: &[String]) -> Result<(), RoleError> {
             tracing::error!(%error, "a probe has come back and could not be noted");
             Ok(())
         }
+    }
+}
+
+/// Says when a probe was sent by another shop. Whoever takes it notices, and no order depends on it.
+async fn report_another_shop(pod: &Pod, tokens: &[String]) {
+    let Ok(foreign @ 1..) = probe::of_another_shop(&pod.closer.pool, tokens).await else { return };
+    pod.stats.add(Count::ForeignProbes, foreign);
+    let mut said = pod.another_shop_said.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.is_none_or(|said| said.elapsed() > AGAIN) {
+        *said = Some(Instant::now());
+        tracing::error!(
+            exchange = pod.broker.names.exchange(),
+            "another shop, with another database, uses the same vhost and prefix: each takes the other's messages, orders are \
+             closed late, and subscribers hear both. Give one of them a `prefix` (OVERDUE_PREFIX) or a vhost of its own, and run \
+             `overdue announce` there"
+        );
     }
 }
 

@@ -103,7 +103,7 @@ pub async fn settle(
              INSERT INTO refused_events (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
                                          next_try_at, reason)
              SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
-                    now() + make_interval(secs => attempts), reason
+                    pg_catalog.now() + pg_catalog.make_interval(secs => attempts), reason
              FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[],
                          $8::integer[], $9::text[])
                   AS e (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts, reason)
@@ -150,7 +150,7 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
         r#"SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id,
                   EXISTS (SELECT FROM refused_events AS earlier
                           WHERE earlier.order_id = due.order_id AND earlier.outbox_id < due.outbox_id) AS "behind!"
-           FROM (SELECT * FROM refused_events WHERE next_try_at <= now() ORDER BY next_try_at LIMIT $1) AS due
+           FROM (SELECT * FROM refused_events WHERE next_try_at <= pg_catalog.now() ORDER BY next_try_at LIMIT $1) AS due
            ORDER BY next_try_at"#,
         i64::try_from(most).unwrap_or(i64::MAX)
     );
@@ -187,7 +187,7 @@ pub async fn settle_again(
     // First: what is told now makes what is behind it due at once.
     let (orders, ids) = keys(&mut behind.iter().copied());
     let postpone = sqlx::query!(
-        "UPDATE refused_events SET next_try_at = now() + interval '10 s'
+        "UPDATE refused_events SET next_try_at = pg_catalog.now() + interval '10 s'
          FROM unnest($1::bigint[], $2::bigint[]) AS behind (order_id, outbox_id)
          WHERE refused_events.order_id = behind.order_id AND refused_events.outbox_id = behind.outbox_id
            AND EXISTS (SELECT FROM refused_events AS earlier
@@ -205,7 +205,7 @@ pub async fn settle_again(
     );
     bounded(DOING, delete.execute(&mut *connection)).await?;
     let next = sqlx::query!(
-        "UPDATE refused_events SET next_try_at = now() WHERE order_id = ANY ($1) AND next_try_at > now()",
+        "UPDATE refused_events SET next_try_at = pg_catalog.now() WHERE order_id = ANY ($1) AND next_try_at > pg_catalog.now()",
         &orders
     );
     bounded(DOING, next.execute(&mut *connection)).await?;
@@ -213,7 +213,7 @@ pub async fn settle_again(
     let reasons: Vec<_> = refused.iter().map(|(_, why)| why.reason().to_owned()).collect();
     let later = sqlx::query!(
         "UPDATE refused_events
-         SET attempts = attempts + 1, next_try_at = now() + interval '1 s' * (1 << least(attempts, 8)), reason = refused.reason
+         SET attempts = attempts + 1, next_try_at = pg_catalog.now() + interval '1 s' * (1 << LEAST(attempts, 8)), reason = refused.reason
          FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS refused (order_id, outbox_id, reason)
          WHERE refused_events.order_id = refused.order_id AND refused_events.outbox_id = refused.outbox_id",
         &orders,
