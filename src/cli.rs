@@ -244,8 +244,10 @@ impl Context {
     async fn database(&self) -> Result<(Config, PgPool), CliError> {
         let (config, pool) = self.unchecked_database()?;
         // The pool tries again for a while and then only says that it took too long.
-        let checked = database::connect(&config, &[]).await?;
-        let _ = sqlx::Connection::close(checked).await;
+        match database::connect(&config, &[]).await {
+            Ok(checked) => drop(sqlx::Connection::close(checked).await),
+            Err(error) => return Err(database::explained(&pool, error).await.into()),
+        }
         database::probe(&pool, &DbClock::default()).await?;
         Ok((config, pool))
     }

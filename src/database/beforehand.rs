@@ -11,7 +11,7 @@ use super::catalog;
 use super::session::identifier;
 
 pub(super) fn refused(problem: String) -> MigrateError {
-    MigrateError::Source(problem.into())
+    MigrateError::Execute(super::session::refusal(problem))
 }
 
 /// A session in this schema alone.

@@ -229,6 +229,6 @@ pub async fn settle_again(
 /// # Errors
 /// Those of the database.
 pub async fn waiting(connection: &mut PgConnection) -> Result<i64, DatabaseError> {
-    let waiting = sqlx::query_scalar!(r#"SELECT count(*) AS "waiting!" FROM refused_events"#);
+    let waiting = sqlx::query_scalar!(r#"SELECT pg_catalog.count(*) AS "waiting!" FROM refused_events"#);
     bounded("counting refused events", waiting.fetch_one(connection)).await
 }

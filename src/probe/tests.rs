@@ -102,6 +102,6 @@ fn only_what_looks_exactly_like_a_probe_is_one() {
     for body in [&b""[..], b"{}", b"{\"probe\":\"\0\"}", b"{\"probe\":\"a\",\"b\":\"c\"}", b"{\"probe\":1}"] {
         assert_eq!(token(body, Some(PROBE_TYPE)), None);
     }
-    let long = format!(r#"{{"probe":"{}"}}"#, "a".repeat(65));
+    let long = format!(r#"{{"probe":"{}"}}"#, "a".repeat(81));
     assert_eq!(token(long.as_bytes(), Some(PROBE_TYPE)), None);
 }

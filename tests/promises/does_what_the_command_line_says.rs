@@ -120,7 +120,11 @@ async fn parked_messages_are_listed_shown_sent_again_and_discarded() {
         let pod = world.pod_with_roles(&[Role::Intake, Role::Close], &[("max_attempts", "1")]);
         let delay = BasicProperties::default().with_expiration("60000".into());
         world.publish("order.delay", b"junk", delay.with_message_id("m1".into())).await;
-        world.publish("order.process", b"{\"wake\":[[71,0,0],[72,0,0]]}", BasicProperties::default()).await;
+        // One after the other: the unknown orders of a batch are parked in one message.
+        for (parked, wake) in [(2, "{\"wake\":[[71,0,0,1]]}"), (3, "{\"wake\":[[72,0,0,1]]}")] {
+            world.publish("order.process", wake.as_bytes(), BasicProperties::default()).await;
+            eventually("it is parked", async || world.depth(&world.names.parked()).await == parked).await;
+        }
         let list = world.parked(3).await;
         pod.stop().await;
         let find = |body: &str| {

@@ -11,7 +11,12 @@ use crate::harness::World;
 fn statements() -> Vec<String> {
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
-    let blocks = readme.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+    let section = readme.split("\n## ").find(|section| section.starts_with("How a service publishes"));
+    let blocks = section
+        .expect("a section")
+        .split("```sql\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default());
     let lines =
         blocks.flat_map(str::lines).filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     lines

@@ -16,6 +16,8 @@ const SOON: [(&str, &str); 2] = [("sweep_every", "200ms"), ("sweep_grace", "500m
 async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
     World::with(async |world| {
         world.stock(1, 1_000).await;
+        // A pod that creates a queue would announce what waits.
+        world.declare().await;
         world.place_many(300, SECOND / 2, SECOND, &[(1, 1)]).await;
         // As if the broker had lost them, or somebody had emptied a queue.
         world.sql("DELETE FROM outbox").await;
