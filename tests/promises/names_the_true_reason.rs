@@ -105,6 +105,7 @@ async fn of_a_database_that_refuses() {
         refused(&elsewhere, &["berlin", "search_path%3D"], &["check user"]).await;
         drop_role(world, &role).await;
 
+        let place = ["order", "place", "--user", "1"];
         // What a server says that has no room, or a pooler that changes sessions.
         for (code, expected) in [
             ("53100", "make room"),
@@ -121,7 +122,7 @@ async fn of_a_database_that_refuses() {
                      CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()"
                 ))
                 .await;
-            world.fails(&place[..4], &[code, expected], &["overdue migrate", "PostgreSQL runs there"]).await;
+            world.fails(&place, &[code, expected], &["overdue migrate", "PostgreSQL runs there"]).await;
         }
     })
     .await;
