@@ -5,6 +5,7 @@ mod memory;
 mod suspicion;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +95,9 @@ const PARTS: usize = 8;
 /// Parts of at most this many orders are split into single ones at once: a further level would cost the good ones time.
 const SINGLE_FROM: usize = 10;
 
+/// While no order can be closed, so many of a batch are tried, alone.
+const SAMPLE: usize = 8;
+
 /// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
 const SPLIT_FOR: Duration = Duration::from_millis(1_100);
 /// And how long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
@@ -123,6 +127,8 @@ struct Work {
     turn_since: Option<Instant>,
     /// One of the orders is slow: parts are given less time than the whole.
     slow: bool,
+    /// Why the last part is not tried, unless one of the sample is closed before it.
+    untried: Option<String>,
 }
 
 impl Closer {
@@ -188,6 +194,15 @@ impl Closer {
             let giving_way = work.giving_way_since.map_or(Duration::ZERO, |since| since.elapsed());
             if giving_way > TRY_FOR {
                 work.verdicts.extend(part.into_iter().map(|id| (id, Verdict::Locked)));
+                continue;
+            }
+            if part.len() > SAMPLE
+                && !work.closed_any()
+                && let Some(reason) = work.untried.take()
+            {
+                self.stats.add(Count::Blocked, part.len());
+                work.verdicts
+                    .extend(part.into_iter().map(|id| (id, Verdict::Blocked { reason: reason.clone() })));
                 continue;
             }
             let bound = alone.or(work.slow.then_some(PART_FOR));
@@ -264,13 +279,17 @@ impl Closer {
                 work.verdicts.insert(*id, Verdict::Slow);
             }
             (_, [id]) => work.failures.push(Failure::of(*id, &error)),
-            // Nothing can be closed now: one order is enough to see whether that is still so.
-            (Cause::Order, part) if self.expects(&error) && work.failures.is_empty() => {
-                work.parts.push_front(part[..1].to_vec());
-                work.parts.push_back(part[1..].to_vec());
-            }
-            (Cause::Order, part) if self.expects(&error) => {
-                work.failures.extend(part.iter().map(|id| Failure::of(*id, &error)));
+            // No order could be closed lately, and this part fails as those did. Some of its orders tell whether that is still
+            // so. Others are drawn each time, so a good one among bad ones is found sooner or later.
+            (Cause::Order, part) if part.len() > SAMPLE && self.expects(&error) && !work.closed_any() => {
+                let (random, mut sample) = (RandomState::new(), part.to_vec());
+                sample.sort_by_cached_key(|id| random.hash_one(id));
+                let rest = sample.split_off(SAMPLE);
+                for id in sample {
+                    work.parts.push_front(vec![id]);
+                }
+                work.untried = Some(words(&error.source));
+                work.parts.push_back(rest);
             }
             // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
             (cause, part) => {
@@ -438,6 +457,10 @@ struct Closed {
 }
 
 impl Work {
+    fn closed_any(&self) -> bool {
+        self.verdicts.values().any(|verdict| *verdict == Verdict::Closed)
+    }
+
     /// The database has answered, with whatever.
     fn answered(&mut self) {
         (self.away_since, self.answered_others) = (None, false);

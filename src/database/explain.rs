@@ -65,7 +65,7 @@ async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     // A schema without the right to use it is left out of the search path in silence.
     let schemas = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(n.nspname) AS "schema!", current_user::text AS "user!", pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS "usage!",
-                  n.nspname = ANY (SELECT trim(BOTH ' "' FROM part) FROM pg_catalog.unnest(pg_catalog.string_to_array(
+                  n.nspname = ANY (SELECT pg_catalog.btrim(part, ' "') FROM pg_catalog.unnest(pg_catalog.string_to_array(
                       pg_catalog.replace(pg_catalog.current_setting('search_path'), '"$user"', current_user), ',')) AS part) AS "searched!"
            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
            WHERE c.relname = 'outbox' AND c.relkind IN ('r', 'p')

@@ -203,3 +203,25 @@ async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_a
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_good_order_among_many_that_fail_alike_is_found_and_never_blamed() {
+    World::with(async |world| {
+        let mix: BTreeMap<_, _> = (0..200).filter(|n| n % 40 != 0).map(|n| (n, 1_001)).collect();
+        let orders = place(world, &mix, Duration::ZERO).await;
+        world.sql("UPDATE orders SET payment_deadline = now()").await;
+        let closer = Closer::new(&world.config(&[]), world.pool.clone(), Arc::default(), Arc::default())
+            .expect("a closer");
+        // Bad ones alone: from now on it is nobody's.
+        closer.close(orders[1..20].to_vec()).await.expect("an answer");
+        eventually("the five good ones are closed", async || {
+            closer.close(orders.clone()).await.expect("an answer");
+            world.number("SELECT count(*) FROM orders WHERE user_id = 0 AND status = 'PENDING'").await == 0
+        })
+        .await;
+        let blamed = "SELECT count(*) FROM closing_failures JOIN orders USING (order_id) WHERE user_id = 0";
+        assert_eq!(world.number(blamed).await, 0);
+        closer.disconnect().await;
+    })
+    .await;
+}
