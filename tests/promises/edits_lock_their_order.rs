@@ -125,7 +125,9 @@ async fn an_item_that_waits_for_a_close_is_refused_by_it() {
             async move { refused(&pool, &add).await }
         });
         eventually("the edit waits for the close", async || {
-            world.number("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'").await > 0
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            world.number(waiting).await > 0
         })
         .await;
         closing.commit().await.expect("committed");
