@@ -118,6 +118,12 @@ async fn one_mix(seed: u64) {
         };
         let watching = async {
             the_good_are_closed(world, &what).await;
+            let bad = mix.values().filter(|user| **user != 2).count();
+            patiently(&format!("{what}: each bad one is remembered"), 60 * SECOND, async || {
+                world.number("SELECT count(*) FROM closing_failures").await
+                    == i64::try_from(bad).expect("a count")
+            })
+            .await;
             done.cancel();
         };
         tokio::join!(sweeping, watching);
