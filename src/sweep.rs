@@ -2,7 +2,7 @@
 //!
 //! It needs no broker. Every order it closes means that a wake was lost or late, which is worth knowing.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +84,9 @@ impl Pace {
 /// Batches in a page. No new batch is begun while a page is read, so there should be few of them.
 const READ_TOGETHER: usize = 10;
 
+/// How long until overdue orders are looked for again while only a slow one is being closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
 /// `stop`; `progress` is told after each.
 ///
@@ -101,6 +104,8 @@ pub async fn sweep(
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let (mut after, mut more) = (None, true);
+    // What is closed apart, and what could not be closed.
+    let (mut apart, mut left) = (HashSet::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
     tidy(&closer.pool).await?;
     loop {
@@ -113,8 +118,16 @@ pub async fn sweep(
                 more = read.len() == most;
                 // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
-                for order in read {
-                    if order.failed { &mut failed } else { &mut page }.push_back(order.order_id);
+                for Overdue { order_id, failed: has_failed, .. } in read {
+                    if apart.contains(&order_id) {
+                        continue;
+                    }
+                    if has_failed {
+                        apart.insert(order_id);
+                        failed.push_back(order_id);
+                    } else {
+                        page.push_back(order_id);
+                    }
                 }
                 continue;
             }
@@ -139,20 +152,33 @@ pub async fn sweep(
         let verdicts = tokio::select! {
             Some(verdicts) = closing.join_next() => verdicts,
             Some(verdicts) = closing_apart.join_next() => verdicts,
+            // A slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
+            () = sleep(LOOK_AGAIN), if closing.is_empty() && !closing_apart.is_empty() && !stop.is_cancelled() => {
+                (after, more) = (None, true);
+                continue;
+            }
             else => return Ok(swept),
         };
         // A panic is a defect of ours; the sweep's own task is watched.
         let verdicts =
             verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         for (order, verdict) in &verdicts {
+            apart.remove(order);
+            left.remove(order);
             match verdict {
                 Verdict::Closed => swept.closed += 1,
-                Verdict::Slow => slow.push_back(*order),
-                Verdict::Locked | Verdict::Failed { .. } | Verdict::Blocked { .. } => swept.left += 1,
+                Verdict::Slow => {
+                    apart.insert(*order);
+                    slow.push_back(*order);
+                }
+                Verdict::Locked | Verdict::Failed { .. } | Verdict::Blocked { .. } => {
+                    left.insert(*order);
+                }
                 // Paid, extended or gone since the page was read.
                 Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
             }
         }
+        swept.left = left.len();
         let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
         closer.stats.add(Count::Swept, closed);
         progress(swept);
