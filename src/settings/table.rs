@@ -53,7 +53,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
         help: "most closing transactions of a pod at one time (1 to 64), and of all pods those that close 50 orders or more" },
     Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("9"),
-        help: "most connections in a pod's pool (at least close_concurrency + 5); three more are used for leadership" },
+        help: "most connections in a pod's pool (at least close_concurrency + 5), beside 2 × close_concurrency + 1 that close orders and three for leadership" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
         help: "how often the relay looks for new outbox rows when it has caught up" },
     Setting { name: "relay_batch", env: "OVERDUE_RELAY_BATCH", default: Some("500"),

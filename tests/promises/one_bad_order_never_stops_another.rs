@@ -158,7 +158,7 @@ async fn one_mix(seed: u64) {
 async fn in_any_mix_the_good_orders_are_closed_and_the_bad_ones_remembered_with_the_true_reason() {
     let (first, mixes) = (number("SEED", 1), number("MIXES", 3));
     // They wait most of the time.
-    futures_util::stream::iter(first..first + mixes).for_each_concurrent(8, one_mix).await;
+    futures_util::stream::iter(first..first + mixes).for_each_concurrent(12, one_mix).await;
 }
 
 #[tokio::test]
