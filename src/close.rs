@@ -99,10 +99,10 @@ const SINGLE_FROM: usize = 10;
 const SAMPLE: usize = 8;
 
 /// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
-const SPLIT_FOR: Duration = Duration::from_millis(1_100);
+const SPLIT_FOR: Duration = Duration::from_millis(800);
 /// And how long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
 /// vain; the orders are looked at again soon, and the pod can stop meanwhile.
-const TRY_FOR: Duration = Duration::from_millis(2_100);
+const TRY_FOR: Duration = Duration::from_millis(1_600);
 
 /// How long the database may take to show that it is not away.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);

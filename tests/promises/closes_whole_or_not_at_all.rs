@@ -123,7 +123,8 @@ async fn a_failing_order_is_tried_again_with_growing_waits() {
             moments.push(world.number(&format!("SELECT last_value FROM at{attempt}")).await);
         }
         let waits: Vec<_> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(waits[0] > 0 && waits[1] > waits[0] && waits[2] > waits[1], "{waits:?} ms");
+        // A busy machine makes a wait longer, never shorter; a hundredth for the estimate of the clock.
+        assert!(waits[0] >= 198 && waits[1] >= 396 && waits[2] >= 792, "{waits:?} ms");
         // Repaired before the attempts are used up: it is closed by its next one, without anybody's help.
         world.sql("DROP FUNCTION refuse CASCADE").await;
         world.closed(order).await;
