@@ -84,13 +84,14 @@ impl Addresses {
     }
 
     /// The variables of Overdue's own commands, as the service's user.
-    pub fn environment(&self) -> [(&'static str, String); 3] {
+    pub fn environment(&self) -> [(&'static str, String); 4] {
         let amqp: Vec<_> = self.amqp(&self.service).iter().map(ToString::to_string).collect();
         let management = with_login(self.management.clone(), &self.operator);
         [
             ("DATABASE_URL", self.database().to_string()),
             ("AMQP_URL", amqp.join(",")),
             ("OVERDUE_MANAGEMENT_URL", management.to_string()),
+            ("OVERDUE_DECLARE_TOPOLOGY", "false".to_owned()),
         ]
     }
 }

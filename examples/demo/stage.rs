@@ -41,7 +41,9 @@ impl Stage {
         self.overdue(&["migrate"]).await?;
         eprintln!("demo: database {DATABASE}: made anew, schema migrated");
         self.make_vhost().await?;
-        self.overdue(&["topology", "declare"]).await?;
+        // An administrator's business: the service's user may not configure.
+        let nodes: Vec<_> = self.at.amqp(&self.at.crew).iter().map(ToString::to_string).collect();
+        self.overdue(&["topology", "declare", "--amqp-url", &nodes.join(",")]).await?;
         // RabbitMQ 4 takes a topic permission only for an exchange that is there.
         self.grant("topic_permissions", "topic-permissions").await?;
         eprintln!(
