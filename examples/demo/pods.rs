@@ -155,7 +155,7 @@ impl Ending {
         let text = fs::read_to_string(log).unwrap_or_default();
         // Counters are logged every ten seconds, and when it stops. What is zero is not among them.
         let is_report = |line: &&str| {
-            ["overdue::pod: stopped: ", "overdue::pod: closed="].iter().any(|s| line.contains(s))
+            ["overdue::stats: stopped", "overdue::stats: so far"].iter().any(|s| line.contains(s))
         };
         let counters = text.lines().rev().find(is_report);
         let count = |name: &str| {
