@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade trials trials-release check nightly toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade compare trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +31,13 @@ deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
 	else echo "cargo-deny is not installed: licences and advisories NOT checked (cargo install --locked cargo-deny)"; fi
 
-sqlx: toolchain ## make .sqlx anew, after a change to a query or a migration
+sqlx: toolchain ## rewrite .sqlx after a change to a query or a migration
 	dev/sqlx write
 
 sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
 	dev/sqlx check
 
-schema: toolchain ## make migrations/schema.txt anew, after a change to a migration or a function
+schema: toolchain ## rewrite migrations/schema.txt after a change to a migration or a function
 	OVERDUE_WRITE_SCHEMA=1 dev/with-services cargo test --quiet --locked --test promises -- the_committed_schema
 
 postgres-versions: toolchain ## promises about the schema and rights on PostgreSQL 14 to 18, from npm (VERSIONS="14 18")
@@ -70,9 +70,16 @@ cluster: trials ## three brokers: a node killed, a leader killed, a node cut off
 judge: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
 	target/debug/trials judge
 
-upgrade: trials ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
-	dev/previous target/previous/overdue
-	target/debug/trials upgrade --previous target/previous/overdue
+upgrade: toolchain ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
+	dev/build-commit $$(cat migrations/baseline) target/commits/overdue-previous
+	@$(MAKE) --no-print-directory trials
+	target/debug/trials upgrade --previous target/commits/overdue-previous
+
+compare: toolchain ## this build and that of another COMMIT do the same work in turns; ratios (PAIRS=7 ONLY=burst,steady,place,items)
+	dev/build-commit $(or $(COMMIT),$$(cat migrations/baseline)) target/commits/overdue-release --release
+	@$(MAKE) --no-print-directory trials-release
+	OVERDUE_BINARY=target/release/overdue target/debug/trials compare --with target/commits/overdue-release \
+	  --pairs $(or $(PAIRS),7) $(if $(ONLY),--only $(ONLY))
 
 # These measure, and therefore a release build; the driver need not be one.
 outage takeover soak: export OVERDUE_BINARY := target/release/overdue

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::pods::{Place, Pod, binary};
+use crate::proc::processor_seconds;
 use crate::servers::{Account, Postgres, RabbitMq};
 use crate::shop::script::{PRODUCTS, STOCK};
 use crate::shop::{Announcer, Subscriber, Till, announcer, subscriber};
@@ -39,6 +40,13 @@ impl Servers {
         )?;
         let version = rabbit.version();
         Ok(Arc::new(Self { postgres: Mutex::new(postgres), rabbit: Mutex::new(rabbit), version, folder }))
+    }
+
+    /// Processor time of both, with all their processes.
+    pub async fn processor_seconds(&self) -> Result<f64> {
+        let postgres = self.postgres.lock().await.pid()?;
+        let rabbit = self.rabbit.lock().await.pid(0)?;
+        Ok(processor_seconds(postgres) + processor_seconds(rabbit))
     }
 
     /// Both run and are awake, whatever was done to them.

@@ -5,6 +5,7 @@ mod arena;
 mod breaker;
 mod chaos;
 mod checker;
+mod compare;
 mod load;
 mod measure;
 mod outage;
@@ -32,6 +33,8 @@ enum Trial {
     Judge,
     /// One fault after another in a cluster of three brokers, under load; how late orders were closed meanwhile
     Cluster(chaos::cluster::Args),
+    /// Another build and this one do the same work in turns: how much slower or faster this one is
+    Compare(compare::Args),
     /// A server is away for minutes, and everything is made good when it is back
     Outage(outage::Args),
     /// Steady load for a long time: nothing grows
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
             Trial::Chaos(args) => chaos::run(&args).await,
             Trial::Judge => chaos::crime::run().await,
             Trial::Cluster(args) => chaos::cluster::run(&args).await,
+            Trial::Compare(args) => compare::run(&args).await,
             Trial::Outage(args) => outage::run(&args).await,
             Trial::Soak(args) => soak::run(&args).await,
             Trial::Takeover(args) => takeover::run(&args).await,

@@ -118,6 +118,11 @@ impl Postgres {
         Ok(())
     }
 
+    /// Its first process.
+    pub fn pid(&self) -> Result<i32> {
+        Ok(self.process.as_ref().context("PostgreSQL does not run")?.pid()?.as_raw_nonzero().get())
+    }
+
     /// Whether it runs.
     pub fn runs(&self) -> bool {
         self.process.is_some()

@@ -228,12 +228,17 @@ impl RabbitMq {
         self.nodes[node].process.as_ref().map_or(Ok(()), |process| process.signal(Signal::CONT))
     }
 
+    /// A node's first process.
+    pub fn pid(&self, node: usize) -> Result<i32> {
+        Ok(self.nodes[node].process.as_ref().context("the node does not run")?.pid()?.as_raw_nonzero().get())
+    }
+
     /// Whether a node runs.
     pub fn runs(&self, node: usize) -> bool {
         self.nodes[node].process.is_some()
     }
 
-    /// Cuts a node off from all others: it knows a wrong cookie for them, so that neither side can connect anew.
+    /// Cuts a node off from all others: it knows a wrong cookie for them, so that neither side can connect again.
     pub async fn isolate(&self, node: usize) -> Result<()> {
         self.for_others(node, "erlang:set_cookie(N, 'cut off'), erlang:disconnect_node(N)").await
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::pods::Place;
 
-/// A connection for publishing and looking, made anew whenever it breaks.
+/// A connection for publishing and looking, made again whenever it breaks.
 #[derive(Debug)]
 pub struct Announcer {
     place: Place,

@@ -1,5 +1,5 @@
 //! `trials takeover`: how soon others take over from a pod, a leader or a broker that was lost, and how long a pod that is
-//! told to stop takes.
+//! asked to stop takes.
 
 mod broker_lost;
 mod leader_lost;
@@ -44,7 +44,7 @@ pub enum Kind {
     Sweep,
     /// The broker is killed, and started again
     Broker,
-    /// A pod is told to stop in the middle of a burst
+    /// A pod is asked to stop in the middle of a burst
     Stopped,
 }
 

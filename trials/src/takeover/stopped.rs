@@ -1,4 +1,4 @@
-//! A pod is told to stop while tens of thousands of orders are due.
+//! A pod is asked to stop while tens of thousands of orders are due.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_secs(8);
 pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
     let pool = &arena.eyes;
     let mut stopping =
-        Measure::seconds("a pod is told to stop in a burst of 30,000: it has ended", Some(5.0));
+        Measure::seconds("a pod is asked to stop in a burst of 30,000: it has ended", Some(5.0));
     let mut open =
         Measure { what: "  of which still open when it was told", unit: "", goal: None, values: Vec::new() };
     for n in 0..times {
@@ -42,7 +42,7 @@ pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
     Ok(vec![stopping, open])
 }
 
-/// What came again to a pod although nobody was killed: each pod of it was told to stop, and gave nothing back.
+/// What came again to a pod although nobody was killed: each pod of it was asked to stop, and gave nothing back.
 pub fn redeliveries(arena: &Arena, times: usize) -> Measure {
     let redelivered: u64 = arena.pods.iter().map(|pod| pod.count("redelivered")).sum();
     let what = "  messages that came again, in all of them together";

@@ -1,0 +1,131 @@
+//! What both builds do, which figures are compared, and what they are held against.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::items;
+use crate::arena::Servers;
+use crate::pods::Place;
+use crate::servers::process::run;
+
+/// How long one run may take.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// Processor time of PostgreSQL and RabbitMQ with all their processes, and, where it has any, of the workload's pod.
+const CPU: &str = "CPU of pod, PostgreSQL and RabbitMQ, s";
+
+/// A workload: arguments of `overdue bench`, or one of our own where there are none.
+#[derive(Debug)]
+pub struct Workload {
+    /// How it is asked for.
+    pub name: &'static str,
+    arguments: &'static [&'static str],
+    /// What of it is compared.
+    pub goals: &'static [(&'static str, Goal)],
+}
+
+/// What the ratio of this build's figure to the other's must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// For rates.
+    AtLeast(f64),
+    /// For times.
+    AtMost(f64),
+}
+
+/// All workloads. A burst's processor time includes that of the database alone, which closes as many orders twice.
+pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "burst",
+        arguments: &["burst", "--orders", "100000"],
+        goals: &[
+            ("closed per second", Goal::AtLeast(0.95)),
+            ("last close after the deadline", Goal::AtMost(1.3)),
+            ("pod's CPU per 1,000 orders", Goal::AtMost(1.05)),
+            (CPU, Goal::AtMost(1.05)),
+        ],
+    },
+    Workload {
+        name: "steady",
+        arguments: &["steady", "--seconds", "20", "--first-ms", "2000", "--last-ms", "8000"],
+        goals: &[
+            ("closed", Goal::AtLeast(0.95)),
+            ("lateness p50", Goal::AtMost(1.3)),
+            ("lateness p99", Goal::AtMost(1.3)),
+            ("pod's CPU per 1,000 orders closed", Goal::AtMost(1.05)),
+            (CPU, Goal::AtMost(1.05)),
+        ],
+    },
+    Workload {
+        name: "place",
+        arguments: &["place", "--orders", "10000"],
+        goals: &[
+            ("placing an order p50", Goal::AtMost(1.05)),
+            ("placing an order p99", Goal::AtMost(1.3)),
+            (CPU, Goal::AtMost(1.05)),
+        ],
+    },
+    Workload { name: "items", arguments: &[], goals: &[(items::TOOK, Goal::AtMost(1.8))] },
+];
+
+/// What a run showed.
+#[derive(Debug, Default)]
+pub struct Figures(HashMap<String, f64>);
+
+impl Figures {
+    /// A figure; no number when the run did not show it.
+    pub fn of(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl Workload {
+    /// One run by one build.
+    pub async fn run(&self, servers: &Servers, build: &Place) -> Result<Figures> {
+        if self.arguments.is_empty() {
+            return Ok(Figures([(items::TOOK.to_owned(), items::insert(build).await?)].into()));
+        }
+        let before = servers.processor_seconds().await?;
+        let mut command = build.command(&["--json", "bench"]);
+        let printed = run(command.args(self.arguments), PATIENCE).await?;
+        let servers = servers.processor_seconds().await? - before;
+        let outcome: Value = serde_json::from_str(&printed).context("what bench printed")?;
+        let mut figures = HashMap::new();
+        for figure in outcome["figures"].as_array().context("figures")? {
+            if let (Some(name), Some(value)) = (figure["name"].as_str(), figure["value"].as_f64()) {
+                figures.insert(name.to_owned(), value);
+            }
+        }
+        let of = |name: &str| figures.get(name).copied();
+        // Placing has no pod.
+        let pod =
+            [("pod's CPU per 1,000 orders", 100_000.0), ("pod's CPU per 1,000 orders closed", f64::NAN)]
+                .iter()
+                .find_map(|(name, orders)| Some(of(name)? * of("closed").unwrap_or(*orders) / 1e6))
+                .unwrap_or(0.0);
+        figures.insert(CPU.to_owned(), servers + pod);
+        Ok(Figures(figures))
+    }
+}
+
+impl Goal {
+    /// Whether the ratio reaches it; what is no number does not.
+    pub fn reached(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
+            Self::AtMost(most) => write!(f, "≤ {most}"),
+        }
+    }
+}
