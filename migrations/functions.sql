@@ -31,14 +31,20 @@ LANGUAGE plpgsql SECURITY DEFINER AS $body$
 DECLARE
     some_pending boolean;
     some_cancelled boolean;
+    all_closed boolean;
     revived bigint;
 BEGIN
     IF TG_TABLE_SCHEMA OPERATOR(pg_catalog.<>) :name THEN
         RAISE EXCEPTION 'schema % has the functions of schema %: run `overdue migrate`', TG_TABLE_SCHEMA, :name
             USING ERRCODE = 'OVD03';
     END IF;
+    -- Paying and closing come by here too, and need nothing more than this one look.
+    SELECT pg_catalog.bool_or(status OPERATOR(pg_catalog.=) 'PENDING'), pg_catalog.bool_or(status OPERATOR(pg_catalog.=) 'CANCELLED'),
+           coalesce(pg_catalog.bool_and(status OPERATOR(pg_catalog.=) 'CLOSED'), true)
+    INTO some_pending, some_cancelled, all_closed FROM after_update;
     -- A trigger of the shop's that takes back a close in the close's own transaction: its stock and its event would stand.
-    IF EXISTS (SELECT FROM before_update WHERE closed_at OPERATOR(pg_catalog.=) pg_catalog.now()) THEN
+    IF NOT all_closed
+       AND EXISTS (SELECT FROM before_update WHERE closed_at OPERATOR(pg_catalog.=) pg_catalog.now()) THEN
         SELECT pg_catalog.min(order_id) INTO revived
         FROM (SELECT order_id FROM before_update WHERE closed_at OPERATOR(pg_catalog.=) pg_catalog.now()
               EXCEPT
@@ -48,9 +54,6 @@ BEGIN
                 USING ERRCODE = 'OVD02', TABLE = 'orders';
         END IF;
     END IF;
-    -- Paying and closing come by here too, and need nothing.
-    SELECT pg_catalog.bool_or(status OPERATOR(pg_catalog.=) 'PENDING'), pg_catalog.bool_or(status OPERATOR(pg_catalog.=) 'CANCELLED')
-    INTO some_pending, some_cancelled FROM after_update;
     -- A moved deadline needs a wake; the old wake finds the order not due and is harmless. EXCEPT is linear under any
     -- plan, where a join planned for one row is quadratic for many.
     IF some_pending THEN
@@ -65,6 +68,11 @@ BEGIN
     END IF;
     -- However an order is cancelled, by a shop's plain SQL too, its event is recorded here and nowhere else.
     IF some_cancelled THEN
+        -- The relay publishes what it sees at once, so the cancellation must be on the disk when others see it, whatever
+        -- the shop's session or a default says.
+        IF pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off' THEN
+            PERFORM pg_catalog.set_config('synchronous_commit', 'on', true);
+        END IF;
         INSERT INTO :schema.outbox (kind, order_ids, deadlines, user_ids)
         SELECT 'order.cancelled', order_ids[first:first OPERATOR(pg_catalog.+) 499],
                deadlines[first:first OPERATOR(pg_catalog.+) 499], user_ids[first:first OPERATOR(pg_catalog.+) 499]
@@ -89,7 +97,9 @@ END $body$;
 CREATE OR REPLACE FUNCTION :schema.overdue_items_guarded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $body$
 DECLARE
-    found_status text;
+    -- Types are looked for in the caller's temporary schema first: only keywords and qualified names are safe here.
+    found_order bigint;
+    found_status pg_catalog.text;
 BEGIN
     IF TG_TABLE_SCHEMA OPERATOR(pg_catalog.<>) :name THEN
         RAISE EXCEPTION 'schema % has the functions of schema %: run `overdue migrate`', TG_TABLE_SCHEMA, :name
@@ -101,26 +111,26 @@ BEGIN
     END IF;
     IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND OLD.order_id OPERATOR(pg_catalog.<>) NEW.order_id THEN
         -- Both orders, the lower id first, as everybody who locks several does.
-        FOR found_status IN
-            SELECT status FROM :schema.orders
+        FOR found_order, found_status IN
+            SELECT order_id, status FROM :schema.orders
             WHERE order_id OPERATOR(pg_catalog.=) OLD.order_id OR order_id OPERATOR(pg_catalog.=) NEW.order_id
             ORDER BY order_id FOR NO KEY UPDATE
         LOOP
             EXIT WHEN found_status OPERATOR(pg_catalog.=) ANY ('{CLOSED,CANCELLED}');
         END LOOP;
     ELSE
-        SELECT status INTO found_status FROM :schema.orders WHERE order_id OPERATOR(pg_catalog.=) NEW.order_id
-        FOR NO KEY UPDATE;
+        SELECT order_id, status INTO found_order, found_status FROM :schema.orders
+        WHERE order_id OPERATOR(pg_catalog.=) NEW.order_id FOR NO KEY UPDATE;
     END IF;
     IF found_status OPERATOR(pg_catalog.=) ANY ('{CLOSED,CANCELLED}') THEN
-        RAISE EXCEPTION 'the order is %: its items cannot be changed any more (order %)', found_status, NEW.order_id
+        RAISE EXCEPTION 'the order is %: its items cannot be changed any more (order %)', found_status, found_order
             USING ERRCODE = 'check_violation', CONSTRAINT = 'order_items_of_open_order', TABLE = 'order_items',
                   HINT = 'Its stock was given back. Place a new order.';
     END IF;
     RETURN NEW;
 END $body$;
 
--- Gives back the items of orders that the caller has just locked; returns of how many products. VOLATILE on purpose: its
+-- Gives back the items of orders that the caller has locked, and returns the number of products. VOLATILE on purpose: its
 -- statements then see what was committed until now, where the calling statement sees only what was committed when it began.
 -- An item that was added in between would be missed, and its stock lost; and a product that another batch has changed in
 -- between would have to be looked up again.
@@ -131,6 +141,15 @@ DECLARE
     quantities bigint[];
     given_back bigint;
 BEGIN
+    -- Items that this transaction's snapshot or a policy hides would be missed, and their stock lost.
+    IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+        RAISE EXCEPTION 'stock cannot be given back in a transaction that is %', pg_catalog.current_setting('transaction_isolation')
+            USING ERRCODE = 'OVD04', HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED: an older snapshot may miss items.';
+    END IF;
+    IF pg_catalog.row_security_active(:items::pg_catalog.regclass) THEN
+        RAISE EXCEPTION 'row security hides items from the role %: their stock would not be given back', current_user
+            USING ERRCODE = 'OVD01', HINT = 'Give the role BYPASSRLS, or call this as a role that sees all items.';
+    END IF;
     SELECT pg_catalog.array_agg(sums.product_id), pg_catalog.array_agg(sums.quantity) INTO products, quantities
     FROM (SELECT i.product_id, pg_catalog.sum(i.quantity)::pg_catalog.int8 AS quantity
           FROM :schema.order_items AS i WHERE i.order_id OPERATOR(pg_catalog.=) ANY (orders)
@@ -148,18 +167,20 @@ BEGIN
         -- In product order, so that two batches with the same products wait for each other and never deadlock. NO KEY:
         -- an order that is being placed holds a key-share lock on its products, which must neither wait for us nor
         -- we for it.
-        SELECT inventory.product_id, items.quantity
+        SELECT inventory.product_id, items.quantity, inventory.stock OPERATOR(pg_catalog.+) items.quantity AS expected
         FROM :schema.inventory JOIN unnest(products, quantities) AS items (product_id, quantity)
              ON inventory.product_id OPERATOR(pg_catalog.=) items.product_id
         ORDER BY inventory.product_id
         FOR NO KEY UPDATE OF inventory
+    ), changed AS (
+        UPDATE :schema.inventory
+        SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
+        FROM locked
+        WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id
+        RETURNING inventory.stock OPERATOR(pg_catalog.>=) locked.expected AS has_all
     )
-    UPDATE :schema.inventory
-    SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
-    FROM locked
-    WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id;
-    GET DIAGNOSTICS given_back = ROW_COUNT;
-    -- A trigger that returns NULL or a policy that hides rows: a close without its stock must not stand.
+    SELECT pg_catalog.count(*) INTO given_back FROM changed WHERE has_all;
+    -- A trigger that returns NULL or keeps the old stock, or a policy that hides rows: a close without its stock must not stand.
     IF given_back OPERATOR(pg_catalog.<>) pg_catalog.cardinality(products) THEN
         RAISE EXCEPTION 'the stock of % products would be given back, not of all %: a trigger or a policy on inventory keeps the rest',
             given_back, pg_catalog.cardinality(products) USING ERRCODE = 'OVD01';
@@ -211,7 +232,7 @@ CREATE OR REPLACE FUNCTION :schema.overdue_cancel(order_id bigint,
     whose pg_catalog.regclass DEFAULT :inventory::pg_catalog.regclass) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $body$
 DECLARE
-    became text;
+    became pg_catalog.text;
 BEGIN
     -- The default follows the table when the schema is renamed; this body does not, and would act on another shop's orders.
     IF coalesce(whose OPERATOR(pg_catalog.<>) pg_catalog.to_regclass(:inventory), true) THEN
@@ -228,6 +249,11 @@ BEGIN
         RAISE EXCEPTION 'a trigger made order % %, not CANCELLED', overdue_cancel.order_id, became USING ERRCODE = 'OVD02';
     END IF;
     PERFORM :schema.overdue_give_back(ARRAY[overdue_cancel.order_id]);
+    -- A trigger that runs after the UPDATE may have taken the cancellation back.
+    SELECT status INTO became FROM :schema.orders WHERE orders.order_id OPERATOR(pg_catalog.=) overdue_cancel.order_id;
+    IF became OPERATOR(pg_catalog.<>) 'CANCELLED' THEN
+        RAISE EXCEPTION 'a trigger made order % %, not CANCELLED', overdue_cancel.order_id, became USING ERRCODE = 'OVD02';
+    END IF;
     RETURN true;
 END $body$;
 
@@ -238,6 +264,7 @@ CREATE OR REPLACE FUNCTION :schema.overdue_edit(order_id bigint, product_id bigi
 LANGUAGE plpgsql VOLATILE AS $body$
 DECLARE
     before bigint;
+    became bigint;
     more bigint;
     there bigint;
 BEGIN
@@ -266,6 +293,14 @@ BEGIN
         UPDATE :schema.order_items AS i SET quantity = overdue_edit.quantity
         WHERE i.order_id OPERATOR(pg_catalog.=) overdue_edit.order_id
           AND i.product_id OPERATOR(pg_catalog.=) overdue_edit.product_id;
+    END IF;
+    -- Stock follows what the item became.
+    SELECT coalesce(pg_catalog.max(i.quantity), 0) INTO became FROM :schema.order_items AS i
+    WHERE i.order_id OPERATOR(pg_catalog.=) overdue_edit.order_id
+      AND i.product_id OPERATOR(pg_catalog.=) overdue_edit.product_id;
+    IF became OPERATOR(pg_catalog.<>) overdue_edit.quantity THEN
+        RAISE EXCEPTION 'a trigger made the quantity of product % in order % %, not %',
+            overdue_edit.product_id, overdue_edit.order_id, became, overdue_edit.quantity USING ERRCODE = 'OVD02';
     END IF;
     more := overdue_edit.quantity OPERATOR(pg_catalog.-) coalesce(before, 0);
     IF more OPERATOR(pg_catalog.<>) 0 THEN

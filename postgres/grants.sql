@@ -6,7 +6,7 @@
 GRANT SELECT, UPDATE ON orders, inventory, overdue_database TO overdue_pod;
 GRANT SELECT ON order_items, overdue_migrations TO overdue_pod;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, refused_events, closing_failures, lane_probes TO overdue_pod;
--- Where the relay begins when it finds nothing: without this, its looks are rarer beside many deleted rows.
+-- Where the relay begins when it finds nothing, past any number of deleted rows.
 GRANT SELECT ON SEQUENCE outbox_id_seq TO overdue_pod;
 GRANT EXECUTE ON FUNCTION overdue_give_back(bigint[]) TO overdue_pod;
 

@@ -45,6 +45,12 @@ pub enum BenchError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The user of the database may not make a schema to measure in.
+    #[error(
+        "making a schema to measure in: {0}; GRANT CREATE ON DATABASE … TO this user, or name another user in database_url \
+         (DATABASE_URL): the schema of the shop is not touched"
+    )]
+    NoSchema(String),
     /// The schema.
     #[error("making the schema: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

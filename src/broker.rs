@@ -1,6 +1,6 @@
 //! Connections to RabbitMQ.
 //!
-//! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent for ever. A role
+//! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent until it is dropped. A role
 //! whose session breaks in any way drops it whole and builds a new one.
 
 pub mod consumer;
@@ -19,7 +19,7 @@ use futures_util::future::maybe_done;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 use crate::config::{Config, SecretUrl};
@@ -100,8 +100,9 @@ pub struct Broker {
     /// What [`Broker::declare`] declares.
     pub topology: Topology,
     declare: bool,
-    /// Told when queues that hold wakes were created: whatever waits has no wake there.
+    /// Notified when queues that hold wakes were created: whatever waits has no wake there.
     pub created: Notify,
+    declaring: Mutex<()>,
 }
 
 impl Broker {
@@ -118,6 +119,7 @@ impl Broker {
             names,
             declare: config.declare_topology,
             created: Notify::new(),
+            declaring: Mutex::default(),
         }
     }
 
@@ -174,14 +176,17 @@ impl Broker {
         self.bounded("opening a channel", connection.create_channel()).await
     }
 
-    /// Declares the topology, unless the configuration leaves that to somebody else.
+    /// Declares the topology, unless the configuration leaves that to somebody else. Returns whether queues that hold wakes were
+    /// missing.
     ///
     /// # Errors
     /// See [`declare::declare`].
-    pub async fn declare(&self, connection: &Connection) -> Result<(), BrokerError> {
+    pub async fn declare(&self, connection: &Connection) -> Result<bool, BrokerError> {
         if !self.declare {
-            return Ok(());
+            return Ok(false);
         }
+        // One role at a time: two that find the same queue missing would have all waiting orders announced twice.
+        let _turn = self.declaring.lock().await;
         let missing = self.some_wakes_have_no_queue(connection).await?;
         let channel = self.channel(connection).await?;
         declare::declare(&channel, &self.topology, self.timeout).await?;
@@ -189,7 +194,7 @@ impl Broker {
         if missing {
             self.created.notify_one();
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Whether the process queue or a lane is not there.

@@ -52,7 +52,7 @@ Settings are flags, environment variables or keys of the file, in this order: se
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run a pod: relay, intake, close, sweep and watch, until SIGTERM or SIGINT
+    /// Run a pod: relay, intake, close, sweep and watch, until SIGTERM, SIGINT or SIGHUP
     Run(run::Args),
     /// Create or update the database schema
     Migrate,

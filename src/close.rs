@@ -2,26 +2,27 @@
 
 mod cause;
 mod memory;
+mod parts;
+mod statement;
 mod suspicion;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
-use time::OffsetDateTime;
-use tokio::time::{Instant, sleep, timeout};
+use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
-use crate::database::{self, DatabaseError, Kept, bounded, words};
+use crate::database::{self, DatabaseError, Kept};
 use crate::stats::{Count, Stats};
-use cause::{Cause, cause, code};
+use cause::code;
 use memory::Failure;
+use parts::{TRY_FOR, Work};
 use suspicion::Suspicion;
 
-pub use memory::tidy;
+pub use memory::{Remembered, remembered, tidy};
 
 /// What became of one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,46 +91,8 @@ const NEXT_TURN: Duration = Duration::from_millis(10);
 /// How long a batch waits for its turn before it is put in small parts, which need none: whoever has the places may hang.
 const TURN_FOR: Duration = Duration::from_secs(5);
 
-/// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
-const PARTS: usize = 8;
-/// Parts of at most this many orders are split into single ones at once: a further level would cost the good ones time.
-const SINGLE_FROM: usize = 10;
-
-/// While no order can be closed, so many of a batch are tried, alone.
-const SAMPLE: usize = 8;
-
-/// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
-const SPLIT_FOR: Duration = Duration::from_millis(800);
-/// And how long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
-/// vain; the orders are looked at again soon, and the pod can stop meanwhile.
-const TRY_FOR: Duration = Duration::from_millis(1_600);
-
-/// How long the database may take to show that it is not away.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
-
 /// While no order can be closed, this is logged so often.
 const BLOCKED_AGAIN: Duration = Duration::from_secs(60);
-
-/// A batch on its way to verdicts.
-#[derive(Default)]
-struct Work {
-    /// The large parts first, so that those who are in nobody's way are closed before the search goes on.
-    parts: VecDeque<Vec<i64>>,
-    verdicts: HashMap<i64, Verdict>,
-    failures: Vec<Failure>,
-    away_since: Option<Instant>,
-    /// The database answered a probe after a part had found it away; the part is tried once more.
-    answered_others: bool,
-    /// Codes that mean that the database is away, and that an order's trigger has raised while it was not.
-    raised: HashSet<String>,
-    /// From the end of the first wait for a lock: the wait itself must not use up the time.
-    giving_way_since: Option<Instant>,
-    turn_since: Option<Instant>,
-    /// One of the orders is slow: parts are given less time than the whole.
-    slow: bool,
-    /// Why the last part is not tried, unless one of the sample is closed before it.
-    untried: Option<String>,
-}
 
 impl Closer {
     /// A closer as configured; `pool` is the database for everything but closing.
@@ -196,9 +159,8 @@ impl Closer {
                 work.verdicts.extend(part.into_iter().map(|id| (id, Verdict::Locked)));
                 continue;
             }
-            if part.len() > SAMPLE
+            if let Some((_, reason)) = work.untried.take_if(|(rest, _)| *rest == part)
                 && !work.closed_any()
-                && let Some(reason) = work.untried.take()
             {
                 self.stats.add(Count::Blocked, part.len());
                 work.verdicts
@@ -235,83 +197,6 @@ impl Closer {
         Ok(work.verdicts)
     }
 
-    /// What happens to a part whose statement failed.
-    async fn after(
-        &self,
-        error: DatabaseError,
-        part: Vec<i64>,
-        alone: bool,
-        work: &mut Work,
-    ) -> Result<(), DatabaseError> {
-        let mut cause = cause(&error.source);
-        if cause == Cause::Away && work.raised.contains(&code(&error.source)) {
-            cause = Cause::Order;
-        }
-        if cause == Cause::Away {
-            let since = *work.away_since.get_or_insert_with(Instant::now);
-            sleep(Duration::from_millis(100)).await;
-            let answers = self.answers().await;
-            if !answers && since.elapsed() > self.patience {
-                return Err(error);
-            }
-            // The database answers others, and answers this part as if it were away: something in the part says so.
-            let said = answers && work.answered_others && error.source.as_database_error().is_some();
-            work.answered_others = answers;
-            if !said && since.elapsed() < self.patience {
-                work.parts.push_front(part);
-                return Ok(());
-            }
-            if said {
-                work.raised.insert(code(&error.source));
-            }
-            cause = Cause::Order;
-        }
-        work.answered();
-        match (cause, part.as_slice()) {
-            (Cause::Conflict, part)
-                if part.len() == 1
-                    || work.giving_way_since.is_some_and(|since| since.elapsed() > SPLIT_FOR) =>
-            {
-                tracing::debug!(orders = part.len(), %error, "left for a later look");
-                work.verdicts.extend(part.iter().map(|id| (*id, Verdict::Locked)));
-            }
-            (Cause::Slow, [id]) if !alone => {
-                work.verdicts.insert(*id, Verdict::Slow);
-            }
-            (_, [id]) => work.failures.push(Failure::of(*id, &error)),
-            // No order could be closed lately, and this part fails as those did. Some of its orders tell whether that is still
-            // so. Others are drawn each time, so a good one among bad ones is found sooner or later.
-            (Cause::Order, part) if part.len() > SAMPLE && self.expects(&error) && !work.closed_any() => {
-                let (random, mut sample) = (RandomState::new(), part.to_vec());
-                sample.sort_by_cached_key(|id| random.hash_one(id));
-                let rest = sample.split_off(SAMPLE);
-                for id in sample {
-                    work.parts.push_front(vec![id]);
-                }
-                work.untried = Some(words(&error.source));
-                work.parts.push_back(rest);
-            }
-            // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
-            (cause, part) => {
-                match cause {
-                    Cause::Conflict => work.giving_way_since = work.giving_way_since.or(Some(Instant::now())),
-                    Cause::Slow => work.slow = true,
-                    Cause::Away | Cause::Order => {}
-                }
-                let size = if part.len() > SINGLE_FROM { part.len().div_ceil(PARTS) } else { 1 };
-                work.parts.extend(part.chunks(size).map(<[i64]>::to_vec));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the database answers now, and takes writes.
-    async fn answers(&self) -> bool {
-        let standby = sqlx::query_scalar!(r#"SELECT pg_catalog.pg_is_in_recovery() AS "standby!""#);
-        let standby = timeout(ANSWERS_WITHIN, standby.fetch_one(&self.pool)).await;
-        matches!(standby, Ok(Ok(false)))
-    }
-
     fn expects(&self, error: &DatabaseError) -> bool {
         self.suspicion.lock().unwrap_or_else(PoisonError::into_inner).expects(&code(&error.source))
     }
@@ -330,6 +215,7 @@ impl Closer {
             self.stats.add(Count::Blocked, blocked.len());
             self.say_blocked(blocked.len(), *order_id, reason);
         }
+        self.stats.add(Count::Failed, failures.len());
         if let Some(Failure { order_id, reason, .. }) = failures.first() {
             // One line for all of them: a flood of failures is not to become a flood of lines.
             tracing::warn!(count = failures.len(), order_id, reason, "closing failed");
@@ -355,125 +241,5 @@ impl Closer {
                  the reason names (a trigger, a grant, a constraint)"
             );
         }
-    }
-
-    /// A verdict or a failure for each order, or none when it was not this batch's turn.
-    async fn close_part(
-        &self,
-        order_ids: &[i64],
-        bound: Option<&'static str>,
-    ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
-        let connect = self.kept.take().await;
-        let mut connection = connect.map_err(DatabaseError::during("connecting to close orders"))?;
-        let closed = match bound {
-            None => self.close_on(&mut connection, order_ids).await?,
-            Some(begin) => {
-                let mut transaction = bounded("beginning to close", connection.begin_with(begin)).await?;
-                let closed = self.close_on(&mut transaction, order_ids).await?;
-                bounded("closing orders", transaction.commit()).await?;
-                closed
-            }
-        };
-        let Some(closed) = closed else {
-            self.kept.keep(connection);
-            return Ok(None);
-        };
-        let committed = self.clock.now();
-        self.stats.closed(closed.deadlines.iter().map(|deadline| committed.since(*deadline)));
-        let mut verdicts = closed.verdicts;
-        if verdicts.len() < order_ids.len() {
-            let known: HashSet<_> = verdicts.iter().map(|(id, _)| *id).collect();
-            let rest = order_ids.iter().copied().filter(|id| !known.contains(id)).collect();
-            let explained = self.explain(rest, &mut connection).await?;
-            verdicts.extend(explained.into_iter().map(|(id, verdict)| match verdict {
-                // We had it locked, and it was not closed.
-                Verdict::Locked if closed.kept.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
-                verdict => (id, Ok(verdict)),
-            }));
-        }
-        self.kept.keep(connection);
-        Ok(Some(verdicts))
-    }
-
-    async fn close_on(
-        &self,
-        connection: &mut PgConnection,
-        order_ids: &[i64],
-    ) -> Result<Option<Closed>, DatabaseError> {
-        let sent = Instant::now();
-        let large = order_ids.len() >= LARGE_BATCH;
-        let closed = sqlx::query_file!("src/close.sql", order_ids, self.at_once, large);
-        let closed = bounded("closing orders", closed.fetch_one(connection)).await?;
-        self.clock.observe(sent, Instant::now(), closed.answered_at.into());
-        if !closed.ours {
-            return Ok(None);
-        }
-        let mut verdicts: Vec<_> = closed.order_ids.into_iter().map(|id| (id, Ok(Verdict::Closed))).collect();
-        let others = closed.others.into_iter().zip(closed.others_deadlines);
-        verdicts.extend(others.map(|(id, deadline)| match deadline {
-            None => (id, Ok(Verdict::NotPending)),
-            Some(deadline) => (id, Ok(Verdict::NotDue { deadline: deadline.into() })),
-        }));
-        let deadlines = closed.deadlines.into_iter().map(DbTime::from).collect();
-        Ok(Some(Closed { verdicts, deadlines, kept: closed.kept }))
-    }
-
-    /// Why these orders were not closed: somebody has them locked, or changed them meanwhile, or they did not exist. A second
-    /// statement on purpose: it sees what was committed in between.
-    async fn explain(
-        &self,
-        order_ids: Vec<i64>,
-        connection: &mut PgConnection,
-    ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
-        let sent = Instant::now();
-        let rows = sqlx::query!(
-            r#"SELECT order_id, status = 'PENDING' AS "pending!", payment_deadline, pg_catalog.clock_timestamp() AS "now!"
-               FROM orders WHERE order_id = ANY ($1)"#,
-            &order_ids
-        );
-        let rows = bounded("asking why orders were not closed", rows.fetch_all(connection)).await?;
-        if let Some(row) = rows.first() {
-            self.clock.observe(sent, Instant::now(), row.now.into());
-        }
-        let mut verdicts: HashMap<_, _> = order_ids.into_iter().map(|id| (id, Verdict::Unknown)).collect();
-        for row in rows {
-            let verdict = match (row.pending, row.payment_deadline > row.now) {
-                (false, _) => Verdict::NotPending,
-                (true, true) => Verdict::NotDue { deadline: row.payment_deadline.into() },
-                (true, false) => Verdict::Locked,
-            };
-            verdicts.insert(row.order_id, verdict);
-        }
-        Ok(verdicts)
-    }
-}
-
-/// What one statement closed.
-struct Closed {
-    verdicts: Vec<(i64, Result<Verdict, Failure>)>,
-    deadlines: Vec<DbTime>,
-    /// Orders that a trigger kept from being closed.
-    kept: Vec<i64>,
-}
-
-impl Work {
-    fn closed_any(&self) -> bool {
-        self.verdicts.values().any(|verdict| *verdict == Verdict::Closed)
-    }
-
-    /// The database has answered, with whatever.
-    fn answered(&mut self) {
-        (self.away_since, self.answered_others) = (None, false);
-    }
-}
-
-impl Failure {
-    fn of(order_id: i64, error: &DatabaseError) -> Self {
-        Self { order_id, code: code(&error.source), reason: words(&error.source) }
-    }
-
-    fn kept_by_a_trigger(order_id: i64) -> Self {
-        let reason = "a trigger on orders keeps it PENDING: the UPDATE that closes it was passed over or undone (SQLSTATE OVD02)";
-        Self { order_id, code: "OVD02".to_owned(), reason: reason.to_owned() }
     }
 }

@@ -30,7 +30,7 @@ use crate::wake::Wake;
 use crate::watch;
 use take::next_delivery;
 
-/// Told to stop, a pod closes orders for this long; what is left then it publishes anew for the others, and acknowledges.
+/// A pod that was asked to stop closes orders for this long; then it publishes what is left for the others, and acknowledges.
 /// Given back instead, messages would come again as redeliveries, which brokers count against them.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
@@ -85,7 +85,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         broker::close(&connection).await;
     }
     match outcome {
-        // Only when told to stop does a session end before its time without an error.
+        // Only when asked to stop does a session end before its time without an error.
         Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
         Err(error) if left > 0 && stop.is_cancelled() => {
             tracing::warn!(%error, "broke while stopping");

@@ -83,8 +83,14 @@ impl Config {
         let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
         let database_url = raw.parse("database_url", database)?;
         let from_url = driver(&database_url).map_err(|problem| raw.wrong("database_url", problem))?;
+        // Without a value of its own, the schema is what database_url says.
+        let (schema_value, source) = match raw.text("schema")? {
+            "" => ("", "database_url"),
+            value => (value, "schema"),
+        };
         let config = Self {
-            schema: raw.parse("schema", |value| schema(value, from_url.get_options()))?,
+            schema: schema(schema_value, from_url.get_options())
+                .map_err(|problem| raw.wrong(source, problem))?,
             database_url,
             management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
             amqp_nodes,

@@ -28,10 +28,12 @@ pub mod probe;
 pub mod watch;
 
 // What they stand on.
+pub mod backoff;
 pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod database;
+pub mod finding;
 pub mod leader;
 pub mod pod;
 pub mod role;

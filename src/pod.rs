@@ -1,14 +1,15 @@
-//! A pod: the roles it plays, each kept alive until the pod is told to stop.
+//! A pod: the roles it plays, each kept alive until the pod is asked to stop.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::announce::announce;
+use crate::announce::announce_when_created;
+use crate::backoff::{Backoff, STABLE};
 use crate::broker::Broker;
 use crate::clock::DbClock;
 use crate::close::Closer;
@@ -18,7 +19,7 @@ use crate::leader::{Leadership, Office};
 use crate::role::{Role, RoleError};
 use crate::schedule::Scheduler;
 use crate::settle::RetryPolicy;
-use crate::stats::{Count, Stats};
+use crate::stats::{Count, Stats, report};
 use crate::{collect, intake, relay, sweep, watch};
 
 /// What all roles of a pod share.
@@ -41,7 +42,7 @@ pub struct Pod {
     /// Whether orders are due that no closing transaction has taken up yet: then what can wait, waits.
     pub behind: AtomicBool,
     /// When the database was last found to be what a pod needs.
-    fit_since: Mutex<Option<Instant>>,
+    fit_since: tokio::sync::Mutex<Option<Instant>>,
     /// When it was last reported that another shop uses the same names.
     pub another_shop_said: Mutex<Option<Instant>>,
 }
@@ -77,7 +78,7 @@ impl Pod {
             config,
             behind: AtomicBool::new(false),
             another_shop_said: Mutex::default(),
-            fit_since: Mutex::default(),
+            fit_since: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -101,10 +102,10 @@ impl Pod {
         });
         let announcing = tokio::spawn({
             let pod = Arc::clone(self);
-            async move { pod.announce_when_created().await }
+            async move { announce_when_created(&pod.broker.created, &pod.closer.pool).await }
         });
         let mut ended = Ended::Clean;
-        // One for all roles: made anew in the loop, it would begin again with each role that ends.
+        // One for all roles: made in the loop, it would begin again with each role that ends.
         let mut overtime = std::pin::pin!(async {
             tokio::select! {
                 () = past(soft, self.config.drain_timeout + GIVING_BACK) => {}
@@ -139,29 +140,7 @@ impl Pod {
         ended
     }
 
-    /// Announces all waiting orders whenever this pod has created a queue that holds wakes; runs until it is dropped.
-    async fn announce_when_created(&self) {
-        loop {
-            self.broker.created.notified().await;
-            loop {
-                match announce(&self.closer.pool, |_| {}).await {
-                    Ok(0) => {}
-                    Ok(orders) => tracing::warn!(
-                        orders,
-                        "announced all waiting orders again: queues that hold their wakes were missing and have been created"
-                    ),
-                    Err(error) => {
-                        tracing::warn!(%error, "waiting orders could not be announced yet");
-                        sleep(ANNOUNCE_AGAIN).await;
-                        continue;
-                    }
-                }
-                break;
-            }
-        }
-    }
-
-    /// Keeps a role's session alive: what breaks is dropped whole and built anew, with backoff.
+    /// Keeps a role's session alive: what breaks is dropped whole and built again, with backoff.
     ///
     /// An error that cannot heal ends the role, unless it has worked before: then somebody is changing something on a
     /// system that runs, and a pod that gives up would not notice when they are done.
@@ -225,11 +204,11 @@ impl Pod {
     }
 
     /// Checks that the database is what a pod needs: once for the roles that begin at the same time, and again when sessions
-    /// are built anew, because then it may be another server. A pod does not begin where something is wrong; one that works
+    /// are built again, because then it may be another server. A pod does not begin where something is wrong; one that works
     /// reports it and goes on, because closing what can be closed is better than closing nothing.
     async fn check_database(&self) -> Result<(), RoleError> {
-        let last = || self.fit_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *last();
+        let mut last = self.fit_since.lock().await;
+        let before = *last;
         if before.is_some_and(|at| at.elapsed() < STABLE) {
             return Ok(());
         }
@@ -239,7 +218,7 @@ impl Pod {
             }
             fit => fit?,
         }
-        *last() = Some(Instant::now());
+        *last = Some(Instant::now());
         Ok(())
     }
 
@@ -265,28 +244,8 @@ impl Pod {
 /// After the drain, what a role may take to give back what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
 
-/// Between two attempts to announce waiting orders while the database is away.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
-
 /// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
 const GOODBYES: Duration = Duration::from_secs(1);
-
-/// A session that lived this long worked; the backoff begins anew.
-pub const STABLE: Duration = Duration::from_secs(5);
-
-/// Waits between sessions: 200 ms, doubled up to 2 s. Short, because orders become due meanwhile.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// The next wait, after a session that lasted or did not.
-    pub fn next(&mut self, lasted: bool) -> Duration {
-        self.failures = if lasted { 0 } else { (self.failures + 1).min(5) };
-        (Duration::from_millis(100) * (1 << self.failures)).min(Duration::from_secs(2))
-    }
-}
 
 /// Resolves some time after `stop`.
 pub async fn past(stop: &CancellationToken, some_time: Duration) {
@@ -298,18 +257,5 @@ fn cut(ended: Ended) -> Ended {
     match ended {
         Ended::Clean | Ended::Cut => Ended::Cut,
         failed @ Ended::Failed(..) => failed,
-    }
-}
-
-/// Logs what was done, every ten seconds in which something was.
-async fn report(stats: Arc<Stats>) {
-    let mut last = stats.summary().to_string();
-    loop {
-        sleep(Duration::from_secs(10)).await;
-        let line = stats.summary().to_string();
-        if line != last {
-            stats.log("so far");
-            last = line;
-        }
     }
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::{Backoff, STABLE};
 use crate::outbox::Look;
-use crate::pod::{Backoff, Pod, STABLE};
+use crate::pod::Pod;
 use crate::role::RoleError;
 use crate::stats::Count;
 

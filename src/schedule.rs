@@ -50,7 +50,7 @@ impl Scheduler {
     ///
     /// On the last hop the deadlines of a load lie within `coalesce`, because the load arrives for the first of them.
     /// On any other hop it is enough that all take the same lane: they come back before the first deadline and are
-    /// grouped anew.
+    /// grouped again.
     fn loads(&self, mut wakes: Vec<Wake>, now: DbTime) -> Vec<Load> {
         wakes.sort_unstable();
         // An order whose deadline was moved often has a wake for each move, which all meet at the last one.

@@ -28,7 +28,7 @@ pub enum Next {
     Alone,
     /// A person must look.
     Park {
-        /// The wake, its attempts counted anew for the retry by hand.
+        /// The wake, its attempts counted again for the retry by hand.
         wake: Wake,
         /// Why.
         reason: String,

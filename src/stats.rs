@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 /// What is counted, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Count {
     Troubles,
     /// The same, each time something began to differ.
     TroublesTotal,
-    /// Sessions that broke and were built anew.
+    /// Sessions that broke and were built again.
     Rebuilt,
     /// Probes of another shop that uses the same vhost and prefix.
     ForeignProbes,
@@ -158,6 +159,9 @@ impl Stats {
             parked = count(Count::Parked),
             redelivered = count(Count::Redelivered),
             lanes_stuck = count(Count::Stuck),
+            lanes_stuck_total = count(Count::StuckTotal),
+            broker_troubles = count(Count::Troubles),
+            broker_troubles_total = count(Count::TroublesTotal),
             sessions_rebuilt = count(Count::Rebuilt),
             foreign_probes = count(Count::ForeignProbes),
             log_lines_lost = count(Count::LogLinesLost),
@@ -188,5 +192,53 @@ impl fmt::Display for Summary {
             parts.push(format!("lateness_ms p50={p50_ms:.1} p99={p99_ms:.1} max={max_ms:.1}"));
         }
         f.write_str(&if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(" ") })
+    }
+}
+/// Logs what was done, every ten seconds in which something was.
+pub async fn report(stats: Arc<Stats>) {
+    let mut last = stats.summary().to_string();
+    loop {
+        sleep(Duration::from_secs(10)).await;
+        let line = stats.summary().to_string();
+        if line != last {
+            stats.log("so far");
+            last = line;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_counter_is_a_field_of_the_log() {
+        let (stats, lines) = (Stats::default(), Lines::default());
+        for count in &stats.counts {
+            count.store(7, Ordering::Relaxed);
+        }
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || stats.log("so far"));
+        let line: serde_json::Value =
+            serde_json::from_slice(&lines.0.lock().expect("no panic")).expect("a line");
+        for name in NAMES {
+            assert_eq!(line["fields"][name], 7, "{name}");
+        }
     }
 }

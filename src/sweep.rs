@@ -19,10 +19,12 @@ use crate::role::RoleError;
 use crate::stats::Count;
 
 /// What one sweep found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Swept {
     /// Overdue orders it closed.
     pub closed: usize,
+    /// The first of them, so that somebody who asks why an order was late finds it in the log.
+    pub first_closed: Vec<i64>,
     /// Overdue orders that it could not close now: locked by somebody, or failing.
     pub left: usize,
 }
@@ -52,6 +54,7 @@ pub async fn session(pod: &Arc<Pod>, stop: &CancellationToken) -> Result<(), Rol
         if swept != Swept::default() {
             tracing::warn!(
                 closed = swept.closed,
+                first_closed = ?swept.first_closed,
                 left = swept.left,
                 "overdue orders that no wake had closed"
             );
@@ -84,6 +87,9 @@ impl Pace {
 /// Batches in a page. No new batch is begun while a page is read, so there should be few of them.
 const READ_TOGETHER: usize = 10;
 
+/// Most orders that a line of the log names.
+const MOST_NAMED: usize = 20;
+
 /// How long until overdue orders are looked for again while only a slow one is being closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -99,7 +105,7 @@ pub async fn sweep(
     grace: Duration,
     pace: Pace,
     stop: &CancellationToken,
-    mut progress: impl FnMut(Swept),
+    mut progress: impl FnMut(&Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
@@ -107,7 +113,10 @@ pub async fn sweep(
     // What is closed apart, and what could not be closed.
     let (mut apart, mut left) = (HashSet::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
-    tidy(&closer.pool).await?;
+    // An operator's open transaction on one of its rows must not keep the sweep from closing.
+    if let Err(error) = tidy(&closer.pool).await {
+        tracing::warn!(%error, "failures of orders that are settled are still remembered");
+    }
     loop {
         // The next page is read while the last batches of the one before are being closed.
         while closing.len() < pace.at_once && !stop.is_cancelled() {
@@ -162,11 +171,12 @@ pub async fn sweep(
         // A panic is a defect of ours; the sweep's own task is watched.
         let verdicts =
             verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+        let mut closed = Vec::new();
         for (order, verdict) in &verdicts {
             apart.remove(order);
             left.remove(order);
             match verdict {
-                Verdict::Closed => swept.closed += 1,
+                Verdict::Closed => closed.push(*order),
                 Verdict::Slow => {
                     apart.insert(*order);
                     slow.push_back(*order);
@@ -179,9 +189,12 @@ pub async fn sweep(
             }
         }
         swept.left = left.len();
-        let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
-        closer.stats.add(Count::Swept, closed);
-        progress(swept);
+        closed.sort_unstable();
+        swept.closed += closed.len();
+        let room = MOST_NAMED - swept.first_closed.len();
+        swept.first_closed.extend(closed.iter().take(room));
+        closer.stats.add(Count::Swept, closed.len());
+        progress(&swept);
     }
 }
 

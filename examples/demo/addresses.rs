@@ -5,7 +5,7 @@ use url::Url;
 
 use crate::{During, Result};
 
-/// The demo's own database: dropped and made anew at each start.
+/// The demo's own database: dropped and made again at each start.
 pub const DATABASE: &str = "overdue_demo";
 /// The demo's own vhost: likewise.
 pub const VHOST: &str = "overdue-demo";

@@ -33,13 +33,13 @@ impl Stage {
         Ok(Self { at, management })
     }
 
-    /// Builds it anew: whatever an earlier demo left is removed.
+    /// Builds it: whatever an earlier demo left is removed.
     pub async fn build(&self) -> Result<()> {
         let mut server = self.drop_database().await?;
         let made = sqlx::query("CREATE DATABASE overdue_demo").execute(&mut server).await;
         made.during(format!("making the database {DATABASE} (the user in DATABASE_URL needs CREATEDB)"))?;
         self.overdue(&["migrate"]).await?;
-        eprintln!("demo: database {DATABASE}: made anew, schema migrated");
+        eprintln!("demo: database {DATABASE}: made, schema migrated");
         self.make_vhost().await?;
         // An administrator's business: the service's user may not configure.
         let nodes: Vec<_> = self.at.amqp(&self.at.crew).iter().map(ToString::to_string).collect();
@@ -47,7 +47,7 @@ impl Stage {
         // RabbitMQ 4 takes a topic permission only for an exchange that is there.
         self.grant("topic_permissions", "topic-permissions").await?;
         eprintln!(
-            "demo: vhost {VHOST}: made anew, topology declared, users with the rights of rabbitmq/definitions.json"
+            "demo: vhost {VHOST}: made, topology declared, users with the rights of rabbitmq/definitions.json"
         );
         Ok(())
     }

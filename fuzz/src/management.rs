@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use overdue::finding::{Finding, Outcome};
 use overdue::lane::Lanes;
 use overdue::topology::live::Live;
 use overdue::topology::verify::findings;
 use overdue::topology::{Names, Topology};
-use overdue::verify::{Finding, Outcome, Report};
+use overdue::verify::Report;
 
 /// `input` is JSON: `{"version": …, "exchanges": […], "queues": […], "bindings": […], …}`, each as the API answers.
 pub fn holds(input: &[u8]) {

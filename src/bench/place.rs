@@ -13,7 +13,7 @@ use super::pod::PodProcess;
 use crate::broker::{self, Broker};
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
-use crate::database::{self, DatabaseError};
+use crate::database::{self, DatabaseError, words};
 use crate::settings::Raw;
 use crate::stats::Lateness;
 
@@ -35,6 +35,14 @@ pub(super) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BenchEr
     move |source| BenchError::Database(DatabaseError { doing, source })
 }
 
+/// The hint of an error that a pod may have is not of use here.
+fn no_schema(source: sqlx::Error) -> BenchError {
+    match source.as_database_error().and_then(|error| error.code()).as_deref() {
+        Some("42501") => BenchError::NoSchema(words(&source)),
+        _ => failed("making a schema")(source),
+    }
+}
+
 impl Place {
     /// Makes a place, measures in it, and removes it however that went; Ctrl-C and SIGTERM included.
     pub async fn with<T>(
@@ -46,7 +54,10 @@ impl Place {
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let place = Self::make(raw, log).await?;
         let outcome = tokio::select! {
-            outcome = measure(&place) => outcome,
+            outcome = async {
+                place.prepare().await?;
+                measure(&place).await
+            } => outcome,
             _ = interrupt.recv() => Err(BenchError::Interrupted),
             _ = terminate.recv() => Err(BenchError::Interrupted),
         };
@@ -60,18 +71,29 @@ impl Place {
         let schema = format!("overdue_bench_{}", std::process::id());
         let outer = Config::from_raw(raw)?;
         let pool = database::pool(&outer)?;
-        pool.execute(AssertSqlSafe(format!("CREATE SCHEMA {schema}")))
-            .await
-            .map_err(failed("making a schema"))?;
+        pool.execute(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).await.map_err(no_schema)?;
         pool.close().await;
         let prefix = format!("{}bench-{}.", outer.prefix, std::process::id());
-        let raw = raw.clone().replace("schema", &schema).replace("prefix", &prefix);
+        // Nobody else has declared the queues of this prefix, whatever holds for the shop's.
+        let raw = raw
+            .clone()
+            .replace("schema", &schema)
+            .replace("prefix", &prefix)
+            .replace("declare_topology", "true");
         let config = Config::from_raw(&raw)?;
         let pool = database::pool(&config)?;
-        database::migrate(&pool).await?;
-        let clock = Arc::new(DbClock::default());
-        database::probe(&pool, &clock).await?;
-        Ok(Self { raw, config, pool, clock, schema, log: log.map(Path::to_owned) })
+        Ok(Self { raw, config, pool, clock: Arc::default(), schema, log: log.map(Path::to_owned) })
+    }
+
+    async fn prepare(&self) -> Result<(), BenchError> {
+        database::migrate(&self.pool).await?;
+        database::probe(&self.pool, &self.clock).await?;
+        // Else each pod that creates a queue would announce what has been placed meanwhile.
+        let broker = Broker::new(&self.config);
+        let connection = broker.connect("bench").await?;
+        broker.declare(&connection).await?;
+        broker::close(&connection).await;
+        Ok(())
     }
 
     /// Starts a pod as a process, with the same settings.
@@ -151,9 +173,11 @@ impl Place {
             "SELECT count(*) FROM (SELECT payment_deadline FROM orders ORDER BY order_id LIMIT 1) AS first
                    WHERE payment_deadline < '2025-01-01'";
         let orders = match self.number("looking for old orders", old).await? {
-            0 => "TRUNCATE orders, order_items, inventory, outbox, refused_events, lane_probes",
+            0 => {
+                "TRUNCATE orders, order_items, inventory, outbox, refused_events, closing_failures, lane_probes"
+            }
             _ => {
-                "TRUNCATE order_items, inventory, outbox, refused_events, lane_probes; DELETE FROM orders WHERE payment_deadline > '2025-01-01'"
+                "TRUNCATE order_items, inventory, outbox, refused_events, closing_failures, lane_probes; DELETE FROM orders WHERE payment_deadline > '2025-01-01'"
             }
         };
         self.run("emptying the tables", orders).await

@@ -10,7 +10,7 @@ use lapin::{Channel, Connection, Consumer};
 
 use super::{Broker, BrokerError};
 
-/// Deliveries, until the server or we end them. Fused, because lapin says the end once and is silent for ever after: who
+/// Deliveries, until the server or we end them. Fused, because lapin says the end once and is silent forever after: who
 /// takes what has arrived in one go may meet the end there, and must meet it again at the next look.
 pub type Deliveries = Fuse<Consumer>;
 

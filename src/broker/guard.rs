@@ -88,7 +88,7 @@ pub async fn connect_to_one_of(
 
 /// Connects; what arrives can be read by the library, whatever senders wrote.
 ///
-/// When this is dropped before it has an answer, the socket is closed. The library would wait on it for ever, with a
+/// When this is dropped before it has an answer, the socket is closed. The library would wait on it forever, with a
 /// thread, for a broker that accepts connections and says nothing: it has heartbeats only when it is connected.
 async fn connect_to(
     address: SocketAddr,

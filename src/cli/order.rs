@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::output::table;
+use super::output::{counted, table};
 use super::{CliError, Context};
+use crate::close::{Remembered, remembered};
 use crate::shop::{self, Item, Order};
 
 #[derive(clap::Subcommand, Debug)]
@@ -80,11 +81,19 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Show { order_id } => order_id,
     };
     let order = shop::show(&pool, order_id).await?;
-    context.out.show(|| text(&order), json!(order));
+    // A shop's role may not read this table, and has its answer about the order all the same.
+    let failures = remembered(&pool, order_id).await;
+    let failures = failures.map_err(|error| error.to_string());
+    let mut shown = json!(order);
+    shown["closing_failures"] = match &failures {
+        Ok(failures) => json!(failures),
+        Err(why) => json!({ "cannot_tell": why }),
+    };
+    context.out.show(|| text(&order, &failures), shown);
     Ok(())
 }
 
-fn text(order: &Order) -> String {
+fn text(order: &Order, failures: &Result<Option<Remembered>, String>) -> String {
     let mut rows = vec![
         ("order", order.order_id.to_string()),
         ("buyer", order.user_id.to_string()),
@@ -94,6 +103,18 @@ fn text(order: &Order) -> String {
     ];
     if let (Some(at), Some(late)) = (&order.closed_at, order.lateness_ms) {
         rows.push(("closed", format!("{at}, {late:.1} ms after the deadline")));
+    }
+    match failures {
+        Ok(None) => {}
+        Ok(Some(failures)) => {
+            let Remembered { attempts, reason, last_failed_at, next_try_at, .. } = failures;
+            let times = counted(usize::try_from(*attempts).unwrap_or_default(), "time");
+            rows.push(("closing failed", format!("{times}, last at {last_failed_at}: {reason}")));
+            if order.status == "PENDING" {
+                rows.push(("next try", format!("by a wake, or by the sweep after {next_try_at}")));
+            }
+        }
+        Err(why) => rows.push(("closing", format!("cannot tell whether it failed: {why}"))),
     }
     rows.extend(
         order.items.iter().map(|item| ("item", format!("{} of product {}", item.quantity, item.product_id))),

@@ -25,11 +25,17 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Declare => {
             let broker = Broker::new(&context.broker_config()?).declaring(true);
             let connection = broker.connect("topology").await?;
-            broker.declare(&connection).await?;
+            let created = broker.declare(&connection).await?;
             broker::close(&connection).await;
             let (exchanges, queues) = (broker.topology.exchanges(), broker.topology.queues.len());
-            let text = format!("{} and {queues} queues are declared and bound", exchanges.join(", "));
-            context.out.done(&text, json!({"exchanges": exchanges, "queues": queues}));
+            let announce = if created {
+                "; queues that hold wakes were missing: if orders wait already, run `overdue announce`"
+            } else {
+                ""
+            };
+            let text =
+                format!("{} and {queues} queues are declared and bound{announce}", exchanges.join(", "));
+            context.out.done(&text, json!({"exchanges": exchanges, "queues": queues, "created": created}));
             Ok(())
         }
         Command::Verify => super::verify::run_broker(context).await,

@@ -3,10 +3,11 @@
 use super::output::table;
 use super::{CliError, Context};
 use crate::database;
+use crate::finding::{Finding, Outcome};
 use crate::topology::management::{Management, ManagementError};
 use crate::topology::verify::verify;
 use crate::topology::{Names, Topology};
-use crate::verify::{self, Finding, Outcome, Report};
+use crate::verify::{self, Report};
 
 /// Broker and database. What cannot be asked is reported, and the other part is looked at all the same.
 pub async fn run(context: &Context) -> Result<(), CliError> {

@@ -1,6 +1,7 @@
 //! What kept a closing statement from closing, by the error that it met.
 
 use sqlx::Error;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// Whose trouble a failed statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,18 @@ pub(super) enum Cause {
 /// trigger, a constraint or a new version of PostgreSQL may raise is one of the orders' until no order at all can be closed.
 pub(super) fn cause(error: &Error) -> Cause {
     match error {
-        Error::Database(error) => error.code().map_or(Cause::Order, |code| of_sqlstate(&code)),
+        Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            match error.try_downcast_ref::<PgDatabaseError>() {
+                // The server, or a pooler, has ended the session: shut down, no login, no connection left.
+                Some(error) if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
+                    Cause::Away
+                }
+                // A RAISE in a trigger, whatever code it has chosen.
+                Some(error) if error.routine() == Some("exec_stmt_raise") => Cause::Order,
+                _ => of_sqlstate(&code),
+            }
+        }
         Error::Io(_)
         | Error::Tls(_)
         | Error::Protocol(_)
@@ -32,19 +44,15 @@ pub(super) fn cause(error: &Error) -> Cause {
     }
 }
 
+/// Of an error that leaves the session alive.
 fn of_sqlstate(code: &str) -> Cause {
     match code {
         // Serialization failure, deadlock, lock not available (lock_timeout).
         "40001" | "40P01" | "55P03" => Cause::Conflict,
         // Cancelled: statement_timeout.
         "57014" => Cause::Slow,
-        // Disk full, too many connections; read-only (a standby); shut down, crashed, starting, database dropped, idle for
-        // too long; no such database.
-        "53100" | "53300" | "25006" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "3D000" => {
-            Cause::Away
-        }
-        // Connection exceptions, invalid authorization.
-        _ if code.starts_with("08") || code.starts_with("28") => Cause::Away,
+        // Disk full; read-only (a standby).
+        "53100" | "25006" => Cause::Away,
         _ => Cause::Order,
     }
 }
@@ -66,14 +74,13 @@ mod tests {
             ("40P01", Cause::Conflict),
             ("55P03", Cause::Conflict),
             ("57014", Cause::Slow),
-            ("57P01", Cause::Away),
-            ("57P03", Cause::Away),
-            ("53300", Cause::Away),
             ("53100", Cause::Away),
-            ("08006", Cause::Away),
             ("25006", Cause::Away),
-            ("28P01", Cause::Away),
-            ("3D000", Cause::Away),
+            // These end a session when they are the server's; a trigger's statement may raise them too.
+            ("57P01", Cause::Order),
+            ("53300", Cause::Order),
+            ("08006", Cause::Order),
+            ("28P01", Cause::Order),
             // A subquery with two rows, a code of the shop's own, and everything else that a trigger may raise.
             ("21000", Cause::Order),
             ("SHOP1", Cause::Order),

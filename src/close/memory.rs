@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::database::{DatabaseError, bounded};
+use super::cause::code;
+use crate::clock::DbTime;
+use crate::database::{DatabaseError, bounded, words};
 
 /// An order whose closing failed, with the SQLSTATE and the reason.
 #[derive(Clone, Debug)]
@@ -16,6 +19,17 @@ pub(super) struct Failure {
     pub code: String,
     /// The database's words.
     pub reason: String,
+}
+
+impl Failure {
+    pub fn of(order_id: i64, error: &DatabaseError) -> Self {
+        Self { order_id, code: code(&error.source), reason: words(&error.source) }
+    }
+
+    pub fn kept_by_a_trigger(order_id: i64) -> Self {
+        let reason = "a trigger on orders keeps it PENDING: the UPDATE that closes it was passed over or undone (SQLSTATE OVD02)";
+        Self { order_id, code: "OVD02".to_owned(), reason: reason.to_owned() }
+    }
 }
 
 /// Longest wait between two attempts of the sweep, in seconds.
@@ -54,14 +68,51 @@ pub(super) async fn note(
     Ok(())
 }
 
-/// Forgets the failures of orders that are not PENDING any more, or gone.
+/// What is remembered of an order whose closing failed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Remembered {
+    /// How often it failed.
+    pub attempts: i32,
+    /// SQLSTATE of the last time.
+    pub code: String,
+    /// The database's words then.
+    pub reason: String,
+    /// When it failed last.
+    pub last_failed_at: String,
+    /// Before this moment, the sweep leaves the order alone.
+    pub next_try_at: String,
+}
+
+/// What is remembered of this order; none when its closing never failed, or that is long ago.
+///
+/// # Errors
+/// As the database's; a shop's role may not read the table.
+pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
+    let row = sqlx::query!(
+        "SELECT attempts, code, reason, last_failed_at, next_try_at FROM closing_failures WHERE order_id = $1",
+        order_id
+    );
+    let row = bounded("reading failures", row.fetch_optional(pool)).await?;
+    let time = |at| DbTime::from(at).to_string();
+    Ok(row.map(|row| Remembered {
+        attempts: row.attempts,
+        code: row.code,
+        reason: row.reason,
+        last_failed_at: time(row.last_failed_at),
+        next_try_at: time(row.next_try_at),
+    }))
+}
+
+/// Forgets the failures of orders that are not PENDING any more, or gone, after a day: until then they tell why an order was
+/// late.
 ///
 /// # Errors
 /// As the database's.
 pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
     let tidied = sqlx::query!(
         "DELETE FROM closing_failures AS failure
-         WHERE NOT EXISTS (SELECT FROM orders WHERE orders.order_id = failure.order_id AND status = 'PENDING')"
+         WHERE last_failed_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)
+           AND NOT EXISTS (SELECT FROM orders WHERE orders.order_id = failure.order_id AND status = 'PENDING')"
     );
     bounded("forgetting failures", tidied.execute(pool)).await?;
     Ok(())

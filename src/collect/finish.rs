@@ -34,7 +34,8 @@ impl Collector {
         let mut unknown_orders = Vec::new();
         for (held, verdict) in batch {
             let unknown = verdict == Verdict::Unknown;
-            if matches!(verdict, Verdict::Failed { .. }) || (unknown && held.wake.announced) {
+            // Of those that are there, the closer counts the failures.
+            if unknown && held.wake.announced {
                 self.pod.stats.add(Count::Failed, 1);
             }
             match settle(held.wake, &verdict, self.pod.retry, now) {
@@ -58,7 +59,7 @@ impl Collector {
                     tracing::error!(
                         order_id = wake.order_id,
                         reason,
-                        "parked an order that cannot be closed"
+                        "parking an order that cannot be closed"
                     );
                     let message = parked_wakes(&[wake], &reason, now);
                     self.parting.push((message, vec![held.tag]));
@@ -78,7 +79,7 @@ impl Collector {
                 1 => format!("order {first} does not exist (after {attempts} attempts)"),
                 _ => format!("{count} orders do not exist (after {attempts} attempts)"),
             };
-            tracing::error!(count, first, "parked orders that messages have named and that do not exist");
+            tracing::error!(count, first, "parking orders that messages have named and that do not exist");
             self.parting.push((parked_wakes(&wakes, &reason, now), tags));
         }
     }
@@ -127,7 +128,7 @@ impl Collector {
         Ok(())
     }
 
-    /// From now on, whatever is not in the database's hands is published anew for other pods.
+    /// From now on, whatever is not in the database's hands is published again for other pods.
     pub(super) fn hand_over(&mut self) {
         self.hand_over_at = None;
         self.handing_over = true;

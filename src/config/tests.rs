@@ -16,6 +16,12 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("database_url", "postgres:///shop", "has no host"),
         ("database_url", "postgres://u:secret@a,b/shop", "names several hosts"),
         ("database_url", "postgres://u:secret@h/shop?schema=berlin", "search_path%3Dberlin"),
+        (
+            "database_url",
+            "postgres://u:secret@h/shop?options=-c%20search_path%3Da%2Cb",
+            "names several schemas",
+        ),
+        ("schema", "pg_catalog", "belongs to PostgreSQL"),
         ("database_url", "postgres://u:secret@h/shop?pasword=secret", "`pasword` is no parameter"),
         ("database_url", "postgres://u:secret@h/shop?sslmode=full", "sslmode"),
         ("database_url", "postgres://u:secret@h/shop?sslrootcert=/nowhere/ca.pem", "sslrootcert"),

@@ -70,10 +70,12 @@ pub(super) fn dump(catalog: &Catalog) -> String {
 /// A script of ours for this schema.
 pub(super) fn rendered(script: &str, schema: &str) -> String {
     let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let inventory = literal(&format!("{}.inventory", identifier(schema)));
+    let [inventory, items] =
+        ["inventory", "order_items"].map(|table| literal(&format!("{}.{table}", identifier(schema))));
     // The longer names first: `:schema` is no part of them.
     script
         .replace(":inventory", &inventory)
+        .replace(":items", &items)
         .replace(":name", &literal(schema))
         .replace(":schema", &identifier(schema))
 }

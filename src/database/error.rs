@@ -104,7 +104,7 @@ fn of_sqlstate(code: &str) -> &'static str {
         "28P01" => "; check user and password in database_url (DATABASE_URL)",
         "3D000" => "; create the database, or name another in database_url (DATABASE_URL)",
         "42501" => {
-            "; grant the user USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on Overdue's tables"
+            "; grant this user what its part needs: postgres/grants.sql says it for owner, pod, shop and reader"
         }
         "42P01" | "42703" | "42883" | "3F000" => "; run `overdue migrate`",
         // A statement that was prepared is not known, or is prepared already, or has other columns or parameters: the
@@ -116,7 +116,7 @@ fn of_sqlstate(code: &str) -> &'static str {
         "53100" => "; the disk of the database is full: make room there",
         "53300" => {
             "; PostgreSQL gives no more connections to this user or database: raise max_connections or the CONNECTION \
-             LIMIT of the role or database, or lower database_connections; a pod takes three more than that"
+             LIMIT of the role or database, or lower database_connections or close_concurrency; a pod takes the one, twice the other, and five"
         }
         "53400" => "; a limit that is configured in PostgreSQL was reached",
         "57P01" | "57P02" | "57P03" => "; PostgreSQL starts or stops: it is tried again",

@@ -77,7 +77,7 @@ async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
         let (schema, user) = (&found.schema, &found.user);
         return Ok(Some(format!(
             "the schema {schema} has Overdue's tables, and the user {user} may not use it; GRANT USAGE ON SCHEMA \
-             {schema} TO {user}, and SELECT, INSERT, UPDATE and DELETE on its tables"
+             {schema} TO {user}, and what its part needs on the tables (postgres/grants.sql)"
         )));
     }
     if schemas.iter().any(|found| found.searched) {

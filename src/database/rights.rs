@@ -20,6 +20,9 @@ pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
 /// The functions that pods call themselves.
 const FUNCTIONS: [&str; 1] = ["overdue_give_back"];
 
+/// The sequences that pods read: how far ids were drawn tells the relay where to look.
+const SEQUENCES: [&str; 1] = ["outbox_id_seq"];
+
 /// A right that is missing, and what to do.
 #[derive(Debug)]
 pub(super) struct Missing {
@@ -36,7 +39,7 @@ pub(super) async fn missing(
         .iter()
         .flat_map(|(table, rights)| rights.iter().map(|right| ((*table).to_owned(), (*right).to_owned())))
         .unzip();
-    let functions = FUNCTIONS.map(str::to_owned);
+    let (functions, sequences) = (FUNCTIONS.map(str::to_owned), SEQUENCES.map(str::to_owned));
     let lacking = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(current_user) AS "role!", o.relation AS "relation!", o.privilege AS "privilege!", o.kind AS "kind!"
            FROM (
@@ -52,6 +55,12 @@ pub(super) async fn missing(
                WHERE p.proname OPERATOR(pg_catalog.=) ANY ($4::text[])
                  AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
                UNION ALL
+               SELECT c.relname::text, 'SELECT', 'SEQUENCE'
+               FROM pg_catalog.pg_class AS c
+                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) $1::text
+               WHERE c.relname OPERATOR(pg_catalog.=) ANY ($5::text[])
+                 AND CASE c.relkind WHEN 'S' THEN NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT') END
+               UNION ALL
                SELECT c.relname::text, 'BYPASS', 'POLICY'
                FROM pg_catalog.pg_class AS c
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) $1::text
@@ -60,7 +69,8 @@ pub(super) async fn missing(
         schema,
         &tables,
         &rights,
-        &functions
+        &functions,
+        &sequences
     );
     let lacking = lacking.fetch_all(connection).await?;
     let schema = identifier(schema);

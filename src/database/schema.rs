@@ -149,7 +149,7 @@ impl<'a> Migrating<'a> {
         Ok(())
     }
 
-    /// Builds again what a build that was cut off has left, which would neither be used nor be built anew.
+    /// Builds again what a build that was cut off has left, which would neither be used nor be built again.
     async fn valid_indexes(&mut self) -> Result<(), MigrateError> {
         let invalid = sqlx::query_as(
             "SELECT i.relname::text, pg_catalog.pg_get_indexdef(i.oid) FROM pg_catalog.pg_index AS x

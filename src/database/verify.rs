@@ -9,30 +9,15 @@ use super::session::{connect, identifier, refusal};
 use super::timeline::note_by;
 use super::{DatabaseError, PROBE, bounded, rights};
 use crate::config::Config;
+use crate::finding::{Finding, Outcome};
 
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It is as it should be.
-    Fine {
-        /// What was looked at.
-        what: String,
-    },
-    /// It is not.
-    Differs {
-        /// What is wrong.
-        problem: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// It could not be looked at.
-    CannotTell {
-        /// Why not.
-        why: String,
-        /// What to do.
-        remedy: String,
-    },
-}
+/// Where the findings are.
+pub const PLACE: &str = "database";
+
+/// What of it was looked at, where something is wrong.
+const PARTS: &str = "schema, functions, triggers and rights";
+
+const MIGRATE: &str = "run `overdue migrate`";
 
 /// Compares the database with what the code wants.
 ///
@@ -52,10 +37,10 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
     let findings = bounded("looking at the database's schema", look(&mut connection, &config.schema)).await?;
     let mut wrong = Vec::new();
     for finding in findings {
-        match finding {
-            Finding::Fine { .. } => {}
-            Finding::CannotTell { why, remedy } => tracing::warn!("the database's schema: {why}; {remedy}"),
-            Finding::Differs { problem, remedy } => wrong.push(format!("{problem}: {remedy}")),
+        match finding.outcome {
+            Outcome::Fine => {}
+            Outcome::CannotTell { why, remedy } => tracing::warn!("the database's schema: {why}; {remedy}"),
+            Outcome::Differs { problem, remedy } => wrong.push(format!("{problem}: {remedy}")),
         }
     }
     let Some(first) = wrong.first() else {
@@ -83,37 +68,34 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
         return Ok(vec![no_tables(connection, schema).await?]);
     }
     match (newer, differences.is_empty()) {
-        (Some(true), _) => findings.push(Finding::CannotTell {
-            why: format!("a newer Overdue has migrated the schema {schema}, and this one does not know what it wants"),
-            remedy: "upgrade the other pods too".to_owned(),
-        }),
-        (_, true) => findings.push(Finding::Fine { what: format!("tables, functions and triggers in the schema {schema}") }),
-        (_, false) => findings.extend(differences.into_iter().map(|difference| Finding::Differs {
-            remedy: match difference.repair {
+        (Some(true), _) => findings.push(Finding::cannot_tell(
+            PLACE,
+            PARTS,
+            format!("a newer Overdue has migrated the schema {schema}, and this one does not know what it wants"),
+            "upgrade the other pods too",
+        )),
+        (_, true) => {
+            findings.push(Finding::fine(PLACE, &format!("tables, functions and triggers in the schema {schema}")));
+        }
+        (_, false) => findings.extend(differences.into_iter().map(|difference| {
+            let remedy = match difference.repair {
                 Repair::ByHand => format!(
                     "`overdue migrate` cannot repair this; make {} what it should be, by hand or from a backup",
                     difference.object
                 ),
-                _ => "run `overdue migrate`".to_owned(),
-            },
-            problem: difference.problem,
+                _ => MIGRATE.to_owned(),
+            };
+            differs(difference.problem, remedy)
         })),
     }
     if newer == Some(false) {
-        findings.push(Finding::Differs {
-            problem: format!("the schema {schema} lacks migrations of this version"),
-            remedy: "run `overdue migrate`".to_owned(),
-        });
+        findings.push(differs(format!("the schema {schema} lacks migrations of this version"), MIGRATE));
     }
     let missing = rights::missing(connection, schema).await?;
     if missing.is_empty() {
-        findings.push(Finding::Fine { what: "the role's rights on tables and functions".to_owned() });
+        findings.push(Finding::fine(PLACE, "the role's rights on tables, functions and sequences"));
     }
-    findings.extend(
-        missing
-            .into_iter()
-            .map(|missing| Finding::Differs { problem: missing.problem, remedy: missing.remedy }),
-    );
+    findings.extend(missing.into_iter().map(|missing| differs(missing.problem, missing.remedy)));
     Ok(findings)
 }
 
@@ -128,18 +110,18 @@ async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Fin
     let row = row.fetch_one(connection).await?;
     Ok(match row.may_use {
         Some(true) => None,
-        Some(false) => Some(Finding::Differs {
-            problem: format!("the role {} may not use the schema {schema}", row.role),
-            remedy: format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), row.role),
-        }),
-        None => Some(Finding::Differs {
-            problem: format!("the database has no schema {schema}"),
-            remedy: format!(
+        Some(false) => Some(differs(
+            format!("the role {} may not use the schema {schema}", row.role),
+            format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), row.role),
+        )),
+        None => Some(differs(
+            format!("the database has no schema {schema}"),
+            format!(
                 "name the schema of the shop's tables in `schema` (OVERDUE_SCHEMA), or make it: CREATE SCHEMA {}, then \
                  `overdue migrate`",
                 identifier(schema)
             ),
-        }),
+        )),
     })
 }
 
@@ -174,8 +156,9 @@ async fn no_tables(connection: &mut PgConnection, schema: &str) -> Result<Findin
             format!(", or name the schema that has them in `schema` (OVERDUE_SCHEMA): {}", others.join(", "))
         }
     };
-    Ok(Finding::Differs {
-        problem: format!("the schema {schema} has no tables of Overdue"),
-        remedy: format!("run `overdue migrate`{hint}"),
-    })
+    Ok(differs(format!("the schema {schema} has no tables of Overdue"), format!("{MIGRATE}{hint}")))
+}
+
+fn differs(problem: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding::differs(PLACE, PARTS, problem, remedy)
 }

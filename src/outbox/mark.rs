@@ -1,9 +1,8 @@
 //! Where the next look at the outbox begins: past everything that has been relayed.
 //!
 //! Rows that were deleted stay in table and index until vacuum removes them, which an open snapshot prevents for as long as it is
-//! open. A look that began with the oldest row would walk over all of them, each time. The ids of a table are drawn before they
-//! are committed, so a transaction that is slower than others leaves rows behind the mark: it is remembered with the
-//! position from which its rows must be looked for when it has ended.
+//! open. A look that began with the oldest row would walk over all of them, each time. Ids are drawn before their transaction
+//! commits, so a slow transaction can leave rows behind the mark. The mark remembers it with the position of its first possible row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -213,7 +213,7 @@ pub async fn settle_again(
     let reasons: Vec<_> = refused.iter().map(|(_, why)| why.reason().to_owned()).collect();
     let later = sqlx::query!(
         "UPDATE refused_events
-         SET attempts = attempts + 1, next_try_at = pg_catalog.now() + interval '1 s' * (1 << LEAST(attempts, 8)), reason = refused.reason
+         SET attempts = attempts + 1, next_try_at = pg_catalog.now() + pg_catalog.make_interval(secs => 1 << LEAST(attempts, 8)), reason = refused.reason
          FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS refused (order_id, outbox_id, reason)
          WHERE refused_events.order_id = refused.order_id AND refused_events.outbox_id = refused.outbox_id",
         &orders,

@@ -25,7 +25,7 @@ pub(super) struct Shelf<'a> {
     connection: Link,
     publisher: Option<Publisher>,
     /// Messages when it was opened. What is parked again meanwhile is not looked at: else a retry that fails at once would
-    /// go round for ever.
+    /// go round forever.
     pub there: u64,
     channel: Channel,
     deliveries: Deliveries,

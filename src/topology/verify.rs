@@ -13,7 +13,7 @@ mod tests;
 use super::live::{Live, Values};
 use super::management::{Management, ManagementError};
 use super::{Names, Topology};
-use crate::verify::{Finding, Outcome};
+use crate::finding::{Finding, Outcome};
 
 /// What a queue that no lane of the configuration has is found as: it is left over, and does no harm.
 pub const NO_OTHER_QUEUE: &str = "no other queue of this name";

@@ -2,28 +2,17 @@
 
 use sqlx::PgPool;
 
-use super::Finding;
 use crate::config::Config;
-use crate::database::{self, DatabaseError};
-
-const PLACE: &str = "database";
+use crate::database::{self, DatabaseError, PLACE};
+use crate::finding::Finding;
 
 /// Every finding about the database.
 ///
 /// A database that cannot be asked is a finding too, so that the broker's part is reported all the same.
 pub async fn findings(pool: &PgPool, config: &Config) -> Vec<Finding> {
     match database::verify(pool, config).await {
-        Ok(found) => found.into_iter().map(finding).collect(),
+        Ok(findings) => findings,
         Err(error) => vec![unseen(&error)],
-    }
-}
-
-fn finding(found: database::Finding) -> Finding {
-    let what = "schema, functions, triggers and rights";
-    match found {
-        database::Finding::Fine { what } => Finding::fine(PLACE, &what),
-        database::Finding::Differs { problem, remedy } => Finding::differs(PLACE, what, problem, remedy),
-        database::Finding::CannotTell { why, remedy } => Finding::cannot_tell(PLACE, what, why, remedy),
     }
 }
 

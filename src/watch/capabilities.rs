@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::finding::{Finding, Outcome};
 use crate::pod::Pod;
 use crate::stats::{Count, Stats};
 use crate::topology::management::Management;
 use crate::topology::verify::{NO_OTHER_QUEUE, verify};
-use crate::verify::{Finding, Outcome};
 
 /// Between two looks, at most and at least.
 const EVERY: Duration = Duration::from_secs(30);

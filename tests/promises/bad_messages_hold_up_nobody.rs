@@ -57,7 +57,7 @@ async fn flood(world: &World, dice: &mut Dice, count: usize, settled: i64) -> us
     parks
 }
 
-/// Places orders until it is told to stop, every second one announced by a message alone.
+/// Places orders until it is asked to stop, every second one announced by a message alone.
 async fn good_orders(world: &World, stop: &AtomicBool) -> (Vec<i64>, Vec<i64>) {
     let (mut by_sql, mut by_amqp) = (Vec::new(), Vec::new());
     while !stop.load(Ordering::Relaxed) {

@@ -50,13 +50,13 @@ async fn place_mixed(world: &World, count: i32) {
 
 /// A shop that books deliveries from the last product to the first, against everybody else's order of locking.
 async fn book_backwards(pool: PgPool) {
-    // A deadlock costs everybody in it a second, so not for ever.
+    // A deadlock costs everybody in it a second, so not forever.
     for _ in 0..2 {
         let mut transaction = pool.begin().await.expect("a transaction");
         for product in (1..=PRODUCTS).rev() {
             let booked =
                 sqlx::query("UPDATE inventory SET stock = stock + 0 WHERE product_id = $1").bind(product);
-            // Whom the database ends in a deadlock begins anew.
+            // Whom the database ends in a deadlock begins again.
             if booked.execute(&mut *transaction).await.is_err() {
                 break;
             }

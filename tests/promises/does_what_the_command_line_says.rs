@@ -1,5 +1,6 @@
 //! Each command does what it says, prints JSON for scripts when asked to, and tells its outcome by its exit code:
-//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 what Overdue needs differs.
+//! 0 done, 1 broker or database failed, 2 wrong usage, 3 the order's state does not allow it, 4 what Overdue needs differs,
+//! 5 nothing differs in what could be seen, but not everything could be.
 
 use std::time::Duration;
 
@@ -63,14 +64,70 @@ async fn orders_are_placed_shown_paid_cancelled_and_extended() {
         assert!(greedy.contains("product 2 has 7 in stock, and 11 were ordered"), "{greedy}");
         world.assert_stock_conserved(10).await;
 
-        let due =
-            done(world, &["order", "place", "--user", "1", "--window", "0s"]).await["order_id"].to_string();
-        assert_eq!(done(world, &["sweep", "--grace", "0s"]).await, json!({"closed": 1, "left": 0}));
-        let closed = done(world, &["order", "show", &due]).await;
+        let due = done(world, &["order", "place", "--user", "1", "--window", "0s"]).await["order_id"].clone();
+        // Who asks why an order was late finds its number.
+        let swept = json!({"closed": 1, "first_closed": [due], "left": 0});
+        assert_eq!(done(world, &["sweep", "--grace", "0s"]).await, swept);
+        let closed = done(world, &["order", "show", &due.to_string()]).await;
         assert!(
             closed["status"] == json!("CLOSED") && closed["lateness_ms"].as_f64() > Some(0.0),
             "{closed}"
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_closed_says_why_and_what_happens_next() {
+    World::with(async |world| {
+        world
+            .sql(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'frozen by the lawyers'; END$$;
+                 CREATE TRIGGER refuse BEFORE UPDATE ON orders FOR EACH ROW WHEN (old.user_id = 13) EXECUTE FUNCTION refuse()",
+            )
+            .await;
+        let place = async |user: &str| {
+            let placed = done(world, &["order", "place", "--user", user, "--window", "0s"]).await;
+            placed["order_id"].to_string()
+        };
+        let (bad, _good) = (place("13").await, place("1").await);
+        assert_eq!(done(world, &["order", "show", &bad]).await["closing_failures"], Value::Null);
+        assert_eq!(done(world, &["sweep", "--grace", "0s"]).await["left"], json!(1));
+        let failures = done(world, &["order", "show", &bad]).await["closing_failures"].clone();
+        assert_eq!((&failures["attempts"], &failures["code"]), (&json!(1), &json!("P0001")));
+        assert!(failures["reason"].as_str().is_some_and(|reason| reason.contains("frozen by the lawyers")));
+        assert!(failures["next_try_at"].is_string(), "{failures}");
+
+        let role = format!("{}_shop", world.name);
+        world.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'; GRANT SELECT ON orders, order_items TO {role}")).await;
+        let mut url = url::Url::parse(&world.database_url).expect("a URL");
+        url.set_username(&role).and_then(|()| url.set_password(Some("limited"))).expect("a login");
+        let shown = done(world, &["order", "show", &bad, "--database-url", url.as_str()]).await;
+        assert!(shown["closing_failures"]["cannot_tell"].is_string(), "{shown}");
+        world.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_benchmark_declares_its_own_queues_whatever_holds_for_the_shops() {
+    World::with(async |world| {
+        let short = [
+            "--rate",
+            "20",
+            "--seconds",
+            "1",
+            "--first-ms",
+            "1500",
+            "--last-ms",
+            "2000",
+            "--paid-percent",
+            "0",
+        ];
+        let run = [&["bench", "steady", "--declare-topology", "false"][..], &short].concat();
+        let figures = done(world, &run).await["figures"].clone();
+        let closed = figures.as_array().into_iter().flatten().find(|figure| figure["name"] == "closed");
+        assert_eq!(closed.map(|figure| &figure["value"]), Some(&json!(20.0)), "{figures}");
     })
     .await;
 }
@@ -103,10 +160,12 @@ async fn every_form_of_order_created_message_closes_its_order() {
 #[tokio::test]
 async fn parked_messages_are_listed_shown_sent_again_and_discarded() {
     World::with(async |world| {
-        assert_eq!(
-            done(world, &["topology", "declare"]).await,
-            json!({"exchanges": ["order.exchange", "order.events"], "queues": 6})
-        );
+        for created in [true, false] {
+            assert_eq!(
+                done(world, &["topology", "declare"]).await,
+                json!({"exchanges": ["order.exchange", "order.events"], "queues": 6, "created": created})
+            );
+        }
         assert_eq!(done(world, &["parked", "list"]).await, json!([]));
         assert!(world.run(&["parked", "list"]).await.1.contains("nothing is parked"));
         assert_eq!(done(world, &["parked", "discard", "--all"]).await["messages"], json!(0));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use overdue::stats::Count;
 use serde_json::json;
+use sqlx::{Connection, Executor};
 
 use crate::harness::{World, eventually};
 
@@ -72,7 +73,7 @@ async fn an_order_that_a_trigger_makes_cancelled_is_told_cancelled() {
 }
 
 /// What keeps an order from being closed whole, and what the reason must say.
-const KEPT: [(&str, &str, &str); 4] = [
+const KEPT: [(&str, &str, &str); 5] = [
     ("BEFORE UPDATE ON orders", "RETURN NULL;", "a trigger on orders keeps it PENDING"),
     (
         "BEFORE UPDATE ON orders",
@@ -80,6 +81,11 @@ const KEPT: [(&str, &str, &str); 4] = [
         "a trigger on orders keeps it PENDING",
     ),
     ("BEFORE UPDATE ON inventory", "RETURN NULL;", "a trigger or a policy on inventory keeps the rest"),
+    (
+        "BEFORE UPDATE ON inventory",
+        "NEW.stock := OLD.stock; RETURN NEW;",
+        "a trigger or a policy on inventory keeps the rest",
+    ),
     (
         "AFTER UPDATE ON orders",
         "IF NEW.status = 'CLOSED' THEN
@@ -114,4 +120,72 @@ async fn what_a_trigger_keeps_from_being_closed_whole_changes_nothing_and_is_par
         })
         .await;
     }
+}
+
+/// What keeps a shop's call from doing what it means: a trigger, the call, and the SQLSTATE.
+const REFUSED: [(&str, &str, &str, &str); 4] = [
+    (
+        "BEFORE UPDATE ON order_items",
+        "NEW.quantity := 4; RETURN NEW;",
+        "SELECT overdue_edit(1, 1, 2)",
+        "OVD02",
+    ),
+    ("BEFORE UPDATE ON order_items", "RETURN NULL;", "SELECT overdue_edit(1, 1, 2)", "OVD02"),
+    (
+        "AFTER UPDATE ON orders",
+        "IF NEW.status = 'CANCELLED' THEN UPDATE orders SET status = 'PENDING' WHERE order_id = NEW.order_id; END IF; RETURN NULL;",
+        "SELECT overdue_cancel(1)",
+        "OVD02",
+    ),
+    ("BEFORE UPDATE ON inventory", "RETURN NULL;", "SELECT overdue_cancel(1)", "OVD01"),
+];
+
+/// Runs statements in one session that are refused; the SQLSTATE.
+async fn refused(world: &World, statements: &str) -> String {
+    let mut session = sqlx::PgConnection::connect(&world.database_url).await.expect("a session");
+    let error = session.execute(sqlx::AssertSqlSafe(statements)).await.expect_err(statements);
+    error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_functions_for_shops_do_what_they_mean_or_nothing() {
+    World::with(async |world| {
+        world.stock(1, 100).await;
+        let order = world.place(3_600 * SECOND, &[(1, 5)]).await;
+        assert_eq!(order, 1);
+        for (when, body, call, code) in REFUSED {
+            trigger(world, when, body).await;
+            assert_eq!(refused(world, call).await, code, "{when} {body}");
+            world.sql("DROP FUNCTION shops_own CASCADE").await;
+        }
+        // Items that the snapshot or a policy hides would be lost.
+        let call = "SELECT overdue_cancel(1)";
+        for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
+            let begin = format!("BEGIN ISOLATION LEVEL {isolation}");
+            assert_eq!(refused(world, &format!("{begin}; {call}")).await, "OVD04");
+        }
+        let role = format!("{}_shop", world.name);
+        world
+            .sql(&format!(
+                "CREATE ROLE {role};
+                 GRANT SELECT, UPDATE ON orders, order_items, inventory TO {role};
+                 GRANT EXECUTE ON FUNCTION overdue_cancel(bigint, regclass), overdue_give_back(bigint[]) TO {role};
+                 ALTER TABLE order_items ENABLE ROW LEVEL SECURITY"
+            ))
+            .await;
+        assert_eq!(refused(world, &format!("SET ROLE {role}; {call}")).await, "OVD01");
+        world.sql(&format!("ALTER TABLE order_items DISABLE ROW LEVEL SECURITY; DROP OWNED BY {role}; DROP ROLE {role}")).await;
+        assert_eq!((world.status(1).await.as_str(), world.number("SELECT stock FROM inventory").await), ("PENDING", 95));
+
+        // The relay tells at once what it sees, so a cancellation is on the disk before it can be seen.
+        let mut session = sqlx::PgConnection::connect(&world.database_url).await.expect("a session");
+        let settings = "SET synchronous_commit = off; BEGIN; UPDATE orders SET status = 'CANCELLED'";
+        session.execute(settings).await.expect("cancelled");
+        let waits: String = sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut session).await.expect("a setting");
+        assert_eq!(waits, "on");
+        session.execute("ROLLBACK").await.expect("rolled back");
+        assert_eq!(world.number(call.replace("overdue_cancel(1)", "overdue_cancel(1)::int::bigint").as_str()).await, 1);
+        world.assert_stock_conserved(100).await;
+    })
+    .await;
 }

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use crate::harness::{World, eventually};
 
 /// A statement sees what was committed when it began. A close that began just before an item was committed, and locked the
-/// order just after, must see the item all the same: so the items are read by a function, which looks anew.
+/// order just after, must see the item all the same: so the items are read by a function, which looks again.
 #[tokio::test]
 async fn an_item_committed_after_the_close_began_is_seen_by_it() {
     World::with(async |world| {

@@ -79,6 +79,10 @@ async fn of_a_database_that_refuses() {
         let migrate = ["migrate", "--database-url"];
         let (role, limited) = role(world, "").await;
 
+        let words = ["permission denied for database", "GRANT CREATE ON DATABASE"];
+        let bench = ["bench", "place", "--orders", "20", "--database-url", &limited];
+        world.fails(&bench, &words, &["USAGE on the schema", "overdue migrate"]).await;
+
         let berlin = path(&limited, "berlin");
         world.sql("REVOKE CREATE ON SCHEMA berlin FROM PUBLIC").await;
         world.sql(&format!("GRANT USAGE ON SCHEMA berlin TO {role}")).await;
@@ -98,7 +102,7 @@ async fn of_a_database_that_refuses() {
         let usage = format!("GRANT USAGE ON SCHEMA berlin TO {role}");
         refused(&berlin, &["the schema berlin has Overdue's tables", &usage], &["does not exist", "migrate"]).await;
         world.sql(&usage).await;
-        let words = ["permission denied for table", "SELECT, INSERT, UPDATE and DELETE"];
+        let words = ["permission denied for table", "postgres/grants.sql"];
         refused(&berlin, &words, &["overdue migrate", "check user"]).await;
         // The tables are there, and elsewhere.
         let elsewhere = path(&world.database_url, "nowhere");

@@ -115,6 +115,26 @@ fn without_texts(sql: &str) -> String {
         .collect()
 }
 
+/// The types that a body names: of its variables, and after `::`.
+fn types(body: &str) -> Vec<String> {
+    let word = |text: &str| {
+        let text = text.trim_start();
+        let end = text.find(|c: char| !(c.is_alphanumeric() || "_.".contains(c))).unwrap_or(text.len());
+        text[..end].to_lowercase()
+    };
+    let declared = body.split("BEGIN").next().unwrap_or_default().split("DECLARE").nth(1).unwrap_or_default();
+    let variables = declared.split(';').filter_map(|variable| variable.trim().split_once(' '));
+    let casts = body.match_indices("::").map(|(at, _)| word(&body[at + 2..]));
+    variables.map(|(_, kind)| word(kind)).chain(casts).collect()
+}
+
+#[test]
+fn a_type_is_found_where_it_is_named() {
+    let body =
+        "\nDECLARE\n    a text;\n    b pg_catalog.text;\nBEGIN\n    SELECT x::int8, y::pg_catalog.int4;\nEND";
+    assert_eq!(types(body), ["text", "pg_catalog.text", "int8", "pg_catalog.int4"]);
+}
+
 #[test]
 fn a_call_is_told_from_syntax() {
     for (sql, expected) in [
@@ -154,8 +174,14 @@ async fn every_call_and_operator_in_our_functions_names_its_schema() {
         assert!(bodies.len() >= 7, "{bodies:?}");
         for (name, body) in bodies {
             assert_eq!(calls(&body), [""; 0], "{name}");
+            let plain = without_texts(&body);
+            // Types of the caller's temporary schema would be found before PostgreSQL's. Keywords are not looked for.
+            for found in types(&plain) {
+                let keyword = ["bigint", "boolean", "interval", "record"].contains(&found.as_str());
+                assert!(keyword || found.starts_with("pg_catalog."), "{name}: the type {found}");
+            }
             // Operators of the callers' path would be found before PostgreSQL's.
-            let plain = without_texts(&body).replace(":=", "").replace("::", "");
+            let plain = plain.replace(":=", "").replace("::", "");
             for (at, _) in plain.match_indices(" = ") {
                 let clause = plain[..at].split_whitespace().rev().find(|word| {
                     ["SET", "USING", "WHERE", "AND", "OR", "IF", "ELSIF", "ON", "WHEN", "HAVING", "HINT", "DIAGNOSTICS"].contains(word)
@@ -197,6 +223,8 @@ const TRAPS: &str = "
     CREATE AGGREGATE array_agg(bigint) (SFUNC = array_append, STYPE = bigint[], INITCOND = '{666}');
     CREATE AGGREGATE array_agg(timestamptz) (SFUNC = array_append, STYPE = timestamptz[], INITCOND = '{2001-01-01}');
     CREATE AGGREGATE count(bigint) (SFUNC = int8inc_any, STYPE = bigint, INITCOND = '666');
+    CREATE FUNCTION wrong(interval, integer) RETURNS interval LANGUAGE plpgsql AS 'BEGIN PERFORM public.spring(); END';
+    CREATE OPERATOR * (FUNCTION = wrong, LEFTARG = interval, RIGHTARG = integer);
     CREATE FUNCTION wrong(name, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM public.spring(); END';
     CREATE FUNCTION wrong(bigint[], bigint[]) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM public.spring(); END';
     CREATE FUNCTION wrong(oid, regclass) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM public.spring(); END';

@@ -17,9 +17,9 @@ use crate::harness::{Dice, World, eventually, patiently};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Codes that a trigger may raise: unknown ones, the shop's own, and those that mean that the database is away.
-const CODES: [&str; 16] = [
+const CODES: [&str; 19] = [
     "21000", "SHOP1", "27000", "38000", "54000", "55000", "XX000", "42P01", "42501", "23514", "P0001",
-    "53100", "57P01", "08006", "25006", "28000",
+    "53100", "57P01", "08006", "25006", "28000", "40001", "55P03", "40P01",
 ];
 
 /// Fails, or is slow, as the order's buyer says: 1000 and up is a code, 1 sleeps for long, 2 for a while.

@@ -1,5 +1,5 @@
 //! Invariant 8: whatever breaks, a connection, a queue, a node, the database, delays closing, and does nothing else.
-//! Sessions are built anew, no attempt is burnt by an outage, nothing is parked and nothing is lost.
+//! Sessions are built again, no attempt is burnt by an outage, nothing is parked and nothing is lost.
 
 use std::time::Duration;
 

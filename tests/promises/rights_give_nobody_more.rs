@@ -80,6 +80,7 @@ async fn each_right_that_a_pod_lacks_is_named_with_its_grant() {
             ("order_items", "SELECT"),
             ("inventory", "SELECT, UPDATE"),
             ("outbox", "SELECT, INSERT, UPDATE, DELETE"),
+            ("refused_events", "SELECT, INSERT, UPDATE, DELETE"),
             ("closing_failures", "SELECT, INSERT, UPDATE, DELETE"),
             ("lane_probes", "SELECT, INSERT, UPDATE, DELETE"),
             ("overdue_database", "SELECT, UPDATE"),
@@ -96,6 +97,10 @@ async fn each_right_that_a_pod_lacks_is_named_with_its_grant() {
         roles.world.sql(&format!("REVOKE EXECUTE ON FUNCTION overdue_give_back(bigint[]) FROM {pod}")).await;
         let lacking = roles.lacking().await;
         assert!(lacking.len() == 1 && lacking[0].contains("GRANT EXECUTE ON FUNCTION"), "{lacking:?}");
+        roles.grant().await;
+        roles.world.sql(&format!("REVOKE SELECT ON SEQUENCE outbox_id_seq FROM {pod}")).await;
+        let lacking = roles.lacking().await;
+        assert!(lacking.len() == 1 && lacking[0].contains("GRANT SELECT ON SEQUENCE"), "{lacking:?}");
         roles.grant().await;
         // The grant that is named works.
         roles.world.sql(&format!("REVOKE USAGE ON SCHEMA public FROM {pod}, PUBLIC")).await;
@@ -161,6 +166,25 @@ async fn no_role_gains_anything_by_our_functions() {
             denied(&mut attacker, "CREATE TRIGGER evil AFTER INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()").await;
             denied(&mut attacker, "ALTER TABLE public.orders DISABLE TRIGGER ALL").await;
         }
+
+        // A type of the attacker's own, found before PostgreSQL's, in the body of a trigger that the attacker fires.
+        let mut shop = roles.connect("overdue_shop").await;
+        run(
+            &mut shop,
+            "CREATE FUNCTION pg_temp.spring() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
+             CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.spring());
+             CREATE DOMAIN pg_temp.int8 AS pg_catalog.int8 CHECK (pg_temp.spring());
+             CREATE DOMAIN pg_temp.bool AS pg_catalog.bool CHECK (pg_temp.spring());
+             INSERT INTO public.inventory VALUES (1, 10);
+             INSERT INTO public.orders (user_id, payment_deadline) VALUES (1, now() + interval '1 hour');
+             INSERT INTO public.order_items VALUES (1, 1, 1);
+             UPDATE public.order_items SET quantity = 2;
+             UPDATE public.orders SET payment_deadline = payment_deadline + interval '1 hour';
+             UPDATE public.orders SET status = 'CANCELLED';
+             DELETE FROM public.order_items",
+        )
+        .await
+        .expect("nothing of the attacker's runs with the owner's rights");
     })
     .await;
 }
@@ -184,6 +208,7 @@ async fn each_role_can_do_its_own_work_and_no_other() {
             "order_items",
             "inventory",
             "outbox",
+            "refused_events",
             "closing_failures",
             "lane_probes",
             "overdue_database",
@@ -199,7 +224,14 @@ async fn each_role_can_do_its_own_work_and_no_other() {
         }
         let mut shop = roles.connect("overdue_shop").await;
         denied(&mut shop, wake).await;
-        for table in ["outbox", "closing_failures", "lane_probes", "overdue_database", "overdue_migrations"] {
+        for table in [
+            "outbox",
+            "refused_events",
+            "closing_failures",
+            "lane_probes",
+            "overdue_database",
+            "overdue_migrations",
+        ] {
             denied(&mut shop, &format!("SELECT FROM {table}")).await;
             denied(&mut shop, &format!("DELETE FROM {table}")).await;
         }

@@ -1,4 +1,4 @@
-//! A pod that is told to stop in a burst finishes what the broker has given it, and soon: no message comes a second time.
+//! A pod that is asked to stop in a burst finishes what the broker has given it, and soon: no message comes a second time.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Invariants 5 and 8: a pod that is killed, told to stop, or hangs in the middle of its work delays closing, and does
+//! Invariants 5 and 8: a pod that is killed, asked to stop, or hangs in the middle of its work delays closing, and does
 //! nothing else; leader work moves to another pod within seconds.
 
 use std::collections::HashSet;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use overdue::database::{self, Finding};
+use overdue::database;
+use overdue::finding::Outcome;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
@@ -34,9 +35,9 @@ async fn differences(world: &World, said: &[(&str, &str)]) -> Vec<String> {
     let pool = database::pool(&config).expect("a pool");
     let findings = database::verify(&pool, &config).await.expect("findings");
     pool.close().await;
-    let texts = findings.into_iter().filter_map(|finding| match finding {
-        Finding::Differs { problem, remedy } => Some(format!("{problem}: {remedy}")),
-        Finding::Fine { .. } | Finding::CannotTell { .. } => None,
+    let texts = findings.into_iter().filter_map(|finding| match finding.outcome {
+        Outcome::Differs { problem, remedy } => Some(format!("{problem}: {remedy}")),
+        Outcome::Fine | Outcome::CannotTell { .. } => None,
     });
     texts.collect()
 }

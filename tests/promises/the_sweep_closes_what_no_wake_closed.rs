@@ -141,7 +141,10 @@ async fn a_dry_run_names_what_would_be_closed_and_changes_nothing() {
 
         let (code, done, _) = world.run(&["sweep", "--grace", "0s", "--json"]).await;
         assert_eq!(code, 0);
-        assert_eq!(serde_json::from_str::<Value>(&done).expect("JSON"), json!({"closed": 3, "left": 0}));
+        assert_eq!(
+            serde_json::from_str::<Value>(&done).expect("JSON"),
+            json!({"closed": 3, "first_closed": due, "left": 0})
+        );
         assert_eq!(world.statuses().await["CLOSED"], 3);
         world.assert_stock_conserved(100).await;
     })

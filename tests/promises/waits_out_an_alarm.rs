@@ -1,5 +1,5 @@
 //! Invariant 8: a broker that blocks publishers (a memory or disk alarm) delays wakes and events, and nothing else.
-//! Closing goes on, nothing is built anew, and everything is published when the alarm is over.
+//! Closing goes on, nothing is built again, and everything is published when the alarm is over.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn closing_goes_on_while_publishers_are_blocked_and_everything_is_publishe
         alarm.set(false);
         world.all_settled().await;
         assert_eq!(events.all(world).await.len(), 350);
-        assert_eq!(alarm.opened(), opened, "a session was built anew: {}", pod.log());
+        assert_eq!(alarm.opened(), opened, "a session was built again: {}", pod.log());
         world.assert_stock_conserved(10_000).await;
         pod.send("TERM").await;
         let (code, log) = pod.end().await;

@@ -2,7 +2,7 @@
 
 use super::super::live::{Live, LiveBinding, Part};
 use super::{DECLARE, OTHER_USER, Topology};
-use crate::verify::{Finding, Outcome, about};
+use crate::finding::{Finding, Outcome, about};
 
 const BINDING: &str = "binding";
 const OTHERS: &str = "bindings of others";

@@ -3,7 +3,7 @@
 use super::super::live::{Live, LiveExchange, Part};
 use super::policies::{self, Kind};
 use super::{DECLARE, OTHER_USER, RECREATE_EXCHANGE, Topology, extra_arguments, must_be, not_shown};
-use crate::verify::{Finding, Outcome, about};
+use crate::finding::{Finding, Outcome, about};
 
 const EXISTENCE: &str = "kind and arguments";
 

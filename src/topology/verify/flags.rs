@@ -2,7 +2,7 @@
 
 use super::super::live::{Live, Part};
 use super::OTHER_USER;
-use crate::verify::{Finding, Outcome, about};
+use crate::finding::{Finding, Outcome, about};
 
 /// The first version that Overdue works with.
 const OLDEST: (u32, u32) = (3, 10);

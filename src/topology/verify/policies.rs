@@ -6,7 +6,7 @@ use fancy_regex::Regex;
 
 use super::super::live::{Live, LivePolicy, Part};
 use super::OTHER_USER;
-use crate::verify::Outcome;
+use crate::finding::Outcome;
 
 /// What a policy may apply to.
 #[derive(Clone, Copy, PartialEq, Eq)]

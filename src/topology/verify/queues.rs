@@ -6,7 +6,7 @@ use super::super::live::{Live, LiveQueue, Part};
 use super::super::{Argument, Names, QueueSpec};
 use super::policies::{self, Kind};
 use super::{DECLARE, NO_OTHER_QUEUE, OTHER_USER, RECREATE, Topology, extra_arguments, must_be, not_shown};
-use crate::verify::{Finding, Outcome, about};
+use crate::finding::{Finding, Outcome, about};
 
 const ARGUMENTS: &str = "arguments";
 const LEFT_OVER: &str = "a lane that is no longer configured still delivers; when it is empty, delete it, or add its window to `lanes`";

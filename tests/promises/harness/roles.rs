@@ -1,6 +1,7 @@
 //! The documented roles, under names of the test's own.
 
-use overdue::database::{self, Finding};
+use overdue::database;
+use overdue::finding::Outcome;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 
@@ -85,8 +86,8 @@ impl Roles<'_> {
         let pool = database::pool(&config).expect("a pool");
         let findings = database::verify(&pool, &config).await.expect("findings");
         pool.close().await;
-        let texts = findings.into_iter().filter_map(|finding| match finding {
-            Finding::Differs { problem, remedy } => Some(format!("{problem}: {remedy}")),
+        let texts = findings.into_iter().filter_map(|finding| match finding.outcome {
+            Outcome::Differs { problem, remedy } => Some(format!("{problem}: {remedy}")),
             _ => None,
         });
         texts.collect()
