@@ -22,13 +22,20 @@ const CODES: [&str; 19] = [
     "53100", "57P01", "08006", "25006", "28000", "40001", "55P03", "40P01",
 ];
 
-/// Fails, or is slow, as the order's buyer says: 1000 and up is a code, 1 sleeps for long, 2 for a while.
+// Buyers: whose order takes too long, takes a while, has very many items.
+const HANGS: i64 = 1;
+const SLOW: i64 = 2;
+const HUGE: i64 = 3;
+/// Items of a huge order: more than a batch has time for.
+const HUGE_ITEMS: i64 = 40_000;
+
+/// Fails, or is slow, as the order's buyer says: 1000 and up is a code.
 const SABOTAGE: &str = "
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF NEW.user_id = 1 THEN PERFORM pg_sleep(60);
         ELSIF NEW.user_id = 2 THEN PERFORM pg_sleep(3);
-        ELSE
+        ELSIF NEW.user_id > 999 THEN
             RAISE EXCEPTION 'order % is bad', NEW.order_id USING ERRCODE = (string_to_array(tg_argv[0], ','))[NEW.user_id - 999];
         END IF;
         RETURN NEW;
@@ -38,6 +45,11 @@ const SABOTAGE: &str = "
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Whether this buyer's orders are never closed.
+fn is_bad(user: i64) -> bool {
+    ![SLOW, HUGE].contains(&user)
 }
 
 /// What each bad order of a mix does, by its number among the 200.
@@ -51,7 +63,8 @@ fn draw(seed: u64) -> BTreeMap<usize, i64> {
         mix.insert(dice.below(200), 1_000 + i64::try_from(code).expect("a code"));
     }
     for _ in 0..dice.below(4) {
-        mix.insert(dice.below(200), if dice.below(2) == 0 { 1 } else { 2 });
+        let kinds = [HANGS, HANGS, HANGS, HANGS, SLOW, SLOW, SLOW, SLOW, HUGE];
+        mix.insert(dice.below(200), kinds[dice.below(kinds.len())]);
     }
     mix
 }
@@ -74,10 +87,18 @@ async fn place(world: &World, mix: &BTreeMap<usize, i64>, window: Duration) -> V
     let orders: Vec<i64> =
         orders.bind(&users).bind(window.as_secs_f64()).fetch_all(&world.pool).await.expect("placed");
     world.sql("UPDATE inventory SET stock = stock - 20").await;
+    if mix.values().any(|user| *user == HUGE) {
+        let huge = format!(
+            "INSERT INTO inventory SELECT product, 1000 FROM generate_series(11, 10 + {HUGE_ITEMS}) AS product;
+             INSERT INTO order_items SELECT order_id, product_id, 1 FROM orders, inventory WHERE user_id = {HUGE} AND product_id > 10;
+             UPDATE inventory SET stock = stock - (SELECT count(*) FROM orders WHERE user_id = {HUGE}) WHERE product_id > 10"
+        );
+        world.sql(&huge).await;
+    }
     orders
 }
 
-/// Waits until the good orders, and those that are only slow, are closed: within 10 s and within 60 s.
+/// Waits until the good orders, and those that are only slow or huge, are closed: within 10 s and within 60 s.
 async fn the_good_are_closed(world: &World, what: &str) {
     let good = format!("{what}: every good order is closed within 10 s");
     // The orders' last deadline is the start, on the database's clock.
@@ -89,8 +110,8 @@ async fn the_good_are_closed(world: &World, what: &str) {
         .number("SELECT coalesce(max(extract(epoch FROM closed_at - payment_deadline)), 0)::bigint FROM orders WHERE user_id = 0")
         .await;
     assert!(late < 10, "{good}: {late} s");
-    patiently(&format!("{what}: what is only slow is closed"), 60 * SECOND, async || {
-        world.number("SELECT count(*) FROM orders WHERE user_id = 2 AND status = 'PENDING'").await == 0
+    patiently(&format!("{what}: what is only slow or huge is closed"), 60 * SECOND, async || {
+        world.number("SELECT count(*) FROM orders WHERE user_id IN (2, 3) AND status = 'PENDING'").await == 0
     })
     .await;
 }
@@ -107,9 +128,8 @@ async fn one_mix(seed: u64) {
         let what = format!("seed {seed}");
         // Again and again, as the role does: a batch that meets a lock is left to the next sweep.
         let sweeping = async {
-            let never = CancellationToken::new();
             loop {
-                let swept = sweep(&closer, Duration::ZERO, pace, &never, |_| {}).await;
+                let swept = sweep(&closer, Duration::ZERO, pace, &done, |_| {}).await;
                 swept.expect("the sweep was not ended by any order");
                 if done.is_cancelled() {
                     return;
@@ -118,7 +138,7 @@ async fn one_mix(seed: u64) {
         };
         let watching = async {
             the_good_are_closed(world, &what).await;
-            let bad = mix.values().filter(|user| **user != 2).count();
+            let bad = mix.values().filter(|user| is_bad(**user)).count();
             patiently(&format!("{what}: each bad one is remembered"), 60 * SECOND, async || {
                 world.number("SELECT count(*) FROM closing_failures").await
                     == i64::try_from(bad).expect("a count")
@@ -133,11 +153,11 @@ async fn one_mix(seed: u64) {
                 .fetch_all(&world.pool)
                 .await
                 .expect("the failures");
-        let bad: Vec<_> = mix.iter().filter(|(_, user)| **user != 2).collect();
+        let bad: Vec<_> = mix.iter().filter(|(_, user)| is_bad(**user)).collect();
         assert_eq!(noted.len(), bad.len(), "seed {seed}: {noted:?}");
         for ((n, user), (order, code, reason)) in bad.into_iter().zip(noted) {
             assert_eq!(order, orders[*n], "seed {seed}");
-            if *user == 1 {
+            if *user == HANGS {
                 assert_eq!(code, "57014", "seed {seed}: {reason}");
             } else {
                 assert_eq!(
@@ -172,7 +192,7 @@ async fn with_pods_and_broker_the_bad_ones_are_parked_with_the_true_reason() {
             let orders = place(world, &mix, 2 * SECOND).await;
             the_good_are_closed(world, &format!("seed {seed}")).await;
             let bad: BTreeMap<_, _> =
-                mix.iter().filter(|(_, user)| **user != 2).map(|(n, user)| (orders[*n], *user)).collect();
+                mix.iter().filter(|(_, user)| is_bad(**user)).map(|(n, user)| (orders[*n], *user)).collect();
             let queue = world.names.parked();
             patiently("the bad ones are parked", 120 * SECOND, async || {
                 world.depth(&queue).await as usize == bad.len()
@@ -182,7 +202,7 @@ async fn with_pods_and_broker_the_bad_ones_are_parked_with_the_true_reason() {
                 let order = parked["order_ids"][0].as_i64().expect("an order");
                 let reason = parked["reason"].as_str().expect("a reason");
                 let said = match bad[&order] {
-                    1 => "(SQLSTATE 57014)".to_owned(),
+                    HANGS => "(SQLSTATE 57014)".to_owned(),
                     code => format!(
                         "order {order} is bad (SQLSTATE {})",
                         CODES[usize::try_from(code - 1_000).expect("a code")]
