@@ -1,6 +1,5 @@
 //! Closes a batch of orders and says what became of each.
 
-mod cause;
 mod memory;
 mod parts;
 mod statement;
@@ -15,9 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
-use crate::database::{self, DatabaseError, Kept};
+use crate::database::{self, DatabaseError, Kept, code};
 use crate::stats::{Count, Stats};
-use cause::code;
 use memory::Failure;
 use parts::{TRY_FOR, Work};
 use suspicion::Suspicion;

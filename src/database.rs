@@ -30,7 +30,7 @@ pub use kept::Kept;
 pub use schema::{dump, migrate, migrate_and_say, migrate_by};
 pub use session::{connect, options};
 pub use timeline::note;
-pub use trouble::{Trouble, trouble};
+pub use trouble::{Trouble, code, trouble};
 pub use verify::{PLACE, fit, verify};
 
 /// Longest wait for a connection; short, because what waits here has its own patience.

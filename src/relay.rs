@@ -87,8 +87,8 @@ fn complain(look: &Look, said: &mut Sparingly) {
         tracing::error!(
             rows = look.unreadable.len(),
             first,
-            "rows of the outbox cannot be read and are passed over: a CHECK of the table is missing; delete these rows, and run \
-             `overdue migrate`"
+            "rows of the outbox cannot be read and are passed over: a CHECK of the table is missing; delete these rows, and see what \
+             `overdue verify` says of the table"
         );
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DbTime;
@@ -92,6 +92,8 @@ const MOST_NAMED: usize = 20;
 
 /// How long until overdue orders are looked for again while only a slow one is being closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Looks take a fiftieth of the time at most: an open snapshot may make each of them long.
+const LOOK_SHARE: u32 = 50;
 
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
 /// `stop`; `progress` is told after each.
@@ -109,7 +111,7 @@ pub async fn sweep(
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-    let (mut after, mut more) = (None, true);
+    let (mut after, mut more, mut took) = (None, true, Duration::ZERO);
     // What is closed apart, and what could not be closed.
     let (mut apart, mut left) = (HashSet::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
@@ -123,7 +125,9 @@ pub async fn sweep(
             // Orders that have failed before are closed apart, and bound what is read ahead.
             if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
                 let most = pace.batch * READ_TOGETHER;
+                let began = Instant::now();
                 let read = overdue(closer, grace, after, most).await?;
+                took = began.elapsed();
                 more = read.len() == most;
                 // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
@@ -162,7 +166,7 @@ pub async fn sweep(
             Some(verdicts) = closing.join_next() => verdicts,
             Some(verdicts) = closing_apart.join_next() => verdicts,
             // A slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
-            () = sleep(LOOK_AGAIN), if closing.is_empty() && !closing_apart.is_empty() && !stop.is_cancelled() => {
+            () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if closing.is_empty() && !closing_apart.is_empty() && !stop.is_cancelled() => {
                 (after, more) = (None, true);
                 continue;
             }

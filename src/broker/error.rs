@@ -63,7 +63,7 @@ pub enum BrokerError {
     /// As many connections or channels as user, vhost or node may have.
     #[error(
         "{doing}: the broker allows no more ({}); raise that limit, or end connections that are not needed (a pod has \
-         up to eight)", words(.source)
+         up to nine)", words(.source)
     )]
     SessionLimit {
         /// What was being done.

@@ -6,9 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::cause::code;
 use crate::clock::DbTime;
-use crate::database::{DatabaseError, bounded, words};
+use crate::database::{DatabaseError, bounded, code, words};
 
 /// An order whose closing failed, with the SQLSTATE and the reason.
 #[derive(Clone, Debug)]

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cause::{Cause, cause};
 use super::memory::Failure;
 use super::statement::CONNECTING;
 use super::{Closer, Verdict};
-use crate::database::{DatabaseError, words};
+use crate::database::{DatabaseError, Trouble, trouble, words};
 
 /// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
 const PARTS: usize = 8;
@@ -60,8 +59,9 @@ impl Closer {
         alone: bool,
         work: &mut Work,
     ) -> Result<(), DatabaseError> {
-        let mut cause = cause(&error.source);
-        if cause == Cause::Away {
+        // Without a connection nothing was learnt about the orders.
+        let mut trouble = if error.doing == CONNECTING { Trouble::Away } else { trouble(&error.source) };
+        if trouble == Trouble::Away {
             let since = *work.away_since.get_or_insert_with(Instant::now);
             sleep(Duration::from_millis(100)).await;
             work.lost += usize::from(loses_the_session(&error));
@@ -73,24 +73,26 @@ impl Closer {
             if work.lost < OFTEN || !self.answers().await {
                 return Err(error);
             }
-            cause = Cause::Order;
+            trouble = Trouble::Other;
         }
         work.answered();
-        match (cause, part.as_slice()) {
-            (Cause::Conflict, part)
+        match (trouble, part.as_slice()) {
+            (Trouble::Conflict, part)
                 if part.len() == 1
                     || work.giving_way_since.is_some_and(|since| since.elapsed() > SPLIT_FOR) =>
             {
                 tracing::debug!(orders = part.len(), %error, "left for a later look");
                 work.verdicts.extend(part.iter().map(|id| (*id, Verdict::Locked)));
             }
-            (Cause::Slow, [id]) if !alone => {
+            (Trouble::Slow, [id]) if !alone => {
                 work.verdicts.insert(*id, Verdict::Slow);
             }
             (_, [id]) => work.failures.push(Failure::of(*id, &error)),
             // No order could be closed lately, and this part fails as those did. Some of its orders tell whether that is still
             // so. Others are drawn each time, so a good one among bad ones is found sooner or later.
-            (Cause::Order, part) if part.len() > SAMPLE && self.expects(&error) && !work.closed_any() => {
+            (Trouble::Setup | Trouble::Other, part)
+                if part.len() > SAMPLE && self.expects(&error) && !work.closed_any() =>
+            {
                 let (random, mut sample) = (RandomState::new(), part.to_vec());
                 sample.sort_by_cached_key(|id| random.hash_one(id));
                 let rest = sample.split_off(SAMPLE);
@@ -101,11 +103,13 @@ impl Closer {
                 work.parts.push_back(rest);
             }
             // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
-            (cause, part) => {
-                match cause {
-                    Cause::Conflict => work.giving_way_since = work.giving_way_since.or(Some(Instant::now())),
-                    Cause::Slow => work.slow = true,
-                    Cause::Away | Cause::Order => {}
+            (trouble, part) => {
+                match trouble {
+                    Trouble::Conflict => {
+                        work.giving_way_since = work.giving_way_since.or(Some(Instant::now()));
+                    }
+                    Trouble::Slow => work.slow = true,
+                    Trouble::Away | Trouble::Setup | Trouble::Other => {}
                 }
                 let size = if part.len() > SINGLE_FROM { part.len().div_ceil(PARTS) } else { 1 };
                 work.parts.extend(part.chunks(size).map(<[i64]>::to_vec));

@@ -5,7 +5,7 @@ use std::io;
 use sqlx::migrate::MigrateError;
 
 use super::explain::Unreached;
-use super::trouble::{Trouble, trouble};
+use super::trouble::{Trouble, code, trouble};
 
 /// An error of the database with what was being done.
 #[derive(Debug, thiserror::Error)]
@@ -62,28 +62,24 @@ pub fn migrating(error: &MigrateError) -> String {
         }
         other => return other.to_string(),
     };
-    let remedy = match code(source).as_deref() {
-        Some("42501") => {
+    let remedy = match code(source).as_str() {
+        "42501" => {
             "; run `overdue migrate` as the owner of the schema, or GRANT CREATE ON SCHEMA … TO this user"
         }
-        Some("42P07" | "42710" | "42723" | "42701") => {
+        "42P07" | "42710" | "42723" | "42701" => {
             "; the schema has one of that name which Overdue did not make: give Overdue a schema of its own \
              (`?options=-c%20search_path%3Doverdue` in database_url), or rename what is there"
         }
-        Some("3F000") => "; create the schema that the search_path of database_url names",
+        "3F000" => "; create the schema that the search_path of database_url names",
         _ => hint(source),
     };
     format!("{}{remedy}", words(source))
 }
 
-fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
-}
-
 /// What to do about an error; nothing where that cannot be told.
 fn hint(error: &sqlx::Error) -> &'static str {
     match error {
-        sqlx::Error::Database(_) => of_sqlstate(code(error).as_deref().unwrap_or_default()),
+        sqlx::Error::Database(_) => of_sqlstate(&code(error)),
         sqlx::Error::Io(error) => of_io(error),
         sqlx::Error::Tls(_) => {
             "; check sslmode and sslrootcert in database_url (DATABASE_URL), and whether PostgreSQL there has ssl on"

@@ -56,7 +56,7 @@ pub fn events(look: &Look) -> Vec<OrderEvent> {
 pub enum Why {
     /// The broker said no: a queue that the event is for is full, or has no leader.
     Refused,
-    /// The broker did not confirm it in time: a queue that the event is for has lost the majority of its nodes.
+    /// The broker did not confirm it in time: perhaps a queue that the event is for has lost the majority of its nodes.
     Unconfirmed,
     /// Not tried: an earlier event of its order was refused, or the broker does not confirm events of its type.
     Waits,
@@ -71,7 +71,7 @@ impl Why {
                 "a queue that it is for is full and refuses it (x-overflow=reject-publish), or has no leader"
             }
             Self::Unconfirmed => {
-                "a queue that it is for does not confirm it: it has lost the majority of its nodes"
+                "a queue that it is for does not confirm it; has it lost the majority of its nodes?"
             }
             Self::Waits => "it waits for an earlier event of its order, or until its type is confirmed again",
         }

@@ -121,7 +121,7 @@ async fn the_schema_setting_beats_every_other_search_path() {
 }
 
 /// A pooler that drops start-up parameters, as PgBouncer with `ignore_startup_parameters = options` does: here, a role whose
-/// URL goes through one. Without PgBouncer, the check is what is tested: the same session, another expectation.
+/// URL goes through one. It runs where PGBOUNCER names the program.
 #[tokio::test]
 async fn a_session_without_our_settings_is_refused() {
     World::with(async |world| {

@@ -44,6 +44,7 @@ pub async fn run(args: &Args) -> Result<()> {
             ("the busiest lane's leader killed", Some(Fault::LaneLeaderKilled(AWAY))),
             ("a node cut off", Some(Fault::NodeIsolated(node, AWAY))),
             ("rolling restart", Some(Fault::ClusterRestarted)),
+            ("a subscriber without majority", Some(Fault::SubscriberLost(node, AWAY))),
         ] {
             seed += 1;
             let script = Script::incident(seed, LOAD, fault.map(|fault| (STRIKE, fault)));

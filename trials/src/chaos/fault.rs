@@ -35,6 +35,7 @@ pub enum Fault {
     NodeIsolated(usize, Duration),
     LaneLeaderKilled(Duration),
     ClusterRestarted,
+    SubscriberLost(usize, Duration),
     DatabaseKilled(Duration),
     DatabaseFrozen(Duration),
     DatabaseSlow(Duration),
@@ -93,7 +94,7 @@ fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
     let mut lasting = |most: u64| Duration::from_millis(random.random_range(50..=most));
     let (short, long) = (lasting(1_500), lasting(4_000));
     let cluster = nodes > 1;
-    match random.random_range(0..if cluster { 145 } else { 125 }) {
+    match random.random_range(0..if cluster { 150 } else { 125 }) {
         0..10 => Fault::PodKilled(pod, short),
         10..17 => Fault::PodFrozen(pod, long),
         17..20 => Fault::RollingRestart,
@@ -126,6 +127,7 @@ fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
         123..125 => Fault::LogFull(pod, long),
         125..135 => Fault::NodeIsolated(node, long),
         135..143 => Fault::LaneLeaderKilled(short),
+        143..146 => Fault::SubscriberLost(node, long),
         _ => Fault::ClusterRestarted,
     }
 }

@@ -1,28 +1,19 @@
 //! Many items in one INSERT, as an import does it: what the guard of an order's items costs.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use anyhow::Result;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
-use url::Url;
 
+use super::database::Database;
 use crate::pods::Place;
 
 /// The figure's name.
 pub const TOOK: &str = "100,000 items in one INSERT, ms";
 
-/// In a database of its own, with the build's schema; milliseconds.
+/// In a database of its own; milliseconds.
 pub async fn insert(build: &Place) -> Result<f64> {
-    static RUN: AtomicU32 = AtomicU32::new(0);
-    let name = format!("compare_items_{}", RUN.fetch_add(1, Ordering::Relaxed));
-    let mut server = PgConnection::connect(&build.database_url).await?;
-    server.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
-    let mut url = Url::parse(&build.database_url)?;
-    url.set_path(&name);
-    let build = Place { database_url: url.into(), ..build.clone() };
-    build.overdue(&["migrate"]).await?;
-    let mut shop = PgConnection::connect(&build.database_url).await?;
+    let database = Database::new(build).await?;
+    let mut shop = PgConnection::connect(&database.place.database_url).await?;
     for statement in [
         "INSERT INTO inventory SELECT product, 1000 FROM generate_series(1, 1000) AS product",
         "INSERT INTO orders (user_id, payment_deadline)
@@ -40,7 +31,6 @@ pub async fn insert(build: &Place) -> Result<f64> {
     .await?;
     let took = began.elapsed().as_secs_f64() * 1e3;
     shop.close().await?;
-    server.execute(AssertSqlSafe(format!("DROP DATABASE {name}"))).await?;
-    server.close().await?;
+    database.remove().await?;
     Ok(took)
 }

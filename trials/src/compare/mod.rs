@@ -1,6 +1,8 @@
 //! `trials compare`: another build and this one do the same work in turns, on the same servers. Ratios of pairs say what
 //! single figures on a machine with neighbours cannot.
 
+mod burst;
+mod database;
 mod items;
 mod workload;
 

@@ -108,15 +108,33 @@ impl Announcer {
 
     /// Declares a queue that takes nothing, and binds it to all events.
     pub async fn subscribe_with_a_full_queue(&self, queue: &str) -> Result<()> {
+        let full = [
+            ("x-max-length", AMQPValue::LongLongInt(0)),
+            ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+        ];
+        self.subscribe_to_all(queue, full).await
+    }
+
+    /// Declares a quorum queue that has its only member on the node of this connection, and binds it to all events.
+    pub async fn subscribe_on_this_node(&self, queue: &str) -> Result<()> {
+        let alone = [
+            ("x-queue-type", AMQPValue::LongString("quorum".into())),
+            ("x-quorum-initial-group-size", AMQPValue::LongLongInt(1)),
+        ];
+        self.subscribe_to_all(queue, alone).await
+    }
+
+    async fn subscribe_to_all(&self, queue: &str, arguments: [(&str, AMQPValue); 2]) -> Result<()> {
         let (channel, name) = (self.channel().await?, self.place.name(queue));
-        let mut full = FieldTable::default();
-        full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
-        full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-        channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), full).await?;
-        let (exchange, options) = (self.place.name("order.events").into(), QueueBindOptions::default());
-        channel
-            .queue_bind(name.as_str().into(), exchange, "order.*".into(), options, FieldTable::default())
-            .await?;
+        let mut table = FieldTable::default();
+        for (argument, value) in arguments {
+            table.insert(argument.into(), value);
+        }
+        channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), table).await?;
+        let (exchange, options) = (self.place.name(EVENTS).into(), QueueBindOptions::default());
+        let bind =
+            channel.queue_bind(name.into(), exchange, "order.*".into(), options, FieldTable::default());
+        bind.await?;
         Ok(())
     }
 

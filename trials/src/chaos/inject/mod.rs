@@ -53,6 +53,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
         Fault::NodeIsolated(node, lasting) => servers::isolate_node(arena, node, lasting).await?,
         Fault::LaneLeaderKilled(back_after) => servers::kill_lane_leader(arena, back_after).await?,
         Fault::ClusterRestarted => servers::restart_cluster(arena).await?,
+        Fault::SubscriberLost(node, lasting) => servers::lose_a_subscriber(arena, node, lasting).await?,
         Fault::DatabaseKilled(back_after) => servers::kill_database(arena, back_after).await?,
         Fault::DatabaseFrozen(lasting) => servers::freeze_database(arena, lasting).await?,
         Fault::DatabaseSlow(lasting) => servers::slow_database(arena, lasting).await?,

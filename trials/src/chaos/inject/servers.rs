@@ -7,12 +7,28 @@ use sqlx::Executor;
 use tokio::time::sleep;
 
 use crate::arena::Arena;
+use crate::measure::until;
+use crate::pods::Place;
+use crate::shop::Announcer;
 
 pub async fn kill_broker(arena: &Arena, node: usize, back_after: Duration) -> Result<()> {
     let mut rabbit = arena.servers.rabbit.lock().await;
     rabbit.kill(node).await?;
     sleep(back_after).await;
     rabbit.start(node).await
+}
+
+/// A subscriber's quorum queue loses its majority: its only member is on this node, which is killed. Nothing that is published to
+/// it is confirmed meanwhile.
+pub async fn lose_a_subscriber(arena: &Arena, node: usize, lasting: Duration) -> Result<()> {
+    let queue = format!("trial.lost.{}", rand::random::<u32>());
+    let there = Place { amqp_urls: vec![arena.place.amqp_urls[node].clone()], ..arena.place.clone() };
+    Announcer::new(there).subscribe_on_this_node(&queue).await?;
+    kill_broker(arena, node, lasting).await?;
+    let deleted = until("the lost subscriber's queue is deleted", Duration::from_secs(30), || async {
+        arena.till.announcer.delete(&queue).await.map(|()| true)
+    });
+    deleted.await.map(drop)
 }
 
 pub async fn restart_broker(arena: &Arena, node: usize) -> Result<()> {

@@ -1,0 +1,95 @@
+//! A burst without the limits that `overdue bench burst` measures before and after it, so that processor time is that of closing
+//! alone: orders that are due at one moment, from just before it until their events are published.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor, PgPool};
+
+use super::database::Database;
+use super::workload::CPU;
+use crate::arena::Servers;
+use crate::measure::until;
+use crate::pods::Place;
+use crate::proc::processor_seconds;
+use crate::servers::Process;
+
+/// Orders with two items each.
+const ORDERS: i64 = 100_000;
+/// From the last order to the deadline: every wake is in its lane by then.
+const AHEAD: &str = "20 s";
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The figures' names.
+pub const CLOSED: &str = "closed per second";
+pub const P99: &str = "lateness p99, ms";
+
+/// One burst by one build.
+pub async fn close(servers: &Servers, build: &Place) -> Result<HashMap<String, f64>> {
+    let database = Database::new(build).await?;
+    let figures = measure(servers, &database.place).await;
+    database.remove().await?;
+    figures
+}
+
+async fn measure(servers: &Servers, place: &Place) -> Result<HashMap<String, f64>> {
+    place.overdue(&["topology", "declare"]).await?;
+    let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&place.database_url)?;
+    let log = servers.folder.join("burst.log");
+    let mut pod = Process::start("the pod", &mut place.command(&["run"]), &log)?;
+    place_orders(&pool).await?;
+    let due: f64 = sqlx::query_scalar("SELECT extract(epoch FROM min(payment_deadline))::float8 FROM orders")
+        .fetch_one(&pool)
+        .await?;
+    let number = async |query| anyhow::Ok(sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await?);
+    until("every wake is in its lane", PATIENCE, || async {
+        Ok(number("SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one").await? == 0)
+    })
+    .await?;
+    let cpu = async || {
+        anyhow::Ok(servers.processor_seconds().await? + processor_seconds(pod.pid()?.as_raw_nonzero().get()))
+    };
+    let before = cpu().await?;
+    until("the deadline", PATIENCE, || async {
+        let now = "SELECT extract(epoch FROM clock_timestamp())::float8";
+        Ok(sqlx::query_scalar::<_, f64>(now).fetch_one(&pool).await? >= due)
+    })
+    .await?;
+    until("all are closed and told", PATIENCE, || async {
+        let left = "SELECT (EXISTS (SELECT FROM outbox) OR EXISTS (SELECT FROM orders WHERE status = 'PENDING'))::int::bigint";
+        Ok(number(left).await? == 0)
+    })
+    .await?;
+    let spent = cpu().await? - before;
+    let (rate, p99): (f64, f64) = sqlx::query_as(
+        "SELECT count(*) / extract(epoch FROM max(closed_at) - min(payment_deadline))::float8,
+                percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM closed_at - payment_deadline)::float8) * 1000
+         FROM orders WHERE status = 'CLOSED'",
+    )
+    .fetch_one(&pool)
+    .await
+    .context("what was closed")?;
+    pod.signal(Signal::TERM)?;
+    pod.ended(Duration::from_secs(20)).await?;
+    pool.close().await;
+    Ok([(CLOSED, rate), (P99, p99), (CPU, spent)].map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+async fn place_orders(pool: &PgPool) -> Result<()> {
+    pool.execute("INSERT INTO inventory SELECT product, 1000000 FROM generate_series(1, 1000) AS product")
+        .await?;
+    let place = format!(
+        "WITH placed AS (
+             INSERT INTO orders (user_id, payment_deadline)
+             SELECT n, now() + interval '{AHEAD}' FROM generate_series(1, {ORDERS}) AS n RETURNING order_id
+         )
+         INSERT INTO order_items
+         SELECT order_id, 1 + (order_id * 7 + item * 13) % 1000, 1 FROM placed, generate_series(0, 1) AS item"
+    );
+    pool.execute(sqlx::AssertSqlSafe(place)).await?;
+    Ok(())
+}
