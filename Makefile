@@ -13,7 +13,7 @@ demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the s
 
 # More threads than processors: these tests wait for deadlines most of the time.
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
-	dev/with-services cargo test --locked --workspace -- --test-threads=4
+	dev/with-services cargo test --locked --workspace -- --test-threads=6
 
 mixes: toolchain ## one bad order stops no other: drawn mixes (MIXES=1000), and with pods and broker (POD_MIXES=30, SEED=1)
 	MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \

@@ -18,6 +18,9 @@ WITH turn AS MATERIALIZED (
           AND payment_deadline <= pg_catalog.now()
     ORDER BY order_id
     FOR UPDATE SKIP LOCKED
+), picked AS (
+    -- Of these, what is not CLOSED afterwards was kept from it by a trigger: it returned NULL, or wrote another status.
+    SELECT pg_catalog.array_agg(order_id) AS order_ids FROM due
 ), became AS (
     UPDATE orders
     SET status = 'CLOSED', closed_at = pg_catalog.now(), updated_at = pg_catalog.now()
@@ -32,25 +35,21 @@ WITH turn AS MATERIALIZED (
     WHERE status = 'CLOSED'
     HAVING pg_catalog.count(*) > 0
     RETURNING order_ids, deadlines
-), kept AS (
-    -- Orders that a trigger kept from being closed: it returned NULL, or wrote another status.
-    SELECT pg_catalog.array_agg(order_id) AS order_ids
-    FROM due
-    WHERE (SELECT pg_catalog.count(*) FROM due) > (SELECT pg_catalog.count(*) FROM became WHERE status = 'CLOSED')
-          AND order_id NOT IN (SELECT order_id FROM became WHERE status = 'CLOSED')
 ), others AS (
     -- What needs no second look: these were paid, cancelled or closed, or are due later, when this statement began. Who changes
     -- that afterwards makes a new wake.
     SELECT pg_catalog.array_agg(order_id) AS order_ids,
            pg_catalog.array_agg(CASE status WHEN 'PENDING' THEN payment_deadline END) AS deadlines
     FROM orders
-    WHERE (SELECT ours FROM turn) AND (SELECT pg_catalog.count(*) FROM due) < pg_catalog.cardinality($1)
+    WHERE (SELECT ours FROM turn)
+      AND coalesce((SELECT pg_catalog.cardinality(order_ids) FROM picked), 0) < pg_catalog.cardinality($1)
       AND order_id = ANY ($1) AND (status <> 'PENDING' OR payment_deadline > pg_catalog.now())
 )
 -- Each step takes what the one before returns, so the products, which other batches wait for, come last: see overdue_give_back
 -- in migrations/functions.sql. Arrays: a row for each order would cost more than the rest of the answer.
 SELECT coalesce(event.order_ids, '{}') AS "order_ids!", coalesce(event.deadlines, '{}') AS "deadlines!",
        coalesce(others.order_ids, '{}') AS "others!", coalesce(others.deadlines, '{}') AS "others_deadlines!: Vec<Option<OffsetDateTime>>",
-       coalesce(kept.order_ids, '{}') AS "kept!",
+       CASE WHEN pg_catalog.cardinality(picked.order_ids) > coalesce(pg_catalog.cardinality(event.order_ids), 0)
+            THEN picked.order_ids ELSE '{}' END AS "picked!",
        overdue_give_back(event.order_ids) AS products, turn.ours AS "ours!", pg_catalog.clock_timestamp() AS "answered_at!"
-FROM others CROSS JOIN kept CROSS JOIN turn LEFT JOIN event ON true
+FROM others CROSS JOIN picked CROSS JOIN turn LEFT JOIN event ON true

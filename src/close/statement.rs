@@ -45,7 +45,7 @@ impl Closer {
             let explained = self.explain(rest, &mut connection).await?;
             verdicts.extend(explained.into_iter().map(|(id, verdict)| match verdict {
                 // We had it locked, and it was not closed.
-                Verdict::Locked if closed.kept.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
+                Verdict::Locked if closed.picked.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
                 verdict => (id, Ok(verdict)),
             }));
         }
@@ -73,7 +73,7 @@ impl Closer {
             Some(deadline) => (id, Ok(Verdict::NotDue { deadline: deadline.into() })),
         }));
         let deadlines = closed.deadlines.into_iter().map(DbTime::from).collect();
-        Ok(Some(Closed { verdicts, deadlines, kept: closed.kept }))
+        Ok(Some(Closed { verdicts, deadlines, picked: closed.picked }))
     }
 
     /// Why these orders were not closed: somebody has them locked, or changed them meanwhile, or they did not exist. A second
@@ -110,6 +110,6 @@ impl Closer {
 struct Closed {
     verdicts: Vec<(i64, Result<Verdict, Failure>)>,
     deadlines: Vec<DbTime>,
-    /// Orders that a trigger kept from being closed.
-    kept: Vec<i64>,
+    /// Orders that the statement locked to close them, where it did not close all of these.
+    picked: Vec<i64>,
 }
