@@ -40,11 +40,11 @@ pub async fn run(args: &Args) -> Result<()> {
         let node = usize::try_from(nth % 3)?;
         for (what, fault) in [
             ("nothing", None),
+            ("a subscriber without majority", Some(Fault::SubscriberLost(node, AWAY))),
             ("a node killed", Some(Fault::BrokerKilled(node, AWAY))),
             ("the busiest lane's leader killed", Some(Fault::LaneLeaderKilled(AWAY))),
             ("a node cut off", Some(Fault::NodeIsolated(node, AWAY))),
             ("rolling restart", Some(Fault::ClusterRestarted)),
-            ("a subscriber without majority", Some(Fault::SubscriberLost(node, AWAY))),
         ] {
             seed += 1;
             let script = Script::incident(seed, LOAD, fault.map(|fault| (STRIKE, fault)));
