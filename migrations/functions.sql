@@ -97,7 +97,8 @@ END $body$;
 CREATE OR REPLACE FUNCTION :schema.overdue_items_guarded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $body$
 DECLARE
-    -- Types are looked for in the caller's temporary schema first: only keywords and qualified names are safe here.
+    -- Of a move, the order that takes no edit. Types are looked for in the caller's temporary schema first: only keywords and
+    -- qualified names are safe here.
     found_order bigint;
     found_status pg_catalog.text;
 BEGIN
@@ -119,11 +120,12 @@ BEGIN
             EXIT WHEN found_status OPERATOR(pg_catalog.=) ANY ('{CLOSED,CANCELLED}');
         END LOOP;
     ELSE
-        SELECT order_id, status INTO found_order, found_status FROM :schema.orders
-        WHERE order_id OPERATOR(pg_catalog.=) NEW.order_id FOR NO KEY UPDATE;
+        SELECT status INTO found_status FROM :schema.orders WHERE order_id OPERATOR(pg_catalog.=) NEW.order_id
+        FOR NO KEY UPDATE;
     END IF;
     IF found_status OPERATOR(pg_catalog.=) ANY ('{CLOSED,CANCELLED}') THEN
-        RAISE EXCEPTION 'the order is %: its items cannot be changed any more (order %)', found_status, found_order
+        RAISE EXCEPTION 'the order is %: its items cannot be changed any more (order %)', found_status,
+            coalesce(found_order, NEW.order_id)
             USING ERRCODE = 'check_violation', CONSTRAINT = 'order_items_of_open_order', TABLE = 'order_items',
                   HINT = 'Its stock was given back. Place a new order.';
     END IF;

@@ -137,7 +137,7 @@ pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> 
 
 async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
     let sent = Instant::now();
-    // That the table is there is all that is asked: a shop's role may not read it.
+    // That the table is there when the statement is prepared is all that is asked: a shop's role may not read it.
     let now = sqlx::query_scalar!(
         r#"SELECT pg_catalog.clock_timestamp() AS "now!" WHERE 'outbox'::pg_catalog.regclass IS NOT NULL"#
     );

@@ -96,7 +96,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_SHARE: u32 = 50;
 
 /// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
-/// `stop`; `progress` is told after each.
+/// `stop`; `progress` is called after each.
 ///
 /// It holds a page of orders, however many are overdue.
 ///

@@ -85,7 +85,7 @@ pub struct Remembered {
 /// What is remembered of this order; none when its closing never failed, or that is long ago.
 ///
 /// # Errors
-/// As the database's; a shop's role may not read the table.
+/// When the database cannot be asked, or the role may not read the table, as a shop's may not.
 pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
     let row = sqlx::query!(
         "SELECT attempts, code, reason, last_failed_at, next_try_at FROM closing_failures WHERE order_id = $1",

@@ -12,7 +12,7 @@ use crate::config::Config;
 /// Session settings of every connection of ours, besides the search path.
 ///
 /// No statement of ours takes long; one that does stands behind a lock, and is better tried again than waited for.
-/// One plan for all batch sizes: planning the closing statement again each time costs more than it could save.
+/// One plan for all batch sizes: planning the closing statement each time costs more than it could save.
 const PINNED: [(&str, &str); 10] = [
     // Under a stricter isolation a close works on a snapshot from before its locks: items would be missed.
     ("default_transaction_isolation", "read committed"),

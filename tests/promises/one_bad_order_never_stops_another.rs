@@ -232,7 +232,8 @@ async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_a
         world.place_many(300, SECOND, 2 * SECOND, &[(1, 1)]).await;
         // A pod that starts meanwhile works too, and does not take the trigger's missing table for one of ours.
         let other = world.process(&[]);
-        other.says("taking wakes").await;
+        let process = world.names.process();
+        eventually("it takes wakes", async || world.consumers(&process).await == 2).await;
         let tried = "all have been tried twice and put off";
         patiently(tried, 60 * SECOND, async || pod.pod.stats.get(Count::Blocked) >= 600).await;
         assert!(pod.pod.stats.get(Count::Failed) <= 2, "{}", pod.pod.stats.get(Count::Failed));

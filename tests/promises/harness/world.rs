@@ -121,13 +121,22 @@ impl World {
 
     /// Messages in a queue now, by asking the queue itself.
     pub async fn depth(&self, queue: &str) -> u32 {
+        self.state(queue).await.0
+    }
+
+    /// Who consumes a queue now.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        self.state(queue).await.1
+    }
+
+    async fn state(&self, queue: &str) -> (u32, u32) {
         let (connection, channel) = self.channel().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let state =
             channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("the queue");
-        let depth = state.message_count();
+        let state = (state.message_count(), state.consumer_count());
         connection.close(200, "done".into()).await.expect("closed");
-        depth
+        state
     }
 }
 

@@ -9,10 +9,9 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use url::Url;
 
 use crate::arena::Servers;
-use crate::measure::{median, print};
+use crate::measure::{largest, median, print, quantile};
 use crate::pods::{Place, binary};
 use crate::servers::workshop;
 use workload::{Figures, WORKLOADS, Workload};
@@ -37,7 +36,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let known = |name: &String| WORKLOADS.iter().any(|workload| workload.name == name);
     ensure!(args.only.iter().all(known), "there is no such workload: {}", args.only.join(", "));
     let servers = Servers::start(workshop(&format!("compare-{}", std::process::id()))?, 1).await?;
-    let place = place(&servers).await?;
+    let place = place(&servers).await;
     let builds = [place.clone().with_binary(&args.with), place];
     println!("compare: pairs of {} and {}", builds[0].binary.display(), builds[1].binary.display());
     let mut missed = 0;
@@ -52,15 +51,14 @@ pub async fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn place(servers: &Servers) -> Result<Place> {
-    let database = Url::parse(&servers.postgres.lock().await.url("postgres"))?;
-    Ok(Place {
-        database_url: database.into(),
+async fn place(servers: &Servers) -> Place {
+    Place {
+        database_url: servers.postgres.lock().await.url("postgres"),
         amqp_urls: vec![servers.rabbit.lock().await.url(0)],
         prefix: String::new(),
         settings: Vec::new(),
         binary: binary(),
-    })
+    }
 }
 
 /// The first build of a pair alternates: what the one leaves behind meets both.
@@ -97,15 +95,13 @@ fn show(workload: &Workload, pairs: &[[Figures; 2]]) -> usize {
         let ratio = if ratios.iter().all(|ratio| ratio.is_finite()) { median(&ratios) } else { f64::NAN };
         let miss = !goal.reached(ratio);
         missed += usize::from(miss);
-        let (least, most) =
-            ratios.iter().fold((f64::MAX, f64::MIN), |(least, most), at| (least.min(*at), most.max(*at)));
         rows.push(vec![
             (*figure).to_owned(),
             format!("{:.2}", median(&before)),
             format!("{:.2}", median(&after)),
             format!("{ratio:.3}"),
-            format!("{least:.3}"),
-            format!("{most:.3}"),
+            format!("{:.3}", quantile(&ratios, 0.0)),
+            format!("{:.3}", largest(&ratios)),
             format!("{goal}{}", if miss { "  missed" } else { "" }),
         ]);
     }

@@ -17,12 +17,23 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// Processor time of PostgreSQL and RabbitMQ with all their processes, and, where it has any, of the workload's pod.
 pub const CPU: &str = "CPU of pod, PostgreSQL and RabbitMQ, s";
 
-/// A workload: arguments of `overdue bench`, or one of our own where there are none.
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// `overdue bench` with these arguments.
+    Bench(&'static [&'static str]),
+    /// See [`burst`].
+    Burst,
+    /// See [`items`].
+    Items,
+}
+
+/// A workload.
 #[derive(Debug)]
 pub struct Workload {
     /// How it is asked for.
     pub name: &'static str,
-    arguments: &'static [&'static str],
+    kind: Kind,
     /// What of it is compared.
     pub goals: &'static [(&'static str, Goal)],
 }
@@ -40,7 +51,7 @@ pub enum Goal {
 pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "burst",
-        arguments: &[],
+        kind: Kind::Burst,
         goals: &[
             (burst::CLOSED, Goal::AtLeast(0.95)),
             (burst::P99, Goal::AtMost(1.3)),
@@ -49,7 +60,7 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "steady",
-        arguments: &["steady", "--seconds", "20", "--first-ms", "2000", "--last-ms", "8000"],
+        kind: Kind::Bench(&["steady", "--seconds", "20", "--first-ms", "2000", "--last-ms", "8000"]),
         goals: &[
             ("closed", Goal::AtLeast(0.95)),
             ("lateness p50", Goal::AtMost(1.3)),
@@ -60,14 +71,14 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "place",
-        arguments: &["place", "--orders", "10000"],
+        kind: Kind::Bench(&["place", "--orders", "10000"]),
         goals: &[
             ("placing an order p50", Goal::AtMost(1.05)),
             ("placing an order p99", Goal::AtMost(1.3)),
             (CPU, Goal::AtMost(1.05)),
         ],
     },
-    Workload { name: "items", arguments: &[], goals: &[(items::TOOK, Goal::AtMost(1.8))] },
+    Workload { name: "items", kind: Kind::Items, goals: &[(items::TOOK, Goal::AtMost(1.8))] },
 ];
 
 /// What a run showed.
@@ -84,14 +95,16 @@ impl Figures {
 impl Workload {
     /// One run by one build.
     pub async fn run(&self, servers: &Servers, build: &Place) -> Result<Figures> {
-        match self.name {
-            "burst" => return Ok(Figures(burst::close(servers, build).await?)),
-            "items" => return Ok(Figures([(items::TOOK.to_owned(), items::insert(build).await?)].into())),
-            _ => {}
-        }
+        let arguments = match self.kind {
+            Kind::Burst => return Ok(Figures(burst::close(servers, build).await?)),
+            Kind::Items => {
+                return Ok(Figures([(items::TOOK.to_owned(), items::insert(build).await?)].into()));
+            }
+            Kind::Bench(arguments) => arguments,
+        };
         let before = servers.processor_seconds().await?;
         let mut command = build.command(&["--json", "bench"]);
-        let printed = run(command.args(self.arguments), PATIENCE).await?;
+        let printed = run(command.args(arguments), PATIENCE).await?;
         let servers = servers.processor_seconds().await? - before;
         let outcome: Value = serde_json::from_str(&printed).context("what bench printed")?;
         let mut figures = HashMap::new();

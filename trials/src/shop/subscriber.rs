@@ -1,4 +1,4 @@
-//! A subscriber of the events: another part of the shop that is told at least once, and connects again when it must.
+//! A subscriber of the events: another part of the shop that hears each event at least once, and connects again when it must.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
