@@ -16,7 +16,7 @@ test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
 	dev/with-services cargo test --locked --workspace -- --test-threads=6
 
 mixes: toolchain ## one bad order stops no other: drawn mixes (MIXES=1000), and with pods and broker (POD_MIXES=30, SEED=1)
-	MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \
+	RUST_BACKTRACE=0 MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \
 	  cargo test --locked --test promises -- one_bad_order_never_stops_another
 
 # Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.

@@ -165,7 +165,7 @@ impl Closer {
                     .extend(part.into_iter().map(|id| (id, Verdict::Blocked { reason: reason.clone() })));
                 continue;
             }
-            let bound = alone.or(work.slow.then_some(PART_FOR));
+            let bound = alone.or(work.hurries(&part).then_some(PART_FOR));
             match self.close_part(&part, bound).await {
                 Ok(Some(closed)) => {
                     work.answered();

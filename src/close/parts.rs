@@ -1,6 +1,6 @@
 //! A batch that fails is closed in parts, until whoever is to blame is alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub(super) struct Work {
     pub turn_since: Option<Instant>,
     /// One of the orders is slow: parts are given less time than the whole.
     pub slow: bool,
+    /// Orders that took longer than a part may, alone. Before they are called slow they are given the time of a whole batch: on a
+    /// machine that stalled, any order takes so long, and would wait behind those that are slow indeed.
+    pub suspects: HashSet<i64>,
     /// What a sample was drawn from, and why it is not tried unless one of the sample is closed.
     pub untried: Option<(Vec<i64>, String)>,
 }
@@ -85,7 +88,11 @@ impl Closer {
                 work.verdicts.extend(part.iter().map(|id| (*id, Verdict::Locked)));
             }
             (Trouble::Slow, [id]) if !alone => {
-                work.verdicts.insert(*id, Verdict::Slow);
+                if work.slow && work.suspects.insert(*id) {
+                    work.parts.push_back(part);
+                } else {
+                    work.verdicts.insert(*id, Verdict::Slow);
+                }
             }
             (_, [id]) => work.failures.push(Failure::of(*id, &error)),
             // No order could be closed lately, and this part fails as those did. Some of its orders tell whether that is still
@@ -138,6 +145,11 @@ fn loses_the_session(error: &DatabaseError) -> bool {
 }
 
 impl Work {
+    /// Whether this part gets less time than a whole batch.
+    pub fn hurries(&self, part: &[i64]) -> bool {
+        self.slow && !part.iter().all(|id| self.suspects.contains(id))
+    }
+
     pub fn closed_any(&self) -> bool {
         self.verdicts.values().any(|verdict| *verdict == Verdict::Closed)
     }
