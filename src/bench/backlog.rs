@@ -58,7 +58,7 @@ async fn drain(place: &Place, rows: i64, say: &impl Fn(String)) -> Result<f64, B
     let mut next = [first; 2];
     let gone = |next: [i64; 2]| next.iter().map(|id| (id - first).min(rows)).sum::<i64>() / 2;
     say(format!("relaying {rows} rows"));
-    let pod = place.pod()?;
+    let pod = place.pod().await?;
     let asked = Instant::now();
     let (mut began, mut already) = (None, 0);
     while gone(next) < rows && began.is_none_or(|began: Instant| began.elapsed() < WATCHED) {
@@ -128,7 +128,7 @@ pub async fn snapshot(
         let beside = idle(place, &say).await?;
 
         say("closing orders beside them".to_owned());
-        let pod = place.pod()?;
+        let pod = place.pod().await?;
         let due = place.now().await?.plus(Duration::from_secs(5));
         let orders = Orders::due_at(due, BESIDE);
         place_orders(place, Orders { spread: Duration::from_secs(10), ..orders }).await?;
@@ -153,7 +153,7 @@ pub async fn snapshot(
 /// The share of a core that the database sessions of an idle pod take, as Linux tells it; zero where the database is elsewhere.
 async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say("watching an idle pod".to_owned());
-    let pod = place.pod()?;
+    let pod = place.pod().await?;
     sleep(Duration::from_secs(5)).await;
     let (before, began) = (processor_seconds(place).await?, Instant::now());
     sleep(IDLE).await;

@@ -99,7 +99,7 @@ pub(super) async fn measure(
     pods: usize,
     say: &impl Fn(String),
 ) -> Result<Run, BenchError> {
-    let pods = (0..pods).map(|_| place.pod()).collect::<Result<Vec<_>, _>>()?;
+    let pods = futures_util::future::try_join_all((0..pods).map(|_| place.pod())).await?;
     let ahead = BEFORE + time_to_place(orders);
     let due = place.now().await?.plus(ahead);
     say(format!("placing {orders} orders"));

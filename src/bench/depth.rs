@@ -33,7 +33,7 @@ pub async fn depth(
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
     Place::with(raw, log, async |place| {
-        let pod = place.pod()?;
+        let pod = place.pod().await?;
         let alone = measure(place, stream, &say).await?.lateness;
         let (pod, restart_alone) = restart(place, pod).await?;
         place.empty().await?;
@@ -88,7 +88,7 @@ pub async fn depth(
 async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
     pod.kill().await?;
     let began = Instant::now();
-    let pod = place.pod()?;
+    let pod = place.pod().await?;
     let order = sqlx::query_scalar(
         "INSERT INTO orders (user_id, payment_deadline) VALUES (0, now()) RETURNING order_id",
     );

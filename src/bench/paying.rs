@@ -56,7 +56,7 @@ pub async fn paying(
             .fetch_all(&place.pool)
             .await
             .map_err(failed("listing orders"))?;
-        let pod = place.pod()?;
+        let pod = place.pod().await?;
         let mut all = Measured { due: later, idle: Took::default(), busy: Took::default(), seconds: 0.0 };
         for _ in 0..TIMES {
             measure(place, burst, &mut payers, &mut all, &say).await?;

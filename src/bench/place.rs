@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::OnceCell;
 
 use super::BenchError;
 use super::outcome::{Bin, Slice};
@@ -29,6 +30,7 @@ pub(super) struct Place {
     pub clock: Arc<DbClock>,
     schema: String,
     log: Option<PathBuf>,
+    declared: OnceCell<()>,
 }
 
 pub(super) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BenchError {
@@ -82,23 +84,36 @@ impl Place {
             .replace("declare_topology", "true");
         let config = Config::from_raw(&raw)?;
         let pool = database::pool(&config)?;
-        Ok(Self { raw, config, pool, clock: Arc::default(), schema, log: log.map(Path::to_owned) })
+        Ok(Self {
+            raw,
+            config,
+            pool,
+            clock: Arc::default(),
+            schema,
+            log: log.map(Path::to_owned),
+            declared: OnceCell::new(),
+        })
     }
 
     async fn prepare(&self) -> Result<(), BenchError> {
         database::migrate(&self.pool).await?;
         database::probe(&self.pool, &self.clock).await?;
-        // Else each pod that creates a queue would announce what has been placed meanwhile.
+        Ok(())
+    }
+
+    /// Starts a pod as a process, with the same settings.
+    pub async fn pod(&self) -> Result<PodProcess, BenchError> {
+        self.declared.get_or_try_init(|| self.declare()).await?;
+        Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
+    }
+
+    /// Else each pod that creates a queue would announce what has been placed meanwhile.
+    async fn declare(&self) -> Result<(), BenchError> {
         let broker = Broker::new(&self.config);
         let connection = broker.connect("bench").await?;
         broker.declare(&connection).await?;
         broker::close(&connection).await;
         Ok(())
-    }
-
-    /// Starts a pod as a process, with the same settings.
-    pub fn pod(&self) -> Result<PodProcess, BenchError> {
-        Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
     }
 
     /// Runs statements that a workload needs, for as long as they take; autovacuum may stand in their way for a second.

@@ -42,7 +42,7 @@ pub async fn steady(
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
     Place::with(raw, log, async |place| {
-        let pod = place.pod()?;
+        let pod = place.pod().await?;
         let run = measure(place, stream, &say).await?;
         let footprint = pod.footprint();
         let counted = pod.stop().await?;

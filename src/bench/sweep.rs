@@ -39,7 +39,7 @@ pub async fn sweep(
         place_orders(place, Orders::due_at(due, orders)).await?;
         // As if the broker had lost them; no pod has seen them yet.
         place.run("losing every wake", "DELETE FROM outbox").await?;
-        let pod = place.pod()?;
+        let pod = place.pod().await?;
         let expected = orders as f64 / burst.closed_per_second;
         let beside = sqlx::query(
             "INSERT INTO orders (user_id, payment_deadline)

@@ -178,13 +178,15 @@ async fn a_row_that_cannot_be_read_stops_no_other() {
     World::with(async |world| {
         let pod = world.pod_with_roles(&[Role::Relay, Role::Close], &[]);
         world.ready().await;
-        // Whoever drops the CHECK, or restores a table without it.
-        world.sql("ALTER TABLE outbox DROP CONSTRAINT outbox_readable").await;
-        world.sql("INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '[0:0]={1}', '{now}', '{1}'),
-                   ('order.closed', '{1}', '{infinity}', '{1}')").await;
-        for row in ["'[0:0]={1}', '{now}'", "'{{1},{2}}', '{now,now}'", "'{NULL}', '{now}'", "'{1}', '{infinity}'"] {
+        let events_rows = ["'[0:0]={1}', '{now}', '{1}'", "'{1}', '{infinity}', '{1}'", "'{1}', '{now}', '{NULL}'", "'{1}', '{now}', '[0:0]={1}'"];
+        for row in events_rows {
+            world.sql(&format!("INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', {row})")).await;
+        }
+        let wakes = ["'[0:0]={1}', '{now}'", "'{{1},{2}}', '{now,now}'", "'{NULL}', '{now}'", "'{1}', '{infinity}'", "'{1}', '[2:2]={now}'"];
+        for row in wakes {
             world.sql(&format!("INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', {row})")).await;
         }
+        world.sql("INSERT INTO outbox (kind, recorded_at, order_ids, deadlines) VALUES ('wake', 'infinity', '{1}', '{now}')").await;
         let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(SECOND, &[]).await;
         assert_eq!(order_of(&events.next().await.0), order);

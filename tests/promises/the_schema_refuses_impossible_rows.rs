@@ -57,36 +57,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "outbox_one_user_per_event",
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('wake', '{1}', '{now}', '{1}')",
     ),
-    // Rows that the relay could not read, and that would keep it from all others.
-    ("outbox_readable", "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{NULL}', '{now}')"),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{1}', '{infinity}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{{1},{2}}', '{now,now}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '{1}', '{now}', '{NULL}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '[0:0]={1}', '{now}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines) VALUES ('wake', '{1}', '[2:2]={now}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, order_ids, deadlines, user_ids) VALUES ('order.closed', '{1}', '{now}', '[0:0]={1}')",
-    ),
-    (
-        "outbox_readable",
-        "INSERT INTO outbox (kind, recorded_at, order_ids, deadlines) VALUES ('wake', 'infinity', '{1}', '{now}')",
-    ),
     (
         "refused_events_kind_known",
         "INSERT INTO refused_events VALUES (1, 1, 'wake', now(), now(), 1, 0, now(), '')",
