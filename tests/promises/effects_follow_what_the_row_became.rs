@@ -123,7 +123,7 @@ async fn what_a_trigger_keeps_from_being_closed_whole_changes_nothing_and_is_par
 }
 
 /// What keeps a shop's call from doing what it means: a trigger, the call, and the SQLSTATE.
-const REFUSED: [(&str, &str, &str, &str); 4] = [
+const REFUSED: [(&str, &str, &str, &str); 5] = [
     (
         "BEFORE UPDATE ON order_items",
         "NEW.quantity := 4; RETURN NEW;",
@@ -138,6 +138,7 @@ const REFUSED: [(&str, &str, &str, &str); 4] = [
         "OVD02",
     ),
     ("BEFORE UPDATE ON inventory", "RETURN NULL;", "SELECT overdue_cancel(1)", "OVD01"),
+    ("BEFORE UPDATE ON inventory", "RETURN OLD;", "SELECT overdue_cancel(1)", "OVD01"),
 ];
 
 /// Runs statements in one session that are refused; the SQLSTATE.
@@ -158,6 +159,18 @@ async fn the_functions_for_shops_do_what_they_mean_or_nothing() {
             assert_eq!(refused(world, call).await, code, "{when} {body}");
             world.sql("DROP FUNCTION shops_own CASCADE").await;
         }
+        // A partition, or a table that inherits, has triggers of its own.
+        let moved = "WITH moved AS (DELETE FROM FROM_TABLE RETURNING *) INSERT INTO TO_TABLE SELECT * FROM moved";
+        let key = "order_items_product_id_fkey";
+        world.sql(&format!("ALTER TABLE order_items DROP CONSTRAINT {key}; CREATE TABLE special () INHERITS (inventory)")).await;
+        world.sql(&moved.replace("FROM_TABLE", "ONLY inventory").replace("TO_TABLE", "special")).await;
+        trigger(world, "BEFORE UPDATE ON special", "RETURN OLD;").await;
+        assert_eq!(refused(world, "SELECT overdue_cancel(1)").await, "OVD01");
+        world.sql(&moved.replace("FROM_TABLE", "special").replace("TO_TABLE", "inventory")).await;
+        world.sql(&format!(
+            "DROP TABLE special; DROP FUNCTION shops_own CASCADE;
+             ALTER TABLE order_items ADD CONSTRAINT {key} FOREIGN KEY (product_id) REFERENCES inventory"
+        )).await;
         // Items that the snapshot or a policy hides would be lost.
         let call = "SELECT overdue_cancel(1)";
         for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
