@@ -14,8 +14,8 @@ SELECT CASE WHEN coalesce(before, 0) = 0 THEN pg_catalog.pg_current_snapshot()::
 FROM (SELECT) AS always
 LEFT JOIN (
     SELECT id, kind, before,
-           -- A row that cannot be read must not keep the reader from the others: one dimension, counted from 1, no NULL, sane times. A
-           -- CHECK would cost a fiftieth of a millisecond for every order that is placed.
+           -- A row that cannot be read must not keep the reader from the others: one dimension, counted from 1, no NULL, sane times.
+           -- A CHECK would be paid for by every order that is placed.
            CASE WHEN readable THEN recorded_at END AS recorded_at, CASE WHEN readable THEN order_ids END AS order_ids,
            CASE WHEN readable THEN deadlines END AS deadlines, CASE WHEN readable THEN user_ids END AS user_ids
     FROM (SELECT oldest.*,
