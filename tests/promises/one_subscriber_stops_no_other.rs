@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use overdue::role::Role;
 use overdue::stats::Count;
@@ -79,6 +79,34 @@ async fn a_full_subscriber_keeps_no_event_from_the_others_and_gets_its_own_when_
         let pod = world.pod(&[]);
         eventually("nothing is refused any more", async || world.number(waiting).await == 0).await;
         assert!(world.depth("full").await >= 499);
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_subscriber_of_every_key_neither_hears_wakes_nor_delays_them() {
+    World::with(async |world| {
+        let pod = world.pod(&[("sweep_every", "1h")]);
+        world.ready().await;
+        let everything = ["order.*", "#"];
+        for key in everything {
+            full_queue(world, key, key, 1).await;
+        }
+        world.place_many(200, SECOND, 3 * SECOND, &[]).await;
+        world.all_settled().await;
+        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        let late = "SELECT count(*) FROM orders WHERE closed_at > payment_deadline + interval '5 s'";
+        assert_eq!(world.number(late).await, 0);
+        world.outbox_empty().await;
+        let (connection, channel) = world.channel().await;
+        for queue in everything {
+            let heard = channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("an answer");
+            let heard = heard.unwrap_or_else(|| panic!("{queue} hears nothing"));
+            assert_eq!(heard.routing_key.as_str(), "order.closed", "{queue}");
+            assert_eq!(heard.message_count, 0, "{queue} took more than it may");
+        }
+        connection.close(200, "done".into()).await.expect("closed");
         pod.stop().await;
     })
     .await;

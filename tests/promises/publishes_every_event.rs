@@ -74,7 +74,7 @@ async fn an_event_published_twice_has_the_same_id_and_body() {
                  EXECUTE FUNCTION refuse()",
             )
             .await;
-        let pod = world.pod(&[]);
+        let pod = world.pod(&[("shop", "berlin")]);
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(SECOND, &[]).await;
@@ -83,6 +83,7 @@ async fn an_event_published_twice_has_the_same_id_and_body() {
         assert_eq!(first, second);
         assert_eq!(first.1["data"]["order_id"], json!(order));
         assert_eq!(first.1["specversion"], json!("1.0"));
+        assert_eq!(first.1["source"], json!("/overdue/berlin"));
         assert_eq!(first.1["subject"], json!(order.to_string()));
         world.sql("DROP FUNCTION refuse CASCADE").await;
         let rest = events.all(world).await;

@@ -75,6 +75,12 @@ const DAMAGES: &[(&str, &str, bool)] = &[
     ("ALTER TABLE outbox SET UNLOGGED", "table outbox", false),
     ("ALTER TABLE inventory FORCE ROW LEVEL SECURITY", "table inventory", false),
     ("CREATE TABLE more () INHERITS (orders)", "table orders", false),
+    (
+        "ALTER TABLE orders RENAME TO plain; CREATE TABLE orders (LIKE plain INCLUDING ALL) PARTITION BY HASH (order_id);
+         CREATE TABLE orders_0 PARTITION OF orders FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "table orders",
+        false,
+    ),
     ("CREATE RULE nothing AS ON UPDATE TO orders DO INSTEAD NOTHING", "rule nothing", false),
     ("ALTER TABLE closing_failures RENAME TO gone", "table closing_failures", false),
     ("ALTER TABLE order_items ALTER quantity TYPE integer", "column order_items.quantity", false),
@@ -261,8 +267,18 @@ async fn a_newer_versions_schema_is_left_alone_and_can_be_worked_with() {
 #[tokio::test]
 async fn a_table_in_the_outboxs_place_moves_the_leadership_to_it() {
     World::with(async |world| {
-        let pod = world.process(&["--sweep-every", "1h"]);
-        pod.says("leading office=Relay").await;
+        // Sessions that lead by a table; both tables, old and new, would do for one pod each.
+        let leading_by = async |table: &str| {
+            world
+                .number(&format!(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint - 1331053906 IN (1, 2, 3)
+                     AND objid = '{table}'::regclass::oid
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                ))
+                .await
+        };
+        let pods = [world.process(&["--sweep-every", "1h"]), world.process(&["--sweep-every", "1h"])];
+        eventually("relay, sweep and watch have a leader", async || leading_by("outbox").await == 3).await;
         world
             .sql(
                 "ALTER TABLE outbox RENAME TO old_outbox;
@@ -270,14 +286,14 @@ async fn a_table_in_the_outboxs_place_moves_the_leadership_to_it() {
                  CREATE TABLE outbox (LIKE old_outbox INCLUDING ALL)",
             )
             .await;
-        pod.says("the table outbox was replaced").await;
-        let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053907
-                      AND objid = 'outbox'::regclass::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        eventually("the relay leads by the new table", async || world.number(locked).await == 1).await;
+        eventually("they lead by the new table", async || leading_by("outbox").await == 3).await;
+        eventually("and none by the old one", async || leading_by("old_outbox").await == 0).await;
         let order = world.place(Duration::from_secs(1), &[]).await;
         world.closed(order).await;
         world.outbox_empty().await;
-        pod.kill().await;
+        for pod in pods {
+            pod.kill().await;
+        }
     })
     .await;
 }

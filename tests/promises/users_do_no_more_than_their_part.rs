@@ -279,20 +279,34 @@ async fn a_pod_needs_no_more_than_the_services_user_has_and_that_user_can_verify
 #[tokio::test]
 async fn a_second_shops_users_take_nothing_from_the_first() {
     World::with(async |world| {
-        let shop = world.import_shop().await;
-        let (code, second, error) = world.run(&["topology", "export"]).await;
+        let first = world.import_shop().await;
+        let second = world.import_shop_of(world.second_prefix()).await;
+        for (own, other) in [(&first, &second), (&second, &first)] {
+            let (publisher, channel) = own.channel("publisher").await;
+            publish(channel, &own.names.exchange(), "order.delay", BasicProperties::default())
+                .await
+                .expect("the other's import took nothing away");
+            refused(&publisher, "announcing to the other shop", async |channel| {
+                publish(channel, &other.names.exchange(), "order.delay", BasicProperties::default()).await
+            })
+            .await;
+            let (service, channel) = own.channel("service").await;
+            let consume = async |channel: Channel, queue: String| {
+                channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await
+            };
+            consume(channel, own.names.process()).await.expect("the service takes its own wakes");
+            refused(&service, "taking the other shop's wakes", async |channel| {
+                consume(channel, other.names.process()).await
+            })
+            .await;
+        }
+        // Without a prefix the users are others again.
+        let (code, plain, error) = world.run(&["topology", "export"]).await;
         assert_eq!((code, error.as_str()), (0, ""));
-        let second: serde_json::Value = serde_json::from_str(&second).expect("JSON");
-        let of_the_second = |user: &str| {
-            second["permissions"]
-                .as_array()
-                .expect("permissions")
-                .iter()
-                .any(|granted| granted["user"] == user)
-        };
+        let plain: serde_json::Value = serde_json::from_str(&plain).expect("JSON");
+        let granted: Vec<_> = plain["permissions"].as_array().expect("permissions").iter().collect();
         for part in ["publisher", "service", "subscriber", "operator"] {
-            assert!(of_the_second(&format!("overdue-{part}")));
-            assert!(!of_the_second(&shop.names.user(part)), "the import would replace its permissions");
+            assert!(granted.iter().any(|granted| granted["user"] == format!("overdue-{part}")));
         }
     })
     .await;

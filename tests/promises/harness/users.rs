@@ -24,9 +24,18 @@ impl World {
         format!("{}.", self.name)
     }
 
+    /// The prefix of another shop in the same vhost.
+    pub fn second_prefix(&self) -> String {
+        format!("{}_second.", self.name)
+    }
+
     /// Imports what `overdue topology export` prints, and gives its users a password.
     pub async fn import_shop(&self) -> Shop<'_> {
-        let prefix = self.prefix();
+        self.import_shop_of(self.prefix()).await
+    }
+
+    /// The same under a prefix.
+    pub async fn import_shop_of(&self, prefix: String) -> Shop<'_> {
         let (code, definitions, error) = self.run(&["topology", "export", "--prefix", &prefix]).await;
         assert_eq!((code, error.as_str()), (0, ""));
         let definitions: Value = serde_json::from_str(&definitions).expect("JSON");

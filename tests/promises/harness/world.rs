@@ -81,8 +81,10 @@ impl World {
     async fn remove(self) {
         self.management.delete(&["vhosts", &self.name]).await;
         self.management.delete(&["users", &format!("{}_limited", self.name)]).await;
-        for part in PARTS {
-            self.management.delete(&["users", &Names::new(&self.prefix()).user(part)]).await;
+        for prefix in [self.prefix(), self.second_prefix()] {
+            for part in PARTS {
+                self.management.delete(&["users", &Names::new(&prefix).user(part)]).await;
+            }
         }
         self.pool.close().await;
         execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
