@@ -72,7 +72,8 @@ fn silent() -> sqlx::Error {
 /// Longest wait for a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
-async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+/// Asks for a sign of life. What the connection did before is finished then, and its locks are released where it failed.
+pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
 }
 

@@ -90,7 +90,7 @@ const READ_TOGETHER: usize = 10;
 /// Most orders that a line of the log names.
 const MOST_NAMED: usize = 20;
 
-/// How long until overdue orders are looked for again while only a slow one is being closed.
+/// How long until overdue orders are looked for again while slow ones are being closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Looks take a fiftieth of the time at most: an open snapshot may make each of them long.
 const LOOK_SHARE: u32 = 50;
@@ -112,9 +112,12 @@ pub async fn sweep(
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let (mut after, mut more, mut took) = (None, true, Duration::ZERO);
-    // What is closed apart, and what could not be closed.
-    let (mut apart, mut left) = (HashSet::new(), HashSet::new());
+    // What waits here or is being closed; what is locked, and is tried again; what failed, and is not.
+    let (mut in_hand, mut locked, mut failing) = (HashSet::new(), HashSet::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
+    let may_look = |closing: &JoinSet<_>, apart: &JoinSet<_>| {
+        closing.len() < pace.at_once && closing.len() + apart.len() > 0 && !stop.is_cancelled()
+    };
     // An operator's open transaction on one of its rows must not keep the sweep from closing.
     if let Err(error) = tidy(&closer.pool).await {
         tracing::warn!(%error, "failures of orders that are settled are still remembered");
@@ -132,11 +135,10 @@ pub async fn sweep(
                 // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
                 for Overdue { order_id, failed: has_failed, .. } in read {
-                    if apart.contains(&order_id) {
+                    if failing.contains(&order_id) || !in_hand.insert(order_id) {
                         continue;
                     }
                     if has_failed {
-                        apart.insert(order_id);
                         failed.push_back(order_id);
                     } else {
                         page.push_back(order_id);
@@ -165,8 +167,8 @@ pub async fn sweep(
         let verdicts = tokio::select! {
             Some(verdicts) = closing.join_next() => verdicts,
             Some(verdicts) = closing_apart.join_next() => verdicts,
-            // A slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
-            () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if closing.is_empty() && !closing_apart.is_empty() && !stop.is_cancelled() => {
+            // A batch with a slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
+            () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
                 (after, more) = (None, true);
                 continue;
             }
@@ -177,22 +179,25 @@ pub async fn sweep(
             verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         let mut closed = Vec::new();
         for (order, verdict) in &verdicts {
-            apart.remove(order);
-            left.remove(order);
+            in_hand.remove(order);
+            locked.remove(order);
             match verdict {
                 Verdict::Closed => closed.push(*order),
                 Verdict::Slow => {
-                    apart.insert(*order);
+                    in_hand.insert(*order);
                     slow.push_back(*order);
                 }
-                Verdict::Locked | Verdict::Failed { .. } | Verdict::Blocked { .. } => {
-                    left.insert(*order);
+                Verdict::Locked => {
+                    locked.insert(*order);
+                }
+                Verdict::Failed { .. } | Verdict::Blocked { .. } => {
+                    failing.insert(*order);
                 }
                 // Paid, extended or gone since the page was read.
                 Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
             }
         }
-        swept.left = left.len();
+        swept.left = locked.len() + failing.len();
         closed.sort_unstable();
         swept.closed += closed.len();
         let room = MOST_NAMED - swept.first_closed.len();

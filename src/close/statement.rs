@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::memory::Failure;
 use super::{Closer, LARGE_BATCH, Verdict};
 use crate::clock::DbTime;
-use crate::database::{DatabaseError, bounded};
+use crate::database::{DatabaseError, answers, bounded};
 
 /// What is being done when there is no connection yet.
 pub(super) const CONNECTING: &str = "connecting to close orders";
@@ -23,8 +23,29 @@ impl Closer {
     ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
         let connect = self.kept.take().await;
         let mut connection = connect.map_err(DatabaseError::during(CONNECTING))?;
+        let closed = self.verdicts(&mut connection, order_ids, bound).await;
+        // The server names an error before it releases the locks of what failed. Other parts of the batch would meet them.
+        let released = match &closed {
+            Ok(_) => true,
+            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => {
+                answers(&mut connection).await.is_ok()
+            }
+            Err(_) => false,
+        };
+        if released {
+            self.kept.keep(connection);
+        }
+        closed
+    }
+
+    async fn verdicts(
+        &self,
+        connection: &mut PgConnection,
+        order_ids: &[i64],
+        bound: Option<&'static str>,
+    ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
         let closed = match bound {
-            None => self.close_on(&mut connection, order_ids).await?,
+            None => self.close_on(connection, order_ids).await?,
             Some(begin) => {
                 let mut transaction = bounded("beginning to close", connection.begin_with(begin)).await?;
                 let closed = self.close_on(&mut transaction, order_ids).await?;
@@ -32,24 +53,20 @@ impl Closer {
                 closed
             }
         };
-        let Some(closed) = closed else {
-            self.kept.keep(connection);
-            return Ok(None);
-        };
+        let Some(closed) = closed else { return Ok(None) };
         let committed = self.clock.now();
         self.stats.closed(closed.deadlines.iter().map(|deadline| committed.since(*deadline)));
         let mut verdicts = closed.verdicts;
         if verdicts.len() < order_ids.len() {
             let known: HashSet<_> = verdicts.iter().map(|(id, _)| *id).collect();
             let rest = order_ids.iter().copied().filter(|id| !known.contains(id)).collect();
-            let explained = self.explain(rest, &mut connection).await?;
+            let explained = self.explain(rest, connection).await?;
             verdicts.extend(explained.into_iter().map(|(id, verdict)| match verdict {
                 // We had it locked, and it was not closed.
                 Verdict::Locked if closed.picked.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
                 verdict => (id, Ok(verdict)),
             }));
         }
-        self.kept.keep(connection);
         Ok(Some(verdicts))
     }
 

@@ -7,97 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use overdue::close::Closer;
+use overdue::close::{Closer, Verdict};
 use overdue::stats::Count;
 use overdue::sweep::{Pace, sweep};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Dice, World, eventually, patiently};
+use crate::harness::mix::{CODES, HANGS, HUGE, STALLED, draw, is_bad, place};
+use crate::harness::{World, eventually, patiently};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Codes that a trigger may raise: unknown ones, the shop's own, and those that mean that the database is away.
-const CODES: [&str; 19] = [
-    "21000", "SHOP1", "27000", "38000", "54000", "55000", "XX000", "42P01", "42501", "23514", "P0001",
-    "53100", "57P01", "08006", "25006", "28000", "40001", "55P03", "40P01",
-];
-
-// Buyers: whose order takes too long, takes a while, has very many items, takes as long as any may on a machine that stalls.
-const HANGS: i64 = 1;
-const SLOW: i64 = 2;
-const HUGE: i64 = 3;
-const STALLED: i64 = 4;
-/// Items of a huge order: more than a batch has time for.
-const HUGE_ITEMS: i64 = 40_000;
-
-/// Fails, or is slow, as the order's buyer says: 1000 and up is a code.
-const SABOTAGE: &str = "
-    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF NEW.user_id = 1 THEN PERFORM pg_sleep(60);
-        ELSIF NEW.user_id = 2 THEN PERFORM pg_sleep(3);
-        ELSIF NEW.user_id = 4 THEN PERFORM pg_sleep(0.8);
-        ELSIF NEW.user_id > 999 THEN
-            RAISE EXCEPTION 'order % is bad', NEW.order_id USING ERRCODE = (string_to_array(tg_argv[0], ','))[NEW.user_id - 999];
-        END IF;
-        RETURN NEW;
-    END $$;
-    CREATE TRIGGER sabotage BEFORE UPDATE ON orders FOR EACH ROW WHEN (NEW.status = 'CLOSED' AND NEW.user_id > 0)
-    EXECUTE FUNCTION sabotage('CODES');";
-
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// Whether this buyer's orders are never closed.
-fn is_bad(user: i64) -> bool {
-    ![SLOW, HUGE, STALLED].contains(&user)
-}
-
-/// What each bad order of a mix does, by its number among the 200.
-fn draw(seed: u64) -> BTreeMap<usize, i64> {
-    let mut dice = Dice(seed);
-    let mut mix = BTreeMap::new();
-    // In some mixes all fail with one code, in others each with its own.
-    let (alike, code) = (dice.below(2) == 0, dice.below(CODES.len()));
-    for _ in 0..dice.below(41) {
-        let code = if alike { code } else { dice.below(CODES.len()) };
-        mix.insert(dice.below(200), 1_000 + i64::try_from(code).expect("a code"));
-    }
-    for _ in 0..dice.below(4) {
-        let kinds = [HANGS, HANGS, HANGS, HANGS, SLOW, SLOW, SLOW, SLOW, HUGE];
-        mix.insert(dice.below(200), kinds[dice.below(kinds.len())]);
-    }
-    mix
-}
-
-/// Places 200 orders without a wake, of which those in the mix are bad; returns their numbers.
-async fn place(world: &World, mix: &BTreeMap<usize, i64>, window: Duration) -> Vec<i64> {
-    world.sql(&SABOTAGE.replace("CODES", &CODES.join(","))).await;
-    world.stock(10, 1_000).await;
-    let users: Vec<_> = (0..200).map(|n| mix.get(&n).copied().unwrap_or(0)).collect();
-    let orders = sqlx::query_scalar(
-        "WITH placed AS (
-             INSERT INTO orders (user_id, payment_deadline)
-             SELECT user_id, now() + make_interval(secs => $2 + 2 * random()) FROM unnest($1::bigint[]) WITH ORDINALITY AS u (user_id, n)
-             ORDER BY n RETURNING order_id
-         ), items AS (
-             INSERT INTO order_items SELECT order_id, 1 + order_id % 10, 1 FROM placed
-         )
-         SELECT order_id FROM placed ORDER BY order_id",
-    );
-    let orders: Vec<i64> =
-        orders.bind(&users).bind(window.as_secs_f64()).fetch_all(&world.pool).await.expect("placed");
-    world.sql("UPDATE inventory SET stock = stock - 20").await;
-    if mix.values().any(|user| *user == HUGE) {
-        let huge = format!(
-            "INSERT INTO inventory SELECT product, 1000 FROM generate_series(11, 10 + {HUGE_ITEMS}) AS product;
-             INSERT INTO order_items SELECT order_id, product_id, 1 FROM orders, inventory WHERE user_id = {HUGE} AND product_id > 10;
-             UPDATE inventory SET stock = stock - (SELECT count(*) FROM orders WHERE user_id = {HUGE}) WHERE product_id > 10"
-        );
-        world.sql(&huge).await;
-    }
-    orders
 }
 
 /// Waits until the good orders, and those that are only slow or huge, are closed: within 10 s and within 60 s.
@@ -276,6 +197,61 @@ async fn a_good_order_among_many_that_fail_alike_is_found_and_never_blamed() {
         .await;
         let blamed = "SELECT count(*) FROM closing_failures JOIN orders USING (order_id) WHERE user_id = 0";
         assert_eq!(world.number(blamed).await, 0);
+        closer.disconnect().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_does_not_meet_its_own_locks() {
+    World::with(async |world| {
+        let mix: BTreeMap<_, _> = (0..200).step_by(20).map(|n| (n, 1_001)).collect();
+        let orders = place(world, &mix, Duration::ZERO).await;
+        // Nobody waits for a product either.
+        world.sql("DELETE FROM order_items").await;
+        let closer = Closer::new(&world.config(&[]), world.pool.clone(), Arc::default(), Arc::default())
+            .expect("a closer");
+        for _ in 0..20 {
+            world
+                .sql("UPDATE orders SET status = 'PENDING', closed_at = NULL, payment_deadline = now()")
+                .await;
+            // Connections that are open already are there for the parts at once.
+            let open = orders[1..9].iter().map(|order| closer.close(vec![*order]));
+            futures_util::future::try_join_all(open).await.expect("answers");
+            let batches = orders.chunks(50).map(|batch| closer.close(batch.to_vec()));
+            for verdicts in futures_util::future::try_join_all(batches).await.expect("answers") {
+                let locked = verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Locked);
+                assert_eq!(locked.count(), 0, "{verdicts:?}");
+            }
+        }
+        closer.disconnect().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sweep_looks_again_at_what_was_locked_while_a_batch_of_slow_orders_takes_its_time() {
+    World::with(async |world| {
+        // The first batch takes 45 s.
+        let mix: BTreeMap<_, _> = (0..20).map(|n| (n, HANGS)).collect();
+        let orders = place(world, &mix, Duration::ZERO).await;
+        world.sql("UPDATE orders SET payment_deadline = now()").await;
+        let mut shop = world.pool.begin().await.expect("a transaction");
+        let lock = sqlx::query("SELECT FROM orders WHERE order_id = $1 FOR UPDATE").bind(orders[100]);
+        lock.execute(&mut *shop).await.expect("locked");
+        let config = world.config(&[]);
+        let closer =
+            Closer::new(&config, world.pool.clone(), Arc::default(), Arc::default()).expect("a closer");
+        let stop = CancellationToken::new();
+        let looking = async {
+            world.closed(orders[101]).await;
+            shop.rollback().await.expect("released");
+            world.closed(orders[100]).await;
+        };
+        tokio::select! {
+            () = looking => {}
+            swept = sweep(&closer, Duration::ZERO, Pace::of(&config), &stop, |_| {}) => panic!("{swept:?}"),
+        }
         closer.disconnect().await;
     })
     .await;

@@ -6,6 +6,7 @@ mod breaker;
 mod events;
 mod hostile;
 mod management;
+pub mod mix;
 mod pods;
 mod raw;
 mod roles;
