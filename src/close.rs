@@ -6,7 +6,7 @@ mod statement;
 mod suspicion;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -150,7 +150,8 @@ impl Closer {
     ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         order_ids.sort_unstable();
         order_ids.dedup();
-        let mut work = Work { parts: VecDeque::from([order_ids]), ..Work::default() };
+        let closes_before = self.suspicion().closes();
+        let mut work = Work { parts: VecDeque::from([order_ids]), closes_before, ..Work::default() };
         while let Some(part) = work.parts.pop_front() {
             let giving_way = work.giving_way_since.map_or(Duration::ZERO, |since| since.elapsed());
             if giving_way > TRY_FOR {
@@ -196,7 +197,11 @@ impl Closer {
     }
 
     fn expects(&self, error: &DatabaseError) -> bool {
-        self.suspicion.lock().unwrap_or_else(PoisonError::into_inner).expects(&code(&error.source))
+        self.suspicion().expects(&code(&error.source))
+    }
+
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        self.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says whose failures they are: the orders', which are noted and counted, or nobody's.
@@ -204,8 +209,13 @@ impl Closer {
         let closed = work.verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
         let failed: Vec<_> =
             work.failures.iter().map(|failure| (failure.order_id, failure.code.as_str())).collect();
-        let nobodys: HashSet<i64> =
-            self.suspicion.lock().unwrap_or_else(PoisonError::into_inner).judge(closed, &failed);
+        let slow = work.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Slow);
+        let nobodys: HashSet<i64> = {
+            let mut suspicion = self.suspicion();
+            let nobodys = suspicion.judge(closed, &failed);
+            suspicion.suspect(slow.map(|(id, _)| *id), work.closes_before);
+            nobodys
+        };
         let (blocked, failures): (Vec<_>, Vec<_>) = std::mem::take(&mut work.failures)
             .into_iter()
             .partition(|failure| nobodys.contains(&failure.order_id));

@@ -49,6 +49,8 @@ pub(super) struct Work {
     /// Orders that took longer than a part may, alone. Before they are called slow they are given the time of a whole batch: on a
     /// machine that stalled, any order takes so long, and would wait behind those that are slow indeed.
     pub suspects: HashSet<i64>,
+    /// How many batches had closed orders when this one began.
+    pub closes_before: u64,
     /// What a sample was drawn from, and why it is not tried unless one of the sample is closed.
     pub untried: Option<(Vec<i64>, String)>,
 }

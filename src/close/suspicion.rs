@@ -22,6 +22,10 @@ pub(super) struct Suspicion {
     code: String,
     /// Orders that first failed with it after the last order was closed.
     fresh: HashSet<i64>,
+    /// Orders that were too slow for a batch, and none has been closed since that batch began.
+    slow: HashSet<i64>,
+    /// How many batches closed orders.
+    closes: u64,
     /// Orders that failed while others were closed.
     known: HashSet<i64>,
 }
@@ -32,10 +36,27 @@ impl Suspicion {
         self.fresh.len() >= ENOUGH && self.code == code
     }
 
+    /// How many batches have closed orders until now.
+    pub fn closes(&self) -> u64 {
+        self.closes
+    }
+
+    /// Takes in orders that were too slow for a batch, and how many batches had closed orders when it began. Where others were closed
+    /// while these were slow, or are closed before they fail, they are to blame themselves.
+    pub fn suspect(&mut self, slow: impl Iterator<Item = i64>, closes_before: u64) {
+        if self.closes == closes_before {
+            let room = MOST_FRESH.saturating_sub(self.slow.len());
+            self.slow.extend(slow.take(room));
+        } else {
+            self.remember(slow);
+        }
+    }
+
     /// Takes in what became of a batch; the orders whose failure is nobody's.
     pub fn judge(&mut self, closed: usize, failed: &[(i64, &str)]) -> HashSet<i64> {
         let orders = failed.iter().map(|(order, _)| *order);
         if closed > 0 {
+            self.closes += 1;
             self.acquit();
             self.remember(orders);
             return HashSet::new();
@@ -57,8 +78,8 @@ impl Suspicion {
 
     /// An order was closed: what failed before it was not everybody's trouble.
     fn acquit(&mut self) {
-        let fresh = std::mem::take(&mut self.fresh);
-        self.remember(fresh.into_iter());
+        let (fresh, slow) = (std::mem::take(&mut self.fresh), std::mem::take(&mut self.slow));
+        self.remember(fresh.into_iter().chain(slow));
     }
 
     fn remember(&mut self, orders: impl Iterator<Item = i64>) {
@@ -116,5 +137,23 @@ mod tests {
         suspicion.judge(1, &[]);
         assert!(!suspicion.expects("P0001"));
         assert_eq!(nobodys(&mut suspicion, &[5, 6, 7], "P0001"), [0; 0], "one was closed since they failed");
+    }
+
+    #[test]
+    fn orders_that_are_slow_while_others_are_closed_are_to_blame_when_they_fail_later() {
+        let mut suspicion = Suspicion::default();
+        let before = suspicion.closes();
+        suspicion.judge(20, &[]);
+        suspicion.suspect([1, 2, 3].into_iter(), before);
+        for order in [1, 2, 3] {
+            assert_eq!(nobodys(&mut suspicion, &[order], "57014"), [0; 0]);
+        }
+        // Closed after they were slow, and before they failed.
+        suspicion.suspect([4, 5, 6].into_iter(), suspicion.closes());
+        suspicion.judge(1, &[]);
+        assert_eq!(nobodys(&mut suspicion, &[4, 5, 6], "57014"), [0; 0]);
+        // Where every order is slow it is nobody's.
+        suspicion.suspect([7, 8, 9].into_iter(), suspicion.closes());
+        assert_eq!(nobodys(&mut suspicion, &[7, 8, 9], "57014"), [7, 8, 9]);
     }
 }

@@ -168,7 +168,7 @@ async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_th
         let large = vec![b'7'; MEBIBYTE];
         world.publish_times(COUNT, "order.delay", &large, &lapin::BasicProperties::default()).await;
         let pod = world.process(&["--sweep-grace", "1h"]);
-        pod.says("taking wakes").await;
+        world.consumed(&world.names.process(), 1).await;
         let order = world.place(SECOND, &[]).await;
         let parked = world.names.parked();
         eventually("all are parked", async || world.depth(&parked).await as usize == COUNT).await;

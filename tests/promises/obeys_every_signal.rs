@@ -11,7 +11,7 @@ async fn a_pod_drains_when_its_terminal_goes_as_when_it_is_terminated() {
     World::with(async |world| {
         for signal in ["HUP", "INT", "TERM"] {
             let pod = world.process(&[]);
-            pod.says("taking wakes").await;
+            world.consumed(&world.names.process(), 1).await;
             pod.send(signal).await;
             let (code, log) = pod.end().await;
             assert_eq!(code, 0, "{signal}: {log}");
@@ -25,7 +25,7 @@ async fn a_pod_drains_when_its_terminal_goes_as_when_it_is_terminated() {
 async fn a_second_signal_with_nothing_in_hand_is_no_failure() {
     World::with(async |world| {
         let pod = world.process(&[]);
-        pod.says("taking wakes").await;
+        world.consumed(&world.names.process(), 1).await;
         pod.send("TERM").await;
         pod.says("stopping: finishing what is in hand").await;
         pod.send("TERM").await;

@@ -105,6 +105,11 @@ async fn an_order_that_hangs_and_one_with_very_many_items_hold_up_nobody() {
 }
 
 #[tokio::test]
+async fn three_orders_that_hang_are_each_to_blame_although_none_is_closed_between_their_failures() {
+    one_mix("three".to_owned(), BTreeMap::from([(7, HANGS), (8, HANGS), (160, HANGS)])).await;
+}
+
+#[tokio::test]
 async fn an_order_that_a_stall_makes_slow_does_not_wait_behind_those_that_hang() {
     one_mix("a stall".to_owned(), BTreeMap::from([(7, HANGS), (8, HANGS), (90, STALLED), (99, STALLED)]))
         .await;

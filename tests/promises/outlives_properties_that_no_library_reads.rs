@@ -52,7 +52,7 @@ async fn a_message_whose_properties_no_library_can_read_is_parked_and_the_next_i
         }
         // A process of its own: a library that overflows its stack takes the whole process with it.
         let pod = world.process(&["--sweep-grace", "1h"]);
-        pod.says("taking wakes").await;
+        world.consumed(&world.names.process(), 1).await;
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;
         let parked = world.parked(KEYS.len() * unreadable().len()).await;

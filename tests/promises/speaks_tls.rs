@@ -14,7 +14,7 @@ async fn orders_are_closed_over_tls_and_frames_are_checked_there_too() {
         let mut command = world.command(&["run", "--amqp-url", &broker.url, "--sweep-grace", "1h"]);
         // Only the test's own certificate; what the machine trusts is put aside.
         let pod = Process::start(command.env("SSL_CERT_FILE", &broker.certificate));
-        pod.says("taking wakes").await;
+        world.consumed(&world.names.process(), 1).await;
         world.stock(1, 1_000).await;
         world.raw().await.publish("order.process", 0x8000, b"\x01\xff", b"no text").await;
         world.place_many(300, SECOND, 2 * SECOND, &[(1, 1)]).await;

@@ -29,7 +29,7 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
         let small = ["--sweep-grace", "1h", "--max-orders-per-wake", "20", "--max-held", "500"];
         let first = world.process(&small);
         let second = world.pod(&[("sweep_grace", "1h"), ("max_orders_per_wake", "20")]);
-        first.says("taking wakes").await;
+        world.consumed(&world.names.process(), 2).await;
         world.ready().await;
         world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
         eventually("the burst is on", async || {
@@ -56,7 +56,7 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
         world.publish_times(10_000, "order.delay", body.as_bytes(), &in_an_hour).await;
         // There is more than it is given at one time, all the time.
         let first = world.process(&["--roles", "intake"]);
-        first.says("taking order-created messages").await;
+        world.consumed(&world.names.intake(), 1).await;
         first.send("TERM").await;
         let (code, log) = first.end().await;
         assert_eq!(code, 0, "{log}");

@@ -111,20 +111,33 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
     .await;
 }
 
-/// Starts two pods one after the other, the first of which leads.
-async fn leader_and_follower(world: &World) -> (Process, Process) {
+/// The offices that must move: the relay's and the sweep's.
+const OFFICES: [i64; 2] = [1, 2];
+
+/// Waits until others than these sessions lead; the sessions that do.
+async fn led_by_others(world: &World, than: [i64; 2]) -> [i64; 2] {
+    let mut leaders = [0; 2];
+    for (leader, office) in leaders.iter_mut().zip(OFFICES) {
+        eventually("another pod leads", async || {
+            *leader = world.leader(office, "outbox").await;
+            *leader != 0 && !than.contains(leader)
+        })
+        .await;
+    }
+    leaders
+}
+
+/// Starts two pods one after the other, the first of which leads, by these sessions.
+async fn leader_and_follower(world: &World) -> (Process, Process, [i64; 2]) {
     let leader = world.process(&[]);
-    leader.says("leading office=Relay").await;
-    leader.says("leading office=Sweep").await;
+    let leading = led_by_others(world, [0; 2]).await;
     let follower = world.process(&["--sweep-every", "200ms", "--sweep-grace", "300ms"]);
-    follower.says("taking wakes").await;
-    (leader, follower)
+    world.consumed(&world.names.process(), 2).await;
+    (leader, follower, leading)
 }
 
 /// The relay works again when an order placed now is closed by its wake, and the sweep when one without a wake is.
-async fn leadership_moved(world: &World, follower: &Process) {
-    follower.says("leading office=Relay").await;
-    follower.says("leading office=Sweep").await;
+async fn all_works(world: &World) {
     let order = world.place(SECOND, &[]).await;
     world.closed(order).await;
     world.sql("ALTER TABLE orders DISABLE TRIGGER orders_inserted").await;
@@ -136,13 +149,12 @@ async fn leadership_moved(world: &World, follower: &Process) {
 #[tokio::test]
 async fn leadership_moves_within_seconds_when_the_leader_is_killed() {
     World::with(async |world| {
-        let (leader, follower) = leader_and_follower(world).await;
+        let (leader, follower, leading) = leader_and_follower(world).await;
         let killed = Instant::now();
         leader.kill().await;
-        follower.says("leading office=Relay").await;
-        follower.says("leading office=Sweep").await;
+        led_by_others(world, leading).await;
         assert!(killed.elapsed() < 10 * SECOND, "{:?}", killed.elapsed());
-        leadership_moved(world, &follower).await;
+        all_works(world).await;
         follower.kill().await;
     })
     .await;
@@ -151,20 +163,18 @@ async fn leadership_moves_within_seconds_when_the_leader_is_killed() {
 #[tokio::test]
 async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down_when_it_wakes_up() {
     World::with(async |world| {
-        let (leader, follower) = leader_and_follower(world).await;
+        let (leader, follower, leading) = leader_and_follower(world).await;
         leader.send("STOP").await;
         let stopped = Instant::now();
-        follower.says("leading office=Relay").await;
-        follower.says("leading office=Sweep").await;
+        let following = led_by_others(world, leading).await;
         assert!(stopped.elapsed() < 15 * SECOND, "{:?}", stopped.elapsed());
         leader.send("CONT").await;
         // It notices that its lock is gone, and waits for its turn.
         eventually("it steps down", async || leader.log().matches("session broke").count() >= 2).await;
-        leadership_moved(world, &follower).await;
+        all_works(world).await;
         follower.send("TERM").await;
         assert_eq!(follower.end().await.0, 0);
-        eventually("it leads again", async || leader.log().matches("leading office=Relay").count() == 2)
-            .await;
+        led_by_others(world, following).await;
         leader.kill().await;
     })
     .await;

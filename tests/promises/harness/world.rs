@@ -131,6 +131,20 @@ impl World {
         self.state(queue).await.1
     }
 
+    /// Waits until so many pods take from a queue.
+    pub async fn consumed(&self, queue: &str, by: u32) {
+        self.declared().await;
+        eventually(&format!("{queue} has {by} consumers"), async || self.consumers(queue).await == by).await;
+    }
+
+    /// The database session that holds an office (1 the relay, 2 the sweep, 3 the watch) by the table; 0 for none.
+    pub async fn leader(&self, office: i64, table: &str) -> i64 {
+        let holder = "SELECT coalesce(max(pid), 0)::bigint FROM pg_locks
+             WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053906 + OFFICE AND objid = 'TABLE'::regclass::oid
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        self.number(&holder.replace("OFFICE", &office.to_string()).replace("TABLE", table)).await
+    }
+
     async fn state(&self, queue: &str) -> (u32, u32) {
         let (connection, channel) = self.channel().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
