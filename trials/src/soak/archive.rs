@@ -1,6 +1,8 @@
 //! The shop puts away what is settled, as every shop does some day: its tables, and the trial's memory, stay small. What is
 //! put away is judged then and there, by the same checker, which sees it in a schema of its own.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor, PgPool};
@@ -11,7 +13,7 @@ use crate::shop::Ledger;
 use crate::shop::subscriber::News;
 
 /// Orders older than this are settled: the longest window, what it may be extended by, and plenty for being late.
-const AGE_SECONDS: f64 = 100.0;
+pub const AGE: Duration = Duration::from_secs(100);
 
 /// What was put away so far.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Archive {
         let newest = sqlx::query_scalar(
             "SELECT coalesce(max(order_id), 0) FROM orders WHERE created_at < now() - make_interval(secs => $1)",
         );
-        let newest: i64 = newest.bind(AGE_SECONDS).fetch_one(arena.pool()).await?;
+        let newest: i64 = newest.bind(AGE.as_secs_f64()).fetch_one(arena.pool()).await?;
         self.move_up_to(arena, newest).await?;
         let (ledger, news): (Ledger, News) = (arena.till.forget(newest), arena.subscriber.forget(newest));
         let evidence = Evidence { pool: &self.pool, ledger: &ledger, news: &news, parked: &[], rubbish: &[] };

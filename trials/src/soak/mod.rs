@@ -21,7 +21,7 @@ use crate::load::Load;
 use crate::measure::now;
 use crate::servers::workshop;
 use crate::verdict::conclude;
-use archive::Archive;
+use archive::{AGE, Archive};
 use record::Record;
 
 /// What is asked for.
@@ -48,6 +48,8 @@ const PODS: usize = 3;
 const MOST_SAMPLES: f64 = 3_600.0;
 /// Between two times of putting away.
 const PUT_AWAY: Duration = Duration::from_secs(10);
+/// The tables fill until the first orders are put away: a run would take that for growth, the more the shorter it is.
+const FILLING: Duration = AGE.saturating_add(PUT_AWAY);
 /// In the end, what is left settles within this.
 const SETTLE: Duration = Duration::from_secs(120);
 
@@ -76,7 +78,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let load = Load { per_second: args.per_second, longest: LONGEST, by_message: true };
     let lasting = Duration::from_secs_f64(args.minutes * 60.0);
     let scene = async {
-        let end = Instant::now() + lasting;
+        let end = Instant::now() + FILLING + lasting;
         let (restarts, archived) =
             (restart(&arena, &record, args.restart_every), put_away(&arena, &mut archive));
         tokio::select! {
@@ -124,6 +126,7 @@ async fn take_samples(
     end: Instant,
 ) -> Result<()> {
     let step = lasting.div_f64(MOST_SAMPLES).max(Duration::from_secs(1));
+    sleep(FILLING).await;
     let (began, mut next) = (Instant::now(), Instant::now() + step);
     let mut from = now(&arena.eyes).await?;
     while next < end {
@@ -146,7 +149,9 @@ async fn restart(arena: &Arena, record: &RefCell<Record>, every: u64) -> Result<
     for n in 0.. {
         sleep(Duration::from_secs(every)).await;
         let (pod, killed) = (&arena.pods[1 + n / 2 % (PODS - 1)], n % 2 == 1);
-        record.borrow_mut().restarts.push((began.elapsed().as_secs_f64(), killed));
+        if let Some(since) = began.elapsed().checked_sub(FILLING) {
+            record.borrow_mut().restarts.push((since.as_secs_f64(), killed));
+        }
         if killed {
             pod.kill().await?;
         } else {
