@@ -105,7 +105,7 @@ check: ## the gate: lint, sqlx-check, test, a short form of the trials and of th
 
 nightly: ## what is too long for the gate (about two hours); goes on after a failure, and says how long each took
 	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "cluster TIMES=1" \
-	  upgrade "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=3" "fuzz RUNS=100000"
+	  upgrade "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=5" "fuzz RUNS=100000"
 
 toolchain:
 	@dev/toolchain

@@ -161,9 +161,16 @@ pub async fn look(
 /// Those of the database. The rows are published again then, which is harmless.
 pub async fn delete_wakes(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
-    let delete = sqlx::query!("DELETE FROM outbox WHERE is_wake = true AND id = ANY ($1)", ids);
+    let (first, last) = span(ids);
+    let delete = sqlx::query_file!("src/outbox/delete_wakes.sql", ids, first, last);
     bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
+}
+
+/// The first and the last of these ids.
+fn span(ids: &[i64]) -> (i64, i64) {
+    let (first, last) = (ids.iter().min(), ids.iter().max());
+    (first.copied().unwrap_or_default(), last.copied().unwrap_or_default())
 }
 
 /// Whether a pod, this or another, is closing a large batch now: the first of their places, see `close.sql`, is taken.

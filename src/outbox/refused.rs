@@ -92,8 +92,9 @@ pub async fn settle(
     untold: &[(OrderEvent, Why)],
 ) -> Result<(), DatabaseError> {
     let doing = "deleting from the outbox";
+    let (first, last) = super::span(ids);
     if untold.is_empty() {
-        let delete = sqlx::query!("DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1)", ids);
+        let delete = sqlx::query_file!("src/outbox/delete_events.sql", ids, first, last);
         bounded(doing, delete.execute(connection)).await?;
         return Ok(());
     }
@@ -108,7 +109,7 @@ pub async fn settle(
                          $8::integer[], $9::text[])
                   AS e (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts, reason)
              ON CONFLICT DO NOTHING)
-         DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1)",
+         DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1) AND id BETWEEN $10 AND $11",
         ids,
         &events.clone().map(|event| event.order_id).collect::<Vec<_>>(),
         &events.clone().map(|event| event.outbox_id).collect::<Vec<_>>(),
@@ -117,7 +118,9 @@ pub async fn settle(
         &events.clone().map(|event| event.payment_deadline.into()).collect::<Vec<_>>(),
         &events.clone().map(|event| event.user_id).collect::<Vec<_>>(),
         &untold.iter().map(|(_, why)| why.attempts()).collect::<Vec<_>>(),
-        &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>()
+        &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>(),
+        first,
+        last
     );
     bounded(doing, settle.execute(connection)).await?;
     Ok(())

@@ -8,6 +8,10 @@ use sqlx::Executor;
 use crate::harness::World;
 
 const CLOSE: &str = include_str!("../../src/close.sql");
+const DELETES: [(&str, &str); 2] = [
+    ("wake", include_str!("../../src/outbox/delete_wakes.sql")),
+    ("order.closed", include_str!("../../src/outbox/delete_events.sql")),
+];
 
 #[tokio::test]
 async fn a_batch_is_found_by_its_orders_and_not_by_searching_everything_that_waits() {
@@ -39,6 +43,41 @@ async fn a_batch_is_found_by_its_orders_and_not_by_searching_everything_that_wai
             assert!(plan.contains("Index Cond: (order_id = ANY ($1))"), "{plan}");
             assert!(!plan.contains("orders_pending_by_deadline"), "{plan}");
             assert!(!plan.contains("Seq Scan on orders"), "{plan}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_relayed_is_deleted_without_a_walk_over_what_waits() {
+    World::with(async |world| {
+        // An outage: gathered when there was none of the kind, the statistics say that there is none.
+        world.sql("ALTER TABLE outbox SET (autovacuum_enabled = false)").await;
+        for (kind, delete) in DELETES {
+            let record = |kind: &str| {
+                format!(
+                    "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
+                     SELECT '{kind}', ARRAY[n], ARRAY[now()], CASE WHEN '{kind}' <> 'wake' THEN ARRAY[n] END
+                     FROM generate_series(1, 20000) AS n"
+                )
+            };
+            let other = if kind == "wake" { "order.closed" } else { "wake" };
+            world.sql(&format!("TRUNCATE outbox; {}; ANALYZE outbox; {}", record(other), record(kind))).await;
+            let mut connection = world.pool.acquire().await.expect("a connection");
+            (&mut *connection).execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
+            let prepare = format!("PREPARE deleting (bigint[], bigint, bigint) AS {delete}");
+            (&mut *connection).execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
+            let first = world.number(&format!("SELECT min(id) FROM outbox WHERE kind = '{kind}'")).await;
+            let (last, ids) = (first + 499, (first..first + 500).collect::<Vec<_>>());
+            let explain = format!(
+                "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE deleting (ARRAY{ids:?}, {first}, {last})"
+            );
+            let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&mut *connection).await;
+            let plan: Vec<String> = plan.expect("a plan").iter().map(|row| sqlx::Row::get(row, 0)).collect();
+            let plan = plan.join("\n");
+            (&mut *connection).execute("DEALLOCATE deleting").await.expect("forgotten");
+            assert!(plan.contains("rows=500"), "{plan}");
+            assert!(!plan.contains("Rows Removed") && !plan.contains("Seq Scan"), "{plan}");
         }
     })
     .await;

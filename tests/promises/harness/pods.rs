@@ -2,12 +2,14 @@
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use overdue::pod::{Ended, Pod};
 use overdue::role::Role;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{LANES, World, env, eventually};
@@ -152,7 +154,8 @@ impl Process {
 
     /// Exit code and log once it has ended.
     pub async fn end(mut self) -> (i32, String) {
-        let status = self.child.wait().await.expect("it ended");
+        let ended = timeout(Duration::from_secs(120), self.child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("it has not ended: {}", self.log())).expect("it ended");
         self.reading.await.expect("its log was read");
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (status.code().unwrap_or(-1), log)
