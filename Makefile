@@ -103,7 +103,7 @@ check: ## the gate: lint, sqlx-check, test, a short form of the trials and of th
 	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" judge bench-quick \
 	  "chaos ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
 
-nightly: ## what is too long for the gate (about two hours); goes on after a failure, and says how long each took
+nightly: ## what is too long for the gate (about 80 minutes); goes on after a failure, and says how long each took
 	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "cluster TIMES=1" \
 	  upgrade "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=5" "fuzz RUNS=100000"
 

@@ -307,6 +307,10 @@ async fn a_second_shops_users_take_nothing_from_the_first() {
         let granted: Vec<_> = plain["permissions"].as_array().expect("permissions").iter().collect();
         for part in ["publisher", "service", "subscriber", "operator"] {
             assert!(granted.iter().any(|granted| granted["user"] == format!("overdue-{part}")));
+            for shop in [&first, &second] {
+                let replaced = granted.iter().any(|granted| granted["user"] == shop.names.user(part));
+                assert!(!replaced, "the import would replace the permissions of {part}");
+            }
         }
     })
     .await;

@@ -27,7 +27,7 @@ use record::Record;
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// How long
+    /// How long it is sampled, after two minutes in which the tables fill; five or more, because vacuum comes once a minute
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// Orders placed in each second
