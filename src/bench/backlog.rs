@@ -150,21 +150,24 @@ pub async fn snapshot(
     .await
 }
 
-/// The share of a core that the database sessions of an idle pod take, as Linux tells it; zero where the database is elsewhere.
+/// The share of a core that the database sessions of an idle pod take, as Linux tells it; not a number, shown as unknown, where
+/// the database's processes cannot be seen from here: on another machine, or in a container.
 async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say("watching an idle pod".to_owned());
     let pod = place.pod().await?;
     sleep(Duration::from_secs(5)).await;
     let (before, began) = (processor_seconds(place).await?, Instant::now());
     sleep(IDLE).await;
+    // A session that is new took all of its time since then.
     let spent = |(pid, now)| now - before.get(&pid).copied().unwrap_or_default();
-    let spent: f64 = processor_seconds(place).await?.into_iter().map(spent).sum();
+    let after = processor_seconds(place).await?;
+    let spent: f64 = if after.is_empty() { f64::NAN } else { after.into_iter().map(spent).sum() };
     let share = spent / began.elapsed().as_secs_f64();
     pod.stop().await?;
     Ok(share)
 }
 
-/// Processor time of each session of this database.
+/// Processor time of each session of this database; not a number where it cannot be seen.
 async fn processor_seconds(place: &Place) -> Result<HashMap<i32, f64>, BenchError> {
     let pids: Vec<i32> = sqlx::query_scalar(
         "SELECT pid FROM pg_stat_activity
@@ -176,7 +179,9 @@ async fn processor_seconds(place: &Place) -> Result<HashMap<i32, f64>, BenchErro
     .map_err(failed("listing sessions"))?;
     let of = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        (pid, super::pod::processor_seconds(&stat))
+        // Another process may have this number here, where the database has a container of its own.
+        let seen = stat.starts_with(&format!("{pid} (postgres"));
+        (pid, if seen { super::pod::processor_seconds(&stat) } else { f64::NAN })
     };
     Ok(pids.into_iter().map(of).collect())
 }

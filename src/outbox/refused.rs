@@ -85,32 +85,32 @@ impl Why {
 /// Deletes what a look has found, and keeps what could not be told.
 ///
 /// # Errors
-/// Those of the database. Nothing is deleted then, and all is published again, which is harmless.
+/// Those of the database. Nothing is deleted then, and all is published again, which is harmless; what was kept is held back.
 pub async fn settle(
     connection: &mut PgConnection,
     ids: &[i64],
     untold: &[(OrderEvent, Why)],
 ) -> Result<(), DatabaseError> {
-    let doing = "deleting from the outbox";
-    let (first, last) = super::span(ids);
-    if untold.is_empty() {
-        let delete = sqlx::query_file!("src/outbox/delete_events.sql", ids, first, last);
-        bounded(doing, delete.execute(connection)).await?;
-        return Ok(());
+    if !untold.is_empty() {
+        keep(&mut *connection, untold).await?;
     }
+    let (first, last) = super::span(ids);
+    let delete = sqlx::query_file!("src/outbox/delete_events.sql", ids, first, last);
+    bounded("deleting from the outbox", delete.execute(connection)).await?;
+    Ok(())
+}
+
+async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Result<(), DatabaseError> {
     let events = untold.iter().map(|(event, _)| event);
-    let settle = sqlx::query!(
-        "WITH kept AS (
-             INSERT INTO refused_events (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
-                                         next_try_at, reason)
-             SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
-                    pg_catalog.now() + pg_catalog.make_interval(secs => attempts), reason
-             FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[],
-                         $8::integer[], $9::text[])
-                  AS e (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts, reason)
-             ON CONFLICT DO NOTHING)
-         DELETE FROM outbox WHERE is_wake = false AND id = ANY ($1) AND id BETWEEN $10 AND $11",
-        ids,
+    let keep = sqlx::query!(
+        "INSERT INTO refused_events (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
+                                     next_try_at, reason)
+         SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
+                pg_catalog.now() + pg_catalog.make_interval(secs => attempts), reason
+         FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[],
+                     $7::integer[], $8::text[])
+              AS e (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts, reason)
+         ON CONFLICT DO NOTHING",
         &events.clone().map(|event| event.order_id).collect::<Vec<_>>(),
         &events.clone().map(|event| event.outbox_id).collect::<Vec<_>>(),
         &events.clone().map(|event| event.kind.clone()).collect::<Vec<_>>(),
@@ -118,11 +118,9 @@ pub async fn settle(
         &events.clone().map(|event| event.payment_deadline.into()).collect::<Vec<_>>(),
         &events.clone().map(|event| event.user_id).collect::<Vec<_>>(),
         &untold.iter().map(|(_, why)| why.attempts()).collect::<Vec<_>>(),
-        &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>(),
-        first,
-        last
+        &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>()
     );
-    bounded(doing, settle.execute(connection)).await?;
+    bounded("keeping events that could not be told", keep.execute(connection)).await?;
     Ok(())
 }
 
