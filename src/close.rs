@@ -151,7 +151,9 @@ impl Closer {
         order_ids.sort_unstable();
         order_ids.dedup();
         let closes_before = self.suspicion().closes();
-        let mut work = Work { parts: VecDeque::from([order_ids]), closes_before, ..Work::default() };
+        let verdicts = HashMap::with_capacity(order_ids.len());
+        let parts = VecDeque::from([order_ids]);
+        let mut work = Work { parts, verdicts, closes_before, ..Work::default() };
         while let Some(part) = work.parts.pop_front() {
             let giving_way = work.giving_way_since.map_or(Duration::ZERO, |since| since.elapsed());
             if giving_way > TRY_FOR {
@@ -249,5 +251,18 @@ impl Closer {
                  the reason names (a trigger, a grant, a constraint)"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_closes_is_cheap_to_copy() {
+        fn size<'a, F>(_: impl FnOnce(&'a Closer, Vec<i64>) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(Closer::close) <= 2_500, "{} bytes, copied some ten times a batch", size(Closer::close));
     }
 }

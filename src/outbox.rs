@@ -3,6 +3,7 @@
 mod mark;
 pub mod refused;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -27,7 +28,7 @@ pub struct Row {
     /// Its place in the order of recording.
     pub id: i64,
     /// `wake`, or the event's type.
-    pub kind: String,
+    pub kind: Arc<str>,
     /// When the transaction that recorded it began.
     pub recorded_at: DbTime,
     /// Its orders, with their deadlines and, for events, their buyers.
@@ -147,7 +148,7 @@ pub async fn look(
         let users = row.user_ids.into_iter().flatten().chain(std::iter::repeat(0));
         let orders = orders.into_iter().zip(deadlines).zip(users);
         let orders = orders.map(|((order, deadline), user)| (order, deadline.into(), user)).collect();
-        look.rows.push(Row { id, kind, recorded_at: recorded_at.into(), orders });
+        look.rows.push(Row { id, kind: kind.into(), recorded_at: recorded_at.into(), orders });
     }
     let reached = |count, most| i64::try_from(count).is_ok_and(|count: i64| count >= most);
     look.more =

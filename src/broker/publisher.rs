@@ -123,11 +123,8 @@ impl Publisher {
     }
 
     async fn publish_some(&self, messages: &mut [Outgoing]) -> Result<(), BrokerError> {
-        let take = |message: &mut Outgoing| std::mem::take(&mut message.properties);
-        let properties: Vec<_> = messages.iter_mut().map(take).collect();
-        let sends = messages.iter().zip(properties);
-        let sends: Vec<_> = sends.map(|(message, properties)| self.send(message, properties)).collect();
-        let confirms = together_in_order(sends.into_iter()).await;
+        let sends = messages.iter_mut().map(|message| self.send(message));
+        let confirms = together_in_order(sends).await;
         let confirms = confirms.map_err(|source| BrokerError::during("publishing", source))?;
         let confirms = last_first(confirms.into_iter()).await;
         let confirms =
@@ -156,17 +153,17 @@ impl Publisher {
     /// When the connection is lost. What became of the messages is unknown then.
     pub async fn publish_each(
         &self,
-        messages: &[Outgoing],
+        mut messages: Vec<Outgoing>,
         patience: Duration,
     ) -> Result<Vec<Answer>, BrokerError> {
-        let sends: Vec<_> =
-            messages.iter().map(|message| self.send(message, message.properties.clone())).collect();
-        let mut sends = std::pin::pin!(together_in_order(sends.into_iter()));
+        let count = messages.len();
+        let sends = messages.iter_mut().map(|message| self.send(message));
+        let mut sends = std::pin::pin!(together_in_order(sends));
         let sent = loop {
             match timeout(patience, &mut sends).await {
                 Ok(sent) => break sent.map_err(|source| BrokerError::during("publishing events", source))?,
                 Err(_) if self.blocked() => {}
-                Err(_) => return Ok(vec![Answer::Silence; messages.len()]),
+                Err(_) => return Ok(vec![Answer::Silence; count]),
             }
         };
         let mut confirms: Vec<_> = sent.into_iter().map(maybe_done).collect();
@@ -202,13 +199,13 @@ impl Publisher {
         blocked
     }
 
+    /// Takes the message's properties, which are not needed any more, and leaves key and body.
     fn send<'a>(
         &'a self,
-        message: &'a Outgoing,
-        properties: BasicProperties,
+        message: &'a mut Outgoing,
     ) -> impl Future<Output = lapin::Result<PublisherConfirm>> + 'a {
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
-        let properties = properties.with_delivery_mode(PERSISTENT);
+        let properties = std::mem::take(&mut message.properties).with_delivery_mode(PERSISTENT);
         let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
         self.channel.basic_publish(exchange, key, options, &message.body, properties)
     }

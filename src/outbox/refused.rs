@@ -1,5 +1,7 @@
 //! Events that could not be told yet, one row for each order: refused by the broker, or waiting behind an event that was.
 
+use std::sync::Arc;
+
 use sqlx::PgConnection;
 
 use super::Look;
@@ -13,7 +15,7 @@ pub struct OrderEvent {
     /// Its place in the order of recording.
     pub outbox_id: i64,
     /// `order.closed` or a sibling.
-    pub kind: String,
+    pub kind: Arc<str>,
     /// When it happened.
     pub recorded_at: DbTime,
     /// The order.
@@ -36,19 +38,18 @@ impl OrderEvent {
 /// What a look has found, one event for each order, in the order of recording.
 #[must_use]
 pub fn events(look: &Look) -> Vec<OrderEvent> {
-    let of = |row: &super::Row| {
-        let (outbox_id, kind, recorded_at) = (row.id, row.kind.clone(), row.recorded_at);
-        let event = move |&(order_id, payment_deadline, user_id): &_| OrderEvent {
-            outbox_id,
-            kind: kind.clone(),
-            recorded_at,
+    let mut events = Vec::with_capacity(look.orders());
+    for row in &look.rows {
+        events.extend(row.orders.iter().map(|&(order_id, payment_deadline, user_id)| OrderEvent {
+            outbox_id: row.id,
+            kind: Arc::clone(&row.kind),
+            recorded_at: row.recorded_at,
             order_id,
             payment_deadline,
             user_id,
-        };
-        row.orders.iter().map(event).collect::<Vec<_>>()
-    };
-    look.rows.iter().flat_map(of).collect()
+        }));
+    }
+    events
 }
 
 /// Why an event could not be told.
@@ -113,7 +114,7 @@ async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Re
          ON CONFLICT DO NOTHING",
         &events.clone().map(|event| event.order_id).collect::<Vec<_>>(),
         &events.clone().map(|event| event.outbox_id).collect::<Vec<_>>(),
-        &events.clone().map(|event| event.kind.clone()).collect::<Vec<_>>(),
+        &events.clone().map(|event| event.kind.to_string()).collect::<Vec<_>>(),
         &events.clone().map(|event| event.recorded_at.into()).collect::<Vec<_>>(),
         &events.clone().map(|event| event.payment_deadline.into()).collect::<Vec<_>>(),
         &events.clone().map(|event| event.user_id).collect::<Vec<_>>(),
@@ -159,7 +160,7 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
     let due = rows.into_iter().map(|row| Due {
         event: OrderEvent {
             outbox_id: row.outbox_id,
-            kind: row.kind,
+            kind: row.kind.into(),
             recorded_at: row.recorded_at.into(),
             order_id: row.order_id,
             payment_deadline: row.payment_deadline.into(),

@@ -97,9 +97,9 @@ impl Again<'_> {
         self.pod.stats.add(Count::Events, told.len());
         self.pod.stats.add(Count::EventsRefused, refused.len());
         let silent = refused.iter().any(|(_, why)| *why == Why::Unconfirmed);
-        for kind in first.iter().map(|event| event.kind.as_str()).collect::<BTreeSet<_>>() {
+        for kind in first.iter().map(|event| &*event.kind).collect::<BTreeSet<_>>() {
             let unconfirmed =
-                |(event, why): &(&OrderEvent, Why)| event.kind == kind && *why == Why::Unconfirmed;
+                |(event, why): &(&OrderEvent, Why)| *event.kind == *kind && *why == Why::Unconfirmed;
             if !refused.iter().any(unconfirmed) {
                 self.doubtful.clear(Some(kind));
             }
@@ -145,7 +145,7 @@ impl Again<'_> {
         let exchange = self.pod.broker.topology.events.as_str();
         let (event, why) = refused[0];
         tracing::error!(
-            kind = event.kind,
+            kind = %event.kind,
             exchange,
             waiting,
             "a subscriber's queue keeps events from being told: {}; find it among the bindings of the exchange, and empty it, mend it \

@@ -87,8 +87,7 @@ impl<'a> Teller<'a> {
         doubtful: &Doubtful,
     ) -> Result<Vec<Answer>, RoleError> {
         let patience = self.pod.config.confirm_timeout;
-        let messages = self.messages(events, chunk);
-        let mut told = self.publisher.publish_each(&messages, patience).await?;
+        let mut told = self.publisher.publish_each(self.messages(events, chunk), patience).await?;
         let believed = !told.contains(&Answer::Silence) && !all_refused(&told);
         if believed || (all_refused(&told) && !self.may_renew()) {
             return Ok(told);
@@ -96,8 +95,8 @@ impl<'a> Teller<'a> {
         // Before it is believed, once more on a new connection; where none can be had, it is the broker's trouble.
         self.renew().await?;
         let open: Vec<_> = (0..told.len()).filter(|n| told[*n] != Answer::Confirmed).collect();
-        let again: Vec<_> = open.iter().map(|n| messages[*n].clone()).collect();
-        let answers = self.publisher.publish_each(&again, patience).await?;
+        let again: Vec<_> = open.iter().map(|n| chunk[*n]).collect();
+        let answers = self.publisher.publish_each(self.messages(events, &again), patience).await?;
         open.into_iter().zip(answers).for_each(|(n, answer)| told[n] = answer);
         if told.contains(&Answer::Silence) {
             doubtful.add(&events[chunk[0]].kind);
@@ -114,8 +113,7 @@ impl<'a> Teller<'a> {
     ) -> Result<Vec<Answer>, RoleError> {
         let mut answers = vec![Answer::Silence; events.len()];
         for (_, chunk) in by_kind(events) {
-            let messages = self.messages(events, &chunk);
-            let told = self.publisher.publish_each(&messages, patience).await?;
+            let told = self.publisher.publish_each(self.messages(events, &chunk), patience).await?;
             if told.contains(&Answer::Silence) || (all_refused(&told) && self.may_renew()) {
                 self.renew().await?;
             }
@@ -153,7 +151,7 @@ impl<'a> Teller<'a> {
 fn by_kind(events: &[OrderEvent]) -> BTreeMap<&str, Vec<usize>> {
     let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (n, event) in events.iter().enumerate() {
-        kinds.entry(event.kind.as_str()).or_default().push(n);
+        kinds.entry(&*event.kind).or_default().push(n);
     }
     kinds
 }
