@@ -82,3 +82,24 @@ async fn what_was_relayed_is_deleted_without_a_walk_over_what_waits() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_order_gives_back_its_products_without_a_walk_over_all_of_them() {
+    World::with(async |world| {
+        world.stock(1_000, 100).await;
+        world.sql("ANALYZE").await;
+        let order = world.place(Duration::from_secs(3_600), &[(3, 1), (900, 2)]).await;
+        let mut transaction = world.pool.begin().await.expect("a transaction");
+        (&mut *transaction)
+            .execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            .await
+            .expect("as pods do");
+        let give_back = sqlx::query_scalar("SELECT overdue_give_back(ARRAY[$1])").bind(order);
+        let gave_back: i64 = give_back.fetch_one(&mut *transaction).await.expect("given back");
+        assert_eq!(gave_back, 2);
+        let read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relid = 'inventory'::regclass";
+        let read: i64 = sqlx::query_scalar(read).fetch_one(&mut *transaction).await.expect("a count");
+        assert_eq!(read, 0, "products were read that are not the order's");
+    })
+    .await;
+}
