@@ -27,7 +27,11 @@ impl Management {
         let (base, broker) = (url("OVERDUE_MANAGEMENT_URL"), url("AMQP_URL"));
         let login = if base.username().is_empty() { &broker } else { &base };
         let login = format!("{}:{}", login.username(), login.password().unwrap_or_default());
-        let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
+        // A connection for each request: after a 500 the broker closes the connection, at times when the next request is on its way.
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(30)))
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0);
         Self {
             agent: config.http_status_as_error(false).build().into(),
             authorization: format!("Basic {}", BASE64_STANDARD.encode(login)),
