@@ -72,7 +72,13 @@ pub(super) async fn missing(
         &functions,
         &sequences
     );
-    let lacking = lacking.fetch_all(connection).await?;
+    let mut lacking = lacking.fetch_all(connection).await?;
+    // The planner decides in which order they come, and the first one is what an error names.
+    lacking.sort_by_key(|row| {
+        let mut wanted = tables.iter().zip(&rights);
+        let place = wanted.position(|wanted| wanted == (&row.relation, &row.privilege));
+        place.unwrap_or(usize::MAX)
+    });
     let schema = identifier(schema);
     Ok(lacking
         .into_iter()
