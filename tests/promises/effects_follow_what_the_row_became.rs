@@ -202,3 +202,34 @@ async fn the_functions_for_shops_do_what_they_mean_or_nothing() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn few_products_and_many_are_given_back_whole_or_not_at_all() {
+    World::with(async |world| {
+        world.stock(20, 100).await;
+        let role = format!("{}_shop", world.name);
+        world
+            .sql(&format!(
+                "CREATE ROLE {role};
+                 GRANT SELECT, UPDATE ON orders, order_items, inventory TO {role};
+                 GRANT INSERT ON outbox TO {role}; GRANT USAGE ON SEQUENCE outbox_id_seq TO {role};
+                 GRANT EXECUTE ON FUNCTION overdue_cancel(bigint, regclass), overdue_give_back(bigint[]) TO {role};
+                 CREATE POLICY most ON inventory USING (product_id > 1)"
+            ))
+            .await;
+        // Up to eight products are updated one by one, more in one statement.
+        for products in [1, 8, 9, 20] {
+            let items: Vec<_> = (1..=products).map(|product| (product, 2)).collect();
+            let order = world.place(3_600 * SECOND, &items).await;
+            world.sql("ALTER TABLE inventory ENABLE ROW LEVEL SECURITY").await;
+            let code = refused(world, &format!("SET ROLE {role}; SELECT overdue_cancel({order})")).await;
+            assert_eq!(code, "OVD01", "{products} products");
+            world.sql("ALTER TABLE inventory DISABLE ROW LEVEL SECURITY").await;
+            assert_eq!(world.status(order).await, "PENDING", "{products} products");
+            assert_eq!(world.number(&format!("SELECT overdue_cancel({order})::int::bigint")).await, 1);
+            world.assert_stock_conserved(100).await;
+        }
+        world.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    })
+    .await;
+}
