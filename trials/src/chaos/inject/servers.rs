@@ -6,8 +6,8 @@ use anyhow::Result;
 use sqlx::Executor;
 use tokio::time::sleep;
 
+use super::delete_queue;
 use crate::arena::Arena;
-use crate::measure::until;
 use crate::pods::Place;
 use crate::shop::Announcer;
 
@@ -25,10 +25,7 @@ pub async fn lose_a_subscriber(arena: &Arena, node: usize, lasting: Duration) ->
     let there = Place { amqp_urls: vec![arena.place.amqp_urls[node].clone()], ..arena.place.clone() };
     Announcer::new(there).subscribe_on_this_node(&queue).await?;
     kill_broker(arena, node, lasting).await?;
-    let deleted = until("the lost subscriber's queue is deleted", Duration::from_secs(30), || async {
-        arena.till.announcer.delete(&queue).await.map(|()| true)
-    });
-    deleted.await.map(drop)
+    delete_queue(arena, &queue).await
 }
 
 pub async fn restart_broker(arena: &Arena, node: usize) -> Result<()> {

@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use sqlx::Executor;
 use tokio::time::{Instant, sleep};
 
-use super::Rubbish;
+use super::{Rubbish, delete_queue};
 use crate::arena::{Arena, TAP};
 use crate::shop::Letter;
 
@@ -134,5 +134,5 @@ pub async fn fill_a_subscriber(arena: &Arena, lasting: Duration) -> Result<()> {
     let queue = format!("trial.full.{}", rand::random::<u32>());
     arena.till.announcer.subscribe_with_a_full_queue(&queue).await?;
     sleep(lasting).await;
-    arena.till.announcer.delete(&queue).await
+    delete_queue(arena, &queue).await
 }
