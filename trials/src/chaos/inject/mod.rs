@@ -42,7 +42,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
         Fault::BrokerFrozen(node, lasting) => servers::freeze_broker(arena, node, lasting).await?,
         Fault::ConnectionsClosed => servers::close_connections(arena).await?,
         // Its consumers are cancelled, and its wakes are gone.
-        Fault::ProcessQueueDeleted => delete_queue(arena, "order.process.queue").await?,
+        Fault::ProcessQueueDeleted => servers::delete_process_queue(arena).await?,
         Fault::MemoryAlarm(node, lasting) => {
             let (setting, values) = ("set_vm_memory_high_watermark", ["0.0000001", "0.6"]);
             servers::raise_alarm(arena, node, lasting, setting, values).await?;
@@ -76,8 +76,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
     Ok(())
 }
 
-/// Deletes a queue, and does it again where the answer was lost: another fault may strike in the middle. RabbitMQ 3.10.8 then keeps
-/// the half of a quorum queue: it is still declared, nobody leads it, and nobody gets an answer from it until it is deleted again.
+/// Deletes a subscriber's queue, and does it again where there was no answer: another fault may strike in the middle.
 async fn delete_queue(arena: &Arena, queue: &str) -> Result<()> {
     let deleted = until("the queue is deleted", Duration::from_secs(30), || async {
         arena.till.announcer.delete(queue).await.map(|()| true)
