@@ -1,47 +1,34 @@
 //! Overdue closes unpaid orders on time.
 //!
-//! The modules below stand in the order in which an order meets them. A wake-up is a hint; the database decides: see
-//! `close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the picture.
+//! The rooms stand in the order of the floors, top to bottom: an import goes down, never up, and a test holds it. A wake-up is a
+//! hint; the database decides: see `closing/close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the picture.
 
-// Into the lanes.
-pub mod announce;
-pub mod event;
-pub mod intake;
-pub mod lane;
-pub mod message;
-pub mod outbox;
-pub mod relay;
-pub mod schedule;
-pub mod wake;
+pub mod cli;
 
-// Out of the lanes.
-pub mod close;
-pub mod collect;
-pub mod hand;
-pub mod park;
-pub mod parked;
-pub mod settle;
-pub mod sweep;
-
-// Whether the lanes deliver.
-pub mod probe;
-pub mod watch;
-
-// What they stand on.
-pub mod backoff;
-pub mod broker;
-pub mod clock;
-pub mod config;
-pub mod database;
-pub mod finding;
-pub mod leader;
 pub mod pod;
-pub mod role;
-pub mod settings;
-pub mod shop;
-pub mod stats;
-pub mod topology;
-pub mod verify;
 
 pub mod bench;
-pub mod cli;
+pub mod roles;
+
+pub mod closing;
+
+pub mod orders;
+pub mod outbox;
+pub mod parked;
+pub mod probes;
+pub mod verify;
+
+pub mod broker;
+pub mod database;
+
+pub mod config;
+pub mod topology;
+
+pub mod lanes;
+
+pub mod wire;
+
+pub mod clock;
+pub mod error_text;
+pub mod finding;
+pub mod stats;

@@ -52,8 +52,8 @@ pub enum Count {
     LogLinesLost,
 }
 
-/// Their names in logs.
-const NAMES: [&str; 18] = [
+/// Their names in logs, see docs/logging.md.
+pub const NAMES: [&str; 18] = [
     "closed",
     "swept",
     "failed",
@@ -142,11 +142,12 @@ impl Stats {
     }
 
     /// Logs all counters that are not zero and the lateness, each as a field, so that collectors find the figures.
-    pub fn log(&self, what: &str) {
+    pub fn log(&self, event: &str, text: &str) {
         let count = |what| Some(self.get(what)).filter(|count| *count > 0);
         let lateness = self.summary().lateness;
         let ms = |of: fn(Lateness) -> f64| lateness.map(|lateness| (of(lateness) * 10.0).round() / 10.0);
         tracing::info!(
+            event,
             closed = count(Count::Closed),
             swept = count(Count::Swept),
             failed = count(Count::Failed),
@@ -168,7 +169,7 @@ impl Stats {
             lateness_ms_p50 = ms(|lateness| lateness.p50_ms),
             lateness_ms_p99 = ms(|lateness| lateness.p99_ms),
             lateness_ms_max = ms(|lateness| lateness.max_ms),
-            "{what}"
+            "{text}"
         );
     }
 
@@ -201,7 +202,7 @@ pub async fn report(stats: Arc<Stats>) {
         sleep(Duration::from_secs(10)).await;
         let line = stats.summary().to_string();
         if line != last {
-            stats.log("so far");
+            stats.log("counts", "so far");
             last = line;
         }
     }
@@ -234,7 +235,7 @@ mod tests {
         }
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || stats.log("so far"));
+        tracing::subscriber::with_default(subscriber, || stats.log("counts", "so far"));
         let line: serde_json::Value =
             serde_json::from_slice(&lines.0.lock().expect("no panic")).expect("a line");
         for name in NAMES {

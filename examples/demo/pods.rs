@@ -154,9 +154,8 @@ impl Ending {
     fn read(log: &Path, state: String, clean: bool) -> Self {
         let text = fs::read_to_string(log).unwrap_or_default();
         // Counters are logged every ten seconds, and when it stops. What is zero is not among them.
-        let is_report = |line: &&str| {
-            ["overdue::stats: stopped", "overdue::stats: so far"].iter().any(|s| line.contains(s))
-        };
+        let is_report =
+            |line: &&str| ["event=stopped", "event=counts"].iter().any(|event| line.contains(event));
         let counters = text.lines().rev().find(is_report);
         let count = |name: &str| {
             let mut words = counters.unwrap_or_default().split_whitespace();

@@ -2,7 +2,8 @@
 
 use lapin::BasicProperties;
 use lapin::protocol::basic::parse_properties;
-use overdue::broker::frames::{Frames, RAW_PROPERTIES, UNREADABLE};
+use overdue::broker::frames::FrameFilter;
+use overdue::wire::headers::{RAW_PROPERTIES, UNREADABLE};
 
 /// Class, weight and size of the body, before flags and properties.
 const START: [u8; 12] = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
@@ -42,7 +43,7 @@ fn frame(input: &[u8]) -> Vec<u8> {
 }
 
 fn passed(bytes: &[u8], pieces: usize) -> Vec<u8> {
-    let (mut frames, mut out) = (Frames::default(), Vec::new());
+    let (mut frames, mut out) = (FrameFilter::default(), Vec::new());
     bytes.chunks(pieces).for_each(|piece| frames.feed(piece, &mut out));
     out
 }

@@ -1,13 +1,14 @@
 //! What must hold for every input of every decoder. The fuzz targets look for inputs that break it; the tests of the
 //! service run the kept corpus and generated inputs through the same functions, as `tests/promises/properties`.
 
+pub mod corpus;
 pub mod frames;
 pub mod management;
 pub mod message;
 pub mod parked;
 pub mod settings;
 
-/// A decoder's name, which is also its folder in the corpus, and what must hold for its input.
+/// A decoder's name, which is also its file's in the corpus, and what must hold for its input.
 pub type Property = (&'static str, fn(&[u8]));
 
 /// Every decoder.

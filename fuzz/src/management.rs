@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overdue::finding::{Finding, Outcome};
-use overdue::lane::Lanes;
+use overdue::lanes::Lanes;
 use overdue::topology::live::Live;
 use overdue::topology::verify::findings;
 use overdue::topology::{Names, Topology};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use overdue::clock::DbTime;
-use overdue::lane::Lanes;
-use overdue::message::{Envelope, Reading, read};
-use overdue::schedule::Scheduler;
-use overdue::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake, encode};
+use overdue::lanes::Lanes;
+use overdue::lanes::schedule::Scheduler;
+use overdue::wire::message::{Envelope, Reading, read};
+use overdue::wire::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake, encode};
 
 /// 2026-01-01T00:00:00Z
 pub const NOW: DbTime = DbTime(1_767_225_600_000_000);

@@ -2,9 +2,10 @@
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString as Text};
-use overdue::park::{self, parked};
 use overdue::parked::{as_it_was, describe};
-use overdue::topology::{KEY_DELAY, KEY_PROCESS};
+use overdue::wire::headers;
+use overdue::wire::keys::{KEY_DELAY, KEY_PROCESS};
+use overdue::wire::parked::parked;
 
 use super::frames;
 use super::message::NOW;
@@ -66,8 +67,14 @@ fn wire(properties: &BasicProperties) -> Vec<u8> {
 fn expected(original: &BasicProperties, key: &str) -> BasicProperties {
     let gone = |name: &str| {
         ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count", "overdue-unreadable"].contains(&name)
-            || [park::REASON, park::PARKED_AT, park::RETRY_KEY, park::EXPIRATION, park::USER_ID]
-                .contains(&name)
+            || [
+                headers::REASON,
+                headers::PARKED_AT,
+                headers::RETRY_KEY,
+                headers::EXPIRATION,
+                headers::USER_ID,
+            ]
+            .contains(&name)
             || name.starts_with("x-first-death-")
             || name.starts_with("x-last-death-")
     };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use overdue::config::Config;
-use overdue::lane::Lane;
-use overdue::settings::{Raw, SETTINGS};
+use overdue::config::settings::{Raw, SETTINGS};
+use overdue::lanes::Lane;
 use overdue::topology::{Names, Topology};
 
 use super::message::NOW;
@@ -54,8 +54,8 @@ fn usable(config: &Config) {
         config.relay_poll,
         config.sweep_every,
         config.sweep_grace,
-        config.outage_patience,
-        config.confirm_timeout,
+        config.outage_retry_for,
+        config.broker_timeout,
         config.drain_timeout,
     ];
     for time in times {
@@ -66,7 +66,7 @@ fn usable(config: &Config) {
         let mut now = NOW;
         // Every hop brings it nearer; with a lane at most 49 days long and at least as long as the lead, in the end.
         for _ in 0..3 {
-            use overdue::lane::Hop;
+            use overdue::lanes::Hop;
             let (Hop::Last { wait, .. } | Hop::Stage { wait, .. }) = config.lanes.hop(due, now) else {
                 break;
             };

@@ -12,8 +12,8 @@ use super::BenchError;
 use super::burst::{LOOK, wait_until_closed};
 use super::load::{Orders, place_orders};
 use super::outcome::Outcome;
-use super::place::{Place, failed};
-use crate::settings::Raw;
+use super::sandbox::{Sandbox, failed};
+use crate::config::settings::Raw;
 
 /// How long a backlog is watched.
 const WATCHED: Duration = Duration::from_secs(60);
@@ -36,10 +36,10 @@ pub async fn backlog(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
+    Sandbox::with(raw, log, async |sandbox| {
         let few = (rows / 100).max(100);
-        let beside_few = drain(place, few, &say).await?;
-        let beside_many = drain(place, rows, &say).await?;
+        let beside_few = drain(sandbox, few, &say).await?;
+        let beside_many = drain(sandbox, rows, &say).await?;
         let figures = vec![
             ("relayed per second with all left, of a hundredth left", beside_many / beside_few, ""),
             ("relayed per second with all left", beside_many, "/s"),
@@ -51,15 +51,15 @@ pub async fn backlog(
 }
 
 /// Rows per second that a new pod relays of so many, in the first minute.
-async fn drain(place: &Place, rows: i64, say: &impl Fn(String)) -> Result<f64, BenchError> {
+async fn drain(sandbox: &Sandbox, rows: i64, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say(format!("recording {rows} rows"));
-    record(place, rows).await?;
-    let first = place.number("reading the outbox", "SELECT min(id) FROM outbox").await?;
+    record(sandbox, rows).await?;
+    let first = sandbox.number("reading the outbox", "SELECT min(id) FROM outbox").await?;
     // Both kinds have the ids in turn, so where each of them stands says how many are gone.
     let mut next = [first; 2];
     let gone = |next: [i64; 2]| next.iter().map(|id| (id - first).min(rows)).sum::<i64>() / 2;
     say(format!("relaying {rows} rows"));
-    let pod = place.pod().await?;
+    let pod = sandbox.pod().await?;
     let asked = Instant::now();
     let (mut began, mut already) = (None, 0);
     while gone(next) < rows && began.is_none_or(|began: Instant| began.elapsed() < WATCHED) {
@@ -73,7 +73,7 @@ async fn drain(place: &Place, rows: i64, say: &impl Fn(String)) -> Result<f64, B
                 "SELECT coalesce((SELECT id FROM outbox WHERE is_wake = {kind} AND id >= {next} ORDER BY id LIMIT 1), {})",
                 first + rows
             );
-            let oldest = sqlx::query_scalar(AssertSqlSafe(oldest)).fetch_one(&place.pool).await;
+            let oldest = sqlx::query_scalar(AssertSqlSafe(oldest)).fetch_one(&sandbox.pool).await;
             *next = oldest.map_err(failed("reading the outbox"))?;
         }
         if began.is_none() && gone(next) > 1 {
@@ -83,19 +83,19 @@ async fn drain(place: &Place, rows: i64, say: &impl Fn(String)) -> Result<f64, B
     let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
     let relayed = gone(next) - already;
     pod.kill().await?;
-    place.empty().await?;
+    sandbox.empty().await?;
     Ok(relayed as f64 / seconds)
 }
 
 /// An order in each, for a deadline that is a day away; none of them exists.
-async fn record(place: &Place, rows: i64) -> Result<(), BenchError> {
+async fn record(sandbox: &Sandbox, rows: i64) -> Result<(), BenchError> {
     let record = format!(
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
          SELECT CASE n % 2 WHEN 0 THEN 'wake' ELSE 'order.closed' END, ARRAY[n], ARRAY[now() + interval '1 day'],
                 CASE n % 2 WHEN 0 THEN NULL ELSE ARRAY[n] END
          FROM generate_series(1, {rows}::bigint) AS n"
     );
-    place.run("filling the outbox", &record).await
+    sandbox.run("filling the outbox", &record).await
 }
 
 /// Measures what an idle pod costs, and the same beside rows that are deleted and that an open snapshot keeps: in the outbox, and in
@@ -109,34 +109,34 @@ pub async fn snapshot(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
-        let alone = idle(place, &say).await?;
-        let mut open = place.pool.begin().await.map_err(failed("opening a snapshot"))?;
+    Sandbox::with(raw, log, async |sandbox| {
+        let alone = idle(sandbox, &say).await?;
+        let mut open = sandbox.pool.begin().await.map_err(failed("opening a snapshot"))?;
         open.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0")
             .await
             .map_err(failed("opening a snapshot"))?;
         open.execute("SELECT FROM orders").await.map_err(failed("opening a snapshot"))?;
         say(format!("making {rows} dead rows"));
-        record(place, rows).await?;
-        place.run("deleting from the outbox", "DELETE FROM outbox").await?;
+        record(sandbox, rows).await?;
+        sandbox.run("deleting from the outbox", "DELETE FROM outbox").await?;
         let orders = format!(
             "ALTER TABLE orders DISABLE TRIGGER USER;
              INSERT INTO orders (user_id, payment_deadline) SELECT -1, now() - interval '1 day' FROM generate_series(1, {rows} / 2);
              UPDATE orders SET status = 'PAID';
              ALTER TABLE orders ENABLE TRIGGER USER"
         );
-        place.run("paying orders", &orders).await?;
-        let beside = idle(place, &say).await?;
+        sandbox.run("paying orders", &orders).await?;
+        let beside = idle(sandbox, &say).await?;
 
         say("closing orders beside them".to_owned());
-        let pod = place.pod().await?;
-        let due = place.now().await?.plus(Duration::from_secs(5));
+        let pod = sandbox.pod().await?;
+        let due = sandbox.now().await?.plus(Duration::from_secs(5));
         let orders = Orders::due_at(due, BESIDE);
-        place_orders(place, Orders { spread: Duration::from_secs(10), ..orders }).await?;
+        place_orders(sandbox, Orders { spread: Duration::from_secs(10), ..orders }).await?;
         let last = due.plus(Duration::from_secs(10));
-        sleep(last.since(place.now().await?)).await;
-        wait_until_closed(place, last, PATIENCE).await?;
-        let lateness = place.lateness("status = 'CLOSED'").await?;
+        sleep(last.since(sandbox.now().await?)).await;
+        wait_until_closed(sandbox, last, PATIENCE).await?;
+        let lateness = sandbox.lateness("status = 'CLOSED'").await?;
         pod.stop().await?;
         drop(open);
         let figures = vec![
@@ -153,15 +153,15 @@ pub async fn snapshot(
 
 /// The share of a core that the database sessions of an idle pod take, as Linux tells it; not a number, shown as unknown, where
 /// the database's processes cannot be seen from here: on another machine, or in a container.
-async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
+async fn idle(sandbox: &Sandbox, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say("watching an idle pod".to_owned());
-    let pod = place.pod().await?;
+    let pod = sandbox.pod().await?;
     sleep(Duration::from_secs(5)).await;
-    let (before, began) = (processor_seconds(place).await?, Instant::now());
+    let (before, began) = (processor_seconds(sandbox).await?, Instant::now());
     sleep(IDLE).await;
     // A session that is new took all of its time since then.
     let spent = |(pid, now)| now - before.get(&pid).copied().unwrap_or_default();
-    let after = processor_seconds(place).await?;
+    let after = processor_seconds(sandbox).await?;
     let spent: f64 = if after.is_empty() { f64::NAN } else { after.into_iter().map(spent).sum() };
     let share = spent / began.elapsed().as_secs_f64();
     pod.stop().await?;
@@ -169,20 +169,20 @@ async fn idle(place: &Place, say: &impl Fn(String)) -> Result<f64, BenchError> {
 }
 
 /// Processor time of each session of this database; not a number where it cannot be seen.
-async fn processor_seconds(place: &Place) -> Result<HashMap<i32, f64>, BenchError> {
+async fn processor_seconds(sandbox: &Sandbox) -> Result<HashMap<i32, f64>, BenchError> {
     let pids: Vec<i32> = sqlx::query_scalar(
         "SELECT pid FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'overdue' AND pid <> pg_backend_pid()
            AND backend_type = 'client backend'",
     )
-    .fetch_all(&place.pool)
+    .fetch_all(&sandbox.pool)
     .await
     .map_err(failed("listing sessions"))?;
     let of = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // Another process may have this number here, where the database has a container of its own.
         let seen = stat.starts_with(&format!("{pid} (postgres"));
-        (pid, if seen { super::pod::processor_seconds(&stat) } else { f64::NAN })
+        (pid, if seen { super::process::processor_seconds(&stat) } else { f64::NAN })
     };
     Ok(pids.into_iter().map(of).collect())
 }

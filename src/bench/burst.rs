@@ -8,10 +8,10 @@ use tokio::time::sleep;
 
 use super::load::{Orders, age, place_orders, time_to_place};
 use super::outcome::Outcome;
-use super::place::{Place, failed};
+use super::sandbox::{Sandbox, failed};
 use super::{BenchError, limits};
 use crate::clock::DbTime;
-use crate::settings::Raw;
+use crate::config::settings::Raw;
 
 /// How long after the last order is placed the deadline is: time for the relay to put every wake into its lane.
 const BEFORE: Duration = Duration::from_secs(12);
@@ -37,22 +37,22 @@ pub async fn burst(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
+    Sandbox::with(raw, log, async |sandbox| {
         let without_old =
-            if old > 0 { Some(limits::database_alone(place, orders, &say).await?) } else { None };
-        age(place, old, &say).await?;
-        let strict = place.config.max_orders_per_wake == 1;
-        let before = limits::database_alone(place, orders, &say).await?;
+            if old > 0 { Some(limits::database_alone(sandbox, orders, &say).await?) } else { None };
+        age(sandbox, old, &say).await?;
+        let strict = sandbox.config.max_orders_per_wake == 1;
+        let before = limits::database_alone(sandbox, orders, &say).await?;
         // Many orders to a message leave the broker next to nothing to do: no limit to be held against.
-        let messages = if strict { Some(limits::broker_alone(place, orders, &say).await?) } else { None };
-        let run = measure(place, orders, 1, &say).await?;
+        let messages = if strict { Some(limits::broker_alone(sandbox, orders, &say).await?) } else { None };
+        let run = measure(sandbox, orders, 1, &say).await?;
         // The old ones, and those of the database alone, came first; by the key, for a search through all takes too long.
         let ours = format!("order_id > {}", old + orders);
-        let lateness = place.lateness(&ours).await?;
-        let (bins, pace) = (place.bins(&ours).await?, place.slices(&ours, 100).await?);
-        place.empty().await?;
+        let lateness = sandbox.lateness(&ours).await?;
+        let (bins, pace) = (sandbox.bins(&ours).await?, sandbox.slices(&ours, 100).await?);
+        sandbox.empty().await?;
         // Before and after: what else the machine does changes with the minute.
-        let database = f64::midpoint(before, limits::database_alone(place, orders, &say).await?);
+        let database = f64::midpoint(before, limits::database_alone(sandbox, orders, &say).await?);
         let mut figures = vec![
             ("closed per second", run.closed_per_second, "/s"),
             ("the database alone closes", database, "/s"),
@@ -94,25 +94,25 @@ pub(super) struct Run {
 }
 
 pub(super) async fn measure(
-    place: &Place,
+    sandbox: &Sandbox,
     orders: i64,
     pods: usize,
     say: &impl Fn(String),
 ) -> Result<Run, BenchError> {
-    let pods = futures_util::future::try_join_all((0..pods).map(|_| place.pod())).await?;
+    let pods = futures_util::future::try_join_all((0..pods).map(|_| sandbox.pod())).await?;
     let ahead = BEFORE + time_to_place(orders);
-    let due = place.now().await?.plus(ahead);
+    let due = sandbox.now().await?.plus(ahead);
     say(format!("placing {orders} orders"));
-    place_orders(place, Orders::due_at(due, orders)).await?;
-    let ahead = due.since(place.now().await?);
+    place_orders(sandbox, Orders::due_at(due, orders)).await?;
+    let ahead = due.since(sandbox.now().await?);
     say(format!("waiting {:.0} s for their deadline", ahead.as_secs_f64()));
     sleep(ahead).await;
     say(format!("closing {orders} orders"));
 
     let start = Instant::now();
-    wait_until_closed(place, due, PATIENCE).await?;
-    let none = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
-    wait_until(place, LOOK, PATIENCE, none).await?;
+    wait_until_closed(sandbox, due, PATIENCE).await?;
+    let none = async || Ok(sandbox.number("reading the outbox", OUTBOX).await? == 0);
+    wait_until(sandbox, LOOK, PATIENCE, none).await?;
     let events_seconds = start.elapsed().as_secs_f64();
     let mut run = Run {
         seconds: 0.0,
@@ -142,7 +142,7 @@ const SEARCH: Duration = Duration::from_millis(50);
 /// Waits until no order that was due then waits any more. The last few, which are closed last, are asked first: asking for
 /// five hundred as often took a tenth of a processor from those who close them.
 pub(super) async fn wait_until_closed(
-    place: &Place,
+    sandbox: &Sandbox,
     due: DbTime,
     patience: Duration,
 ) -> Result<(), BenchError> {
@@ -153,26 +153,26 @@ pub(super) async fn wait_until_closed(
          ORDER BY order_id DESC LIMIT 10",
     )
     .bind(due)
-    .fetch_all(&place.pool)
+    .fetch_all(&sandbox.pool)
     .await
     .map_err(failed("listing orders"))?;
-    wait_until(place, LOOK, patience, async || {
+    wait_until(sandbox, LOOK, patience, async || {
         let open = "SELECT count(*) FROM orders WHERE order_id = ANY ($1) AND status || '' = 'PENDING'";
-        let open: Result<i64, _> = sqlx::query_scalar(open).bind(&last).fetch_one(&place.pool).await;
+        let open: Result<i64, _> = sqlx::query_scalar(open).bind(&last).fetch_one(&sandbox.pool).await;
         Ok(open.map_err(failed("counting open orders"))? == 0)
     })
     .await?;
-    wait_until(place, SEARCH, patience, async || {
+    wait_until(sandbox, SEARCH, patience, async || {
         let open =
             "SELECT NOT EXISTS (SELECT FROM orders WHERE status = 'PENDING' AND payment_deadline <= $1)";
-        let none = sqlx::query_scalar(open).bind(due).fetch_one(&place.pool).await;
+        let none = sqlx::query_scalar(open).bind(due).fetch_one(&sandbox.pool).await;
         none.map_err(failed("counting open orders"))
     })
     .await
 }
 
 pub(super) async fn wait_until(
-    place: &Place,
+    sandbox: &Sandbox,
     every: Duration,
     patience: Duration,
     mut done: impl AsyncFnMut() -> Result<bool, BenchError>,
@@ -181,7 +181,7 @@ pub(super) async fn wait_until(
     while !done().await? {
         if start.elapsed() > patience {
             let open = "SELECT count(*) FROM orders WHERE status = 'PENDING'";
-            let open = place.number("counting open orders", open).await?;
+            let open = sandbox.number("counting open orders", open).await?;
             return Err(BenchError::Unfinished { open, after: patience });
         }
         sleep(every).await;

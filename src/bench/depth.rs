@@ -9,11 +9,11 @@ use super::BenchError;
 use super::burst::{LOOK, OUTBOX, wait_until};
 use super::load::{Orders, place_orders};
 use super::outcome::Outcome;
-use super::place::{Place, failed};
-use super::pod::PodProcess;
+use super::process::PodProcess;
+use super::sandbox::{Sandbox, failed};
 use super::steady::{OURS, Steady, measure};
-use crate::settings::Raw;
-use crate::topology::management::Management;
+use crate::broker::management::Management;
+use crate::config::settings::Raw;
 
 /// The orders that wait are due within a day, from this on.
 const EARLIEST: Duration = Duration::from_secs(2 * 3_600);
@@ -32,28 +32,28 @@ pub async fn depth(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
-        let pod = place.pod().await?;
-        let alone = measure(place, stream, &say).await?.lateness;
-        let (pod, restart_alone) = restart(place, pod).await?;
-        place.empty().await?;
-        let before = held_by_broker(place).await?;
+    Sandbox::with(raw, log, async |sandbox| {
+        let pod = sandbox.pod().await?;
+        let alone = measure(sandbox, stream, &say).await?.lateness;
+        let (pod, restart_alone) = restart(sandbox, pod).await?;
+        sandbox.empty().await?;
+        let before = held_by_broker(sandbox).await?;
 
         say(format!("placing {waiting} orders that wait"));
         let began = Instant::now();
-        let orders = Orders::due_at(place.now().await?.plus(EARLIEST), waiting);
-        place_orders(place, Orders { spread: SPREAD, ..orders }).await?;
+        let orders = Orders::due_at(sandbox.now().await?.plus(EARLIEST), waiting);
+        place_orders(sandbox, Orders { spread: SPREAD, ..orders }).await?;
         say("waiting until their wakes are in the lanes".to_owned());
-        let relayed = async || Ok(place.number("reading the outbox", OUTBOX).await? == 0);
-        wait_until(place, LOOK, PATIENCE, relayed).await?;
+        let relayed = async || Ok(sandbox.number("reading the outbox", OUTBOX).await? == 0);
+        wait_until(sandbox, LOOK, PATIENCE, relayed).await?;
         let scheduled = began.elapsed().as_secs_f64();
-        let held = held_by_broker(place).await?;
+        let held = held_by_broker(sandbox).await?;
         let per_order = |after: f64, before: f64| (after - before) / waiting as f64;
 
-        let (pod, restart_beside) = restart(place, pod).await?;
-        let beside = measure(place, stream, &say).await?.lateness;
+        let (pod, restart_beside) = restart(sandbox, pod).await?;
+        let beside = measure(sandbox, stream, &say).await?.lateness;
         let footprint = pod.footprint();
-        let sizes = sizes(place).await?;
+        let sizes = sizes(sandbox).await?;
         pod.stop().await?;
         let figures = vec![
             ("lateness p99", beside.p99_ms, "ms"),
@@ -76,8 +76,8 @@ pub async fn depth(
         ];
         let workload = format!("steady {} orders/s beside {waiting} that wait", stream.rate);
         Ok(Outcome {
-            lateness: place.bins(OURS).await?,
-            pace: place.slices(OURS, 1_000).await?,
+            lateness: sandbox.bins(OURS).await?,
+            pace: sandbox.slices(OURS, 1_000).await?,
             ..Outcome::new(workload, figures)
         })
     })
@@ -85,18 +85,18 @@ pub async fn depth(
 }
 
 /// Kills the pod and starts another; how long until that closes an order that was due at once.
-async fn restart(place: &Place, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
+async fn restart(sandbox: &Sandbox, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
     pod.kill().await?;
     let began = Instant::now();
-    let pod = place.pod().await?;
+    let pod = sandbox.pod().await?;
     let order = sqlx::query_scalar(
         "INSERT INTO orders (user_id, payment_deadline) VALUES (0, now()) RETURNING order_id",
     );
-    let order: i64 = order.fetch_one(&place.pool).await.map_err(failed("placing an order"))?;
-    wait_until(place, LOOK, Duration::from_secs(60), async || {
+    let order: i64 = order.fetch_one(&sandbox.pool).await.map_err(failed("placing an order"))?;
+    wait_until(sandbox, LOOK, Duration::from_secs(60), async || {
         let open =
             sqlx::query_scalar("SELECT status = 'PENDING' FROM orders WHERE order_id = $1").bind(order);
-        let open: bool = open.fetch_one(&place.pool).await.map_err(failed("looking at an order"))?;
+        let open: bool = open.fetch_one(&sandbox.pool).await.map_err(failed("looking at an order"))?;
         Ok(!open)
     })
     .await?;
@@ -113,13 +113,13 @@ struct Queue {
 }
 
 /// The sum of all queues of this place, as the management API tells it.
-async fn held_by_broker(place: &Place) -> Result<Queue, BenchError> {
+async fn held_by_broker(sandbox: &Sandbox) -> Result<Queue, BenchError> {
     // The API answers with figures of up to five seconds ago.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let management = Management::new(&place.config);
+    let management = Management::new(&sandbox.config);
     let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues", ""));
     let queues = queues.await.map_err(std::io::Error::other)??;
-    let ours = queues.into_iter().filter(|queue| queue.name.starts_with(&place.config.prefix));
+    let ours = queues.into_iter().filter(|queue| queue.name.starts_with(&sandbox.config.prefix));
     Ok(ours.fold(Queue::default(), |sum, queue| Queue {
         memory: sum.memory + queue.memory,
         message_bytes: sum.message_bytes + queue.message_bytes,
@@ -128,9 +128,9 @@ async fn held_by_broker(place: &Place) -> Result<Queue, BenchError> {
 }
 
 /// Outbox and partial index, in MiB.
-async fn sizes(place: &Place) -> Result<[f64; 2], BenchError> {
+async fn sizes(sandbox: &Sandbox) -> Result<[f64; 2], BenchError> {
     let mib =
-        async |query| Ok::<_, BenchError>(place.number("reading sizes", query).await? as f64 / 1_048_576.0);
+        async |query| Ok::<_, BenchError>(sandbox.number("reading sizes", query).await? as f64 / 1_048_576.0);
     Ok([
         mib("SELECT pg_total_relation_size('outbox')").await?,
         mib("SELECT pg_relation_size('orders_pending_by_deadline')").await?,

@@ -11,37 +11,37 @@ use tokio::time::{sleep, timeout};
 
 use super::BenchError;
 use super::load::{Orders, place_orders};
-use super::place::{Place, failed};
-use crate::broker::publisher::{Outgoing, Publisher};
+use super::sandbox::{Sandbox, failed};
+use crate::broker::publisher::Publisher;
 use crate::broker::{self, Broker, BrokerError};
-use crate::close::Closer;
+use crate::closing::Closer;
 use crate::stats::Stats;
-use crate::topology::lane_key;
-use crate::wake::{self, WAKE_TYPE, Wake};
+use crate::wire::outgoing::Outgoing;
+use crate::wire::wake::{self, WAKE_TYPE, Wake};
 
 /// Orders per second that the database closes when the batches of a burst are put to it one after the other, as many at a
 /// time as a pod does; no broker, no wakes, no events published.
 pub(super) async fn database_alone(
-    place: &Place,
+    sandbox: &Sandbox,
     orders: i64,
     say: &impl Fn(String),
 ) -> Result<f64, BenchError> {
     say(format!("the database alone: placing {orders} orders"));
-    place_orders(place, Orders::due_at(place.now().await?, orders)).await?;
+    place_orders(sandbox, Orders::due_at(sandbox.now().await?, orders)).await?;
     let ids: Vec<i64> =
         sqlx::query_scalar("SELECT order_id FROM orders WHERE status = 'PENDING' ORDER BY order_id")
-            .fetch_all(&place.pool)
+            .fetch_all(&sandbox.pool)
             .await
             .map_err(failed("listing orders"))?;
-    let batches: Vec<_> = ids.chunks(place.config.close_batch).map(<[i64]>::to_vec).collect();
+    let batches: Vec<_> = ids.chunks(sandbox.config.close_batch).map(<[i64]>::to_vec).collect();
     let batches = Arc::new(Mutex::new(batches.into_iter()));
-    let (pool, clock) = (place.pool.clone(), Arc::clone(&place.clock));
-    let closer =
-        Closer::new(&place.config, pool, clock, Arc::new(Stats::default())).map_err(BenchError::Database)?;
+    let (pool, clock) = (sandbox.pool.clone(), Arc::clone(&sandbox.clock));
+    let closer = Closer::new(&sandbox.config, pool, clock, Arc::new(Stats::default()))
+        .map_err(BenchError::Database)?;
     say(format!("the database alone: closing {orders} orders"));
     let start = Instant::now();
     let mut closing = JoinSet::new();
-    for _ in 0..place.config.close_concurrency {
+    for _ in 0..sandbox.config.close_concurrency {
         let (batches, closer) = (Arc::clone(&batches), closer.clone());
         closing.spawn(async move {
             loop {
@@ -54,7 +54,7 @@ pub(super) async fn database_alone(
         outcome.map_err(BenchError::Database)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    place.empty().await?;
+    sandbox.empty().await?;
     Ok(orders as f64 / seconds)
 }
 
@@ -66,29 +66,29 @@ const PUBLISHED_PER_SECOND: f64 = 5_000.0;
 /// Messages per second that the broker takes out of a lane, where all expire at one moment, and delivers to a consumer that
 /// does nothing but acknowledge them.
 pub(super) async fn broker_alone(
-    place: &Place,
+    sandbox: &Sandbox,
     orders: i64,
     say: &impl Fn(String),
 ) -> Result<f64, BenchError> {
-    let broker = Broker::new(&place.config);
+    let broker = Broker::new(&sandbox.config);
     let publisher = Publisher::connect(&broker, "bench").await?;
-    let per_message = place.config.max_orders_per_wake;
+    let per_message = sandbox.config.max_orders_per_wake;
     let ahead = Duration::from_secs_f64(2.0 + orders as f64 / per_message as f64 / PUBLISHED_PER_SECOND);
-    let due = place.now().await?.plus(ahead);
-    let lanes = place.config.lanes.as_slice();
+    let due = sandbox.now().await?.plus(ahead);
+    let lanes = sandbox.config.lanes.as_slice();
     let lane = lanes.iter().find(|lane| lane.length >= ahead).unwrap_or(&lanes[lanes.len() - 1]);
     let wakes: Vec<_> =
         (1..=orders).map(|order_id| Wake { due, order_id, attempt: 0, announced: false }).collect();
     let messages: Vec<_> = wakes.chunks(per_message).collect();
     say(format!("the broker alone: {} messages into lane {lane}", messages.len()));
     for together in messages.chunks(TOGETHER) {
-        let wait = due.since(place.clock.now()).as_millis().to_string();
+        let wait = due.since(sandbox.clock.now()).as_millis().to_string();
         let message = |wakes: &&[Wake]| {
             let properties = lapin::BasicProperties::default()
                 .with_content_type("application/json".into())
                 .with_type(WAKE_TYPE.into())
                 .with_expiration(wait.as_str().into());
-            Outgoing { key: lane_key(lane), body: wake::encode(wakes), properties, mandatory: true }
+            Outgoing { key: lane.key(), body: wake::encode(wakes), properties, mandatory: true }
         };
         publisher.publish(together.iter().map(message).collect()).await?;
     }
@@ -96,9 +96,9 @@ pub(super) async fn broker_alone(
 
     let connection = broker.connect("bench").await?;
     let queue = broker.names.process();
-    let (channel, deliveries) = broker.consume(&connection, &queue, place.config.messages_ahead()).await?;
+    let (channel, deliveries) = broker.consume(&connection, &queue, sandbox.config.messages_ahead()).await?;
     say("the broker alone: waiting until they expire".to_owned());
-    sleep(due.since(place.clock.now())).await;
+    sleep(due.since(sandbox.clock.now())).await;
     let start = Instant::now();
     let mut deliveries = deliveries.ready_chunks(256);
     let mut taken = 0;

@@ -6,7 +6,7 @@ use sqlx::Executor;
 use time::OffsetDateTime;
 
 use super::BenchError;
-use super::place::{AS_BEFORE, PATIENTLY, Place, failed};
+use super::sandbox::{AS_BEFORE, PATIENTLY, Sandbox, failed};
 use crate::clock::DbTime;
 
 /// Products among which the items are spread.
@@ -17,12 +17,12 @@ const TOGETHER: i64 = 1_000;
 const OLD_TOGETHER: i64 = 500_000;
 
 /// The products, with more stock than is ever sold.
-pub(super) async fn stock(place: &Place) -> Result<(), BenchError> {
+pub(super) async fn stock(sandbox: &Sandbox) -> Result<(), BenchError> {
     let stock = format!(
         "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product
          ON CONFLICT DO NOTHING"
     );
-    place.run("stocking", &stock).await
+    sandbox.run("stocking", &stock).await
 }
 
 /// Orders to be placed.
@@ -51,10 +51,10 @@ pub(super) fn time_to_place(count: i64) -> Duration {
 
 /// Places orders.
 pub(super) async fn place_orders(
-    place: &Place,
+    sandbox: &Sandbox,
     Orders { count, due, spread, products }: Orders,
 ) -> Result<(), BenchError> {
-    stock(place).await?;
+    stock(sandbox).await?;
     let mut placed = 0;
     while placed < count {
         let together = TOGETHER.min(count - placed);
@@ -67,14 +67,14 @@ pub(super) async fn place_orders(
              SELECT order_id, 1 + (order_id * 7 + item * 13) % $4, 1 + item FROM placed, generate_series(0, 1) AS item",
         );
         let statement = statement.bind(together).bind(OffsetDateTime::from(due)).bind(spread.as_secs_f64());
-        statement.bind(products).execute(&place.pool).await.map_err(failed("placing orders"))?;
+        statement.bind(products).execute(&sandbox.pool).await.map_err(failed("placing orders"))?;
         placed += together;
     }
     Ok(())
 }
 
 /// Orders of former years, closed long ago.
-pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Result<(), BenchError> {
+pub(super) async fn age(sandbox: &Sandbox, old: i64, say: &impl Fn(String)) -> Result<(), BenchError> {
     let mut made = 0;
     while made < old {
         say(format!("making old orders: {made} of {old}"));
@@ -85,13 +85,13 @@ pub(super) async fn age(place: &Place, old: i64, say: &impl Fn(String)) -> Resul
              FROM (SELECT n, timestamptz '2020-01-01 00:00+00' + ({made} + n) * interval '3 s' AS moment
                    FROM generate_series(1, {together}) AS n) AS orders"
         );
-        place.run("making old orders", &insert).await?;
+        sandbox.run("making old orders", &insert).await?;
         made += together;
     }
     if old > 0 {
         // As a shop's would be: autovacuum has been there long ago.
         say("vacuuming".to_owned());
-        let mut connection = place.pool.acquire().await.map_err(failed("vacuuming"))?;
+        let mut connection = sandbox.pool.acquire().await.map_err(failed("vacuuming"))?;
         // Not in one string: it cannot be part of a transaction.
         for statement in [PATIENTLY, "VACUUM (ANALYZE, FREEZE) orders", AS_BEFORE] {
             (&mut *connection).execute(statement).await.map_err(failed("vacuuming"))?;

@@ -10,10 +10,10 @@ use super::BenchError;
 use super::burst::wait_until_closed;
 use super::load::{Orders, PRODUCTS, place_orders, time_to_place};
 use super::outcome::Outcome;
-use super::place::{Place, failed};
-use super::placing::Quantiles;
+use super::place::Quantiles;
+use super::sandbox::{Sandbox, failed};
 use crate::clock::DbTime;
-use crate::settings::Raw;
+use crate::config::settings::Raw;
 
 /// Payments per second.
 const RATE: u32 = 200;
@@ -48,18 +48,18 @@ pub async fn paying(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
-        let later = place.now().await?.plus(Duration::from_secs(86_400));
+    Sandbox::with(raw, log, async |sandbox| {
+        let later = sandbox.now().await?.plus(Duration::from_secs(86_400));
         say(format!("placing {PAYERS} orders to be paid"));
-        place_orders(place, Orders::due_at(later, PAYERS)).await?;
+        place_orders(sandbox, Orders::due_at(later, PAYERS)).await?;
         let mut payers: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders ORDER BY order_id DESC")
-            .fetch_all(&place.pool)
+            .fetch_all(&sandbox.pool)
             .await
             .map_err(failed("listing orders"))?;
-        let pod = place.pod().await?;
+        let pod = sandbox.pod().await?;
         let mut all = Measured { due: later, idle: Took::default(), busy: Took::default(), seconds: 0.0 };
         for _ in 0..TIMES {
-            measure(place, burst, &mut payers, &mut all, &say).await?;
+            measure(sandbox, burst, &mut payers, &mut all, &say).await?;
         }
         pod.stop().await?;
         let paid = all.idle.asked.len() + all.busy.asked.len();
@@ -80,8 +80,8 @@ pub async fn paying(
         let products = if burst.hot { "the same two products" } else { "many products" };
         let workload = format!("paying while {} orders with {products} are closed", burst.orders);
         let last = format!("payment_deadline = timestamptz 'epoch' + interval '1 us' * {}", all.due.0);
-        let pace = place.slices(&last, 100).await?;
-        Ok(Outcome { lateness: place.bins(&last).await?, pace, ..Outcome::new(workload, figures) })
+        let pace = sandbox.slices(&last, 100).await?;
+        Ok(Outcome { lateness: sandbox.bins(&last).await?, pace, ..Outcome::new(workload, figures) })
     })
     .await
 }
@@ -113,29 +113,29 @@ impl Took {
 }
 
 async fn measure(
-    place: &Place,
+    sandbox: &Sandbox,
     Paying { orders, hot }: Paying,
     payers: &mut Vec<i64>,
     all: &mut Measured,
     say: &impl Fn(String),
 ) -> Result<(), BenchError> {
     let ahead = BEFORE + IDLE + time_to_place(orders);
-    let due = place.now().await?.plus(ahead);
+    let due = sandbox.now().await?.plus(ahead);
     say(format!("placing {orders} orders"));
     let products = if hot { 2 } else { PRODUCTS };
-    place_orders(place, Orders { products, ..Orders::due_at(due, orders) }).await?;
-    sleep(due.since(place.now().await?).saturating_sub(IDLE + Duration::from_secs(2))).await;
+    place_orders(sandbox, Orders { products, ..Orders::due_at(due, orders) }).await?;
+    sleep(due.since(sandbox.now().await?).saturating_sub(IDLE + Duration::from_secs(2))).await;
     say(format!("{RATE} payments/s, nothing else"));
     let idle = async {
         sleep(IDLE).await;
         Ok(())
     };
-    pay_during(place, payers, idle, &mut all.idle).await?;
-    sleep(due.since(place.now().await?)).await;
+    pay_during(sandbox, payers, idle, &mut all.idle).await?;
+    sleep(due.since(sandbox.now().await?)).await;
     say(format!("{RATE} payments/s while {orders} orders are closed"));
     let start = Instant::now();
-    let closed = wait_until_closed(place, due, PATIENCE);
-    pay_during(place, payers, closed, &mut all.busy).await?;
+    let closed = wait_until_closed(sandbox, due, PATIENCE);
+    pay_during(sandbox, payers, closed, &mut all.busy).await?;
     all.seconds += start.elapsed().as_secs_f64();
     all.due = due;
     Ok(())
@@ -143,7 +143,7 @@ async fn measure(
 
 /// Pays one order after the other at a steady rate until something is over, and notes how long each payment took.
 async fn pay_during(
-    place: &Place,
+    sandbox: &Sandbox,
     payers: &mut Vec<i64>,
     over: impl Future<Output = Result<(), BenchError>>,
     took: &mut Took,
@@ -161,7 +161,7 @@ async fn pay_during(
             }
             begin = ticks.tick() => {
                 let Some(order) = payers.pop() else { break };
-                let pool = place.pool.clone();
+                let pool = sandbox.pool.clone();
                 paying.spawn(async move {
                     let mut connection = pool.acquire().await?;
                     let asked = Instant::now();

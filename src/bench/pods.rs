@@ -5,8 +5,8 @@ use std::path::Path;
 use super::BenchError;
 use super::burst;
 use super::outcome::Outcome;
-use super::place::Place;
-use crate::settings::Raw;
+use super::sandbox::Sandbox;
+use crate::config::settings::Raw;
 
 /// A burst that is closed by one pod, by some, and by more.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +27,12 @@ pub async fn pods(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
+    Sandbox::with(raw, log, async |sandbox| {
         let mut runs = Vec::new();
         for pods in [1, most.div_ceil(2), most] {
             let say = |what| say(format!("{pods} pods: {what}"));
-            runs.push(burst::measure(place, orders, pods, &say).await?);
-            place.empty().await?;
+            runs.push(burst::measure(sandbox, orders, pods, &say).await?);
+            sandbox.empty().await?;
         }
         let [one, some, all] = [0, 1, 2].map(|n: usize| &runs[n]);
         let figures = vec![

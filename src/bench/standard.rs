@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::outcome::Goal::{self, AtLeast, AtMost};
 use super::{
-    BenchError, Burst, Outcome, Paying, Pods, Steady, backlog, burst, depth, paying, placing, pods, snapshot,
+    BenchError, Burst, Outcome, Paying, Pods, Steady, backlog, burst, depth, paying, place, pods, snapshot,
     steady, sweep,
 };
-use crate::settings::Raw;
+use crate::config::settings::Raw;
 
 /// A workload with its sizes.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub enum Workload {
     /// A stream beside so many orders that wait for later.
     Depth(i64, Steady),
     /// Orders placed one by one.
-    Placing(i64),
+    Place(i64),
     /// Payments beside a burst.
     Paying(Paying),
     /// So many orders without their wakes.
@@ -53,7 +53,7 @@ impl Workload {
             Self::Pods(burst) => pods(raw, burst, log, say).await,
             Self::Steady(stream) => steady(raw, stream, log, say).await,
             Self::Depth(waiting, stream) => depth(raw, waiting, stream, log, say).await,
-            Self::Placing(orders) => placing(raw, orders, log, say).await,
+            Self::Place(orders) => place(raw, orders, log, say).await,
             Self::Paying(payments) => paying(raw, payments, log, say).await,
             Self::Sweep(orders) => sweep(raw, orders, log, say).await,
             Self::Backlog(rows) => backlog(raw, rows, log, say).await,
@@ -124,7 +124,7 @@ pub fn standard() -> Vec<(Workload, Goals)> {
                 ("pod's peak memory", AtMost(64.0)),
             ],
         ),
-        (Workload::Placing(20_000), &[("cost of the trigger, of the median", AtMost(1.33))]),
+        (Workload::Place(20_000), &[("cost of the trigger, of the median", AtMost(1.33))]),
         (
             Workload::Paying(Paying { orders: 100_000, hot: false }),
             &[("payment p99 beside the burst, of idle", AtMost(2.0))],
@@ -161,6 +161,6 @@ pub fn quick() -> Vec<(Workload, Goals)> {
             Workload::StrictBurst(Burst { orders: 10_000, old: 0 }),
             &[("share of the broker alone", AtLeast(0.3))],
         ),
-        (Workload::Placing(4_000), &[("cost of the trigger, of the median", AtMost(2.0))]),
+        (Workload::Place(4_000), &[("cost of the trigger, of the median", AtMost(2.0))]),
     ]
 }

@@ -9,8 +9,8 @@ use super::BenchError;
 use super::burst::{LOOK, wait_until};
 use super::load::stock;
 use super::outcome::Outcome;
-use super::place::{Place, failed};
-use crate::settings::Raw;
+use super::sandbox::{Sandbox, failed};
+use crate::config::settings::Raw;
 use crate::stats::Lateness;
 
 /// The stream.
@@ -41,9 +41,9 @@ pub async fn steady(
     log: Option<&Path>,
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
-    Place::with(raw, log, async |place| {
-        let pod = place.pod().await?;
-        let run = measure(place, stream, &say).await?;
+    Sandbox::with(raw, log, async |sandbox| {
+        let pod = sandbox.pod().await?;
+        let run = measure(sandbox, stream, &say).await?;
         let footprint = pod.footprint();
         let counted = pod.stop().await?;
         let seen = counted.lateness.map_or([f64::NAN; 2], |late| [late.p50_ms, late.p99_ms]);
@@ -62,8 +62,8 @@ pub async fn steady(
         ];
         let Steady { rate, seconds, .. } = stream;
         Ok(Outcome {
-            lateness: place.bins(OURS).await?,
-            pace: place.slices(OURS, 1_000).await?,
+            lateness: sandbox.bins(OURS).await?,
+            pace: sandbox.slices(OURS, 1_000).await?,
             ..Outcome::new(format!("steady {rate} orders/s for {seconds} s"), figures)
         })
     })
@@ -82,10 +82,14 @@ pub(super) struct Run {
 /// The orders of the stream: others may wait beside them.
 pub(super) const OURS: &str = "user_id < 0";
 
-pub(super) async fn measure(place: &Place, stream: Steady, say: &impl Fn(String)) -> Result<Run, BenchError> {
+pub(super) async fn measure(
+    sandbox: &Sandbox,
+    stream: Steady,
+    say: &impl Fn(String),
+) -> Result<Run, BenchError> {
     say(format!("placing {} orders/s for {} s", stream.rate, stream.seconds));
-    stock(place).await?;
-    place
+    stock(sandbox).await?;
+    sandbox
         .run(
             "making a list",
             "CREATE TABLE bench_paid (order_id bigint PRIMARY KEY, pay_at timestamptz, paid boolean);
@@ -97,20 +101,20 @@ pub(super) async fn measure(place: &Place, stream: Steady, say: &impl Fn(String)
     for tick in 0..stream.seconds * TICKS {
         ticks.tick().await;
         let count = stream.rate * (tick + 1) / TICKS - stream.rate * tick / TICKS;
-        insert(place, stream, count).await?;
+        insert(sandbox, stream, count).await?;
     }
     say("waiting for the last deadline".to_owned());
     let last = Instant::now() + Duration::from_millis(u64::from(stream.last_ms));
     while Instant::now() < last {
         ticks.tick().await;
-        insert(place, stream, 0).await?;
+        insert(sandbox, stream, 0).await?;
     }
     let open = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND user_id < 0";
-    let done = async || Ok(place.number("counting open orders", open).await? == 0);
-    wait_until(place, LOOK, Duration::from_secs(30), done).await?;
-    let count = async |query| place.number("counting orders", query).await;
+    let done = async || Ok(sandbox.number("counting open orders", open).await? == 0);
+    wait_until(sandbox, LOOK, Duration::from_secs(30), done).await?;
+    let count = async |query| sandbox.number("counting orders", query).await;
     let run = Run {
-        lateness: place.lateness(OURS).await?,
+        lateness: sandbox.lateness(OURS).await?,
         placed: count("SELECT count(*) FROM orders WHERE user_id < 0").await?,
         closed: count("SELECT count(*) FROM orders WHERE user_id < 0 AND status = 'CLOSED'").await?,
         paid: count("SELECT count(*) FROM bench_paid WHERE paid").await?,
@@ -119,12 +123,12 @@ pub(super) async fn measure(place: &Place, stream: Steady, say: &impl Fn(String)
         )
         .await?,
     };
-    place.run("removing the list", "DROP TABLE bench_paid").await?;
+    sandbox.run("removing the list", "DROP TABLE bench_paid").await?;
     Ok(run)
 }
 
 /// One tick: places `count` orders with two items each, and pays what is to be paid by now.
-async fn insert(place: &Place, stream: Steady, count: u32) -> Result<(), BenchError> {
+async fn insert(sandbox: &Sandbox, stream: Steady, count: u32) -> Result<(), BenchError> {
     sqlx::query(
         "WITH placed AS (
              INSERT INTO orders (user_id, payment_deadline)
@@ -147,7 +151,7 @@ async fn insert(place: &Place, stream: Steady, count: u32) -> Result<(), BenchEr
     .bind(f64::from(stream.first_ms))
     .bind(f64::from(stream.last_ms))
     .bind(f64::from(stream.paid_percent))
-    .execute(&place.pool)
+    .execute(&sandbox.pool)
     .await
     .map_err(failed("placing orders"))?;
     Ok(())

@@ -9,8 +9,8 @@ use super::BenchError;
 use super::burst::{self, wait_until_closed};
 use super::load::{Orders, place_orders, time_to_place};
 use super::outcome::Outcome;
-use super::place::{Place, failed};
-use crate::settings::Raw;
+use super::sandbox::{Sandbox, failed};
+use crate::config::settings::Raw;
 
 /// How long after their deadline the sweep may take orders.
 const GRACE: Duration = Duration::from_secs(2);
@@ -30,34 +30,34 @@ pub async fn sweep(
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
     let raw = raw.clone().replace("sweep_every", "100ms").replace("sweep_grace", "2s");
-    Place::with(&raw, log, async |place| {
-        let burst = burst::measure(place, orders, 1, &say).await?;
-        place.empty().await?;
+    Sandbox::with(&raw, log, async |sandbox| {
+        let burst = burst::measure(sandbox, orders, 1, &say).await?;
+        sandbox.empty().await?;
         say(format!("placing {orders} orders"));
         let ahead = BEFORE + time_to_place(orders);
-        let due = place.now().await?.plus(ahead);
-        place_orders(place, Orders::due_at(due, orders)).await?;
+        let due = sandbox.now().await?.plus(ahead);
+        place_orders(sandbox, Orders::due_at(due, orders)).await?;
         // As if the broker had lost them; no pod has seen them yet.
-        place.run("losing every wake", "DELETE FROM outbox").await?;
-        let pod = place.pod().await?;
+        sandbox.run("losing every wake", "DELETE FROM outbox").await?;
+        let pod = sandbox.pod().await?;
         let expected = orders as f64 / burst.closed_per_second;
         let beside = sqlx::query(
             "INSERT INTO orders (user_id, payment_deadline)
              SELECT -1, $1 + interval '1 s' * $2 * n / 1000 FROM generate_series(1, 1000) AS n",
         );
         let beside = beside.bind(time::OffsetDateTime::from(due.plus(GRACE))).bind(expected);
-        beside.execute(&place.pool).await.map_err(failed("placing orders that have a wake"))?;
+        beside.execute(&sandbox.pool).await.map_err(failed("placing orders that have a wake"))?;
         say("waiting until the sweep may take them".to_owned());
-        sleep(due.plus(GRACE).since(place.now().await?)).await;
+        sleep(due.plus(GRACE).since(sandbox.now().await?)).await;
         say(format!("sweeping {orders} orders"));
 
         let start = Instant::now();
-        wait_until_closed(place, due, PATIENCE).await?;
+        wait_until_closed(sandbox, due, PATIENCE).await?;
         let seconds = start.elapsed().as_secs_f64();
         let last = due.plus(GRACE + Duration::from_secs_f64(expected));
-        sleep(last.since(place.now().await?)).await;
-        wait_until_closed(place, last, PATIENCE).await?;
-        let (beside, footprint) = (place.lateness("user_id = -1").await?, pod.footprint());
+        sleep(last.since(sandbox.now().await?)).await;
+        wait_until_closed(sandbox, last, PATIENCE).await?;
+        let (beside, footprint) = (sandbox.lateness("user_id = -1").await?, pod.footprint());
         pod.stop().await?;
         let swept = orders as f64 / seconds;
         let figures = vec![
@@ -68,8 +68,8 @@ pub async fn sweep(
             ("lateness p99 of wakes beside the sweep", beside.p99_ms, "ms"),
             ("pod's peak memory", footprint.peak_memory_mib, "MiB"),
         ];
-        let pace = place.slices("user_id >= 0", 100).await?;
-        let lateness = place.bins("user_id = -1").await?;
+        let pace = sandbox.slices("user_id >= 0", 100).await?;
+        let lateness = sandbox.bins("user_id = -1").await?;
         Ok(Outcome { lateness, pace, ..Outcome::new(format!("sweep of {orders} orders"), figures) })
     })
     .await

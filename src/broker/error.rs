@@ -113,14 +113,12 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// No answer in time.
-    #[error("{doing}: no answer from the broker within {after:?}{}", if *.blocked { "; it blocks publishers: a memory or disk alarm is on" } else { "" })]
+    #[error("{doing}: no answer from the broker within {after:?}")]
     Timeout {
         /// What was being done.
         doing: String,
         /// How long was waited.
         after: Duration,
-        /// Whether the broker had said that it blocks this connection.
-        blocked: bool,
     },
     /// A publisher confirm was negative.
     #[error("the broker refused a message for {key}; it is published again on a new channel")]
@@ -189,7 +187,7 @@ impl BrokerError {
 
     /// Whether waiting and trying again can help, without anybody changing a setting, a permission or a queue.
     #[must_use]
-    pub fn heals(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::LoginRefused { .. }
             | Self::VhostRefused { .. }

@@ -3,12 +3,9 @@
 //! The broker checks no property that a sender writes: text need not be UTF-8, lists may be nested a thousandfold, and
 //! headers that just fit a frame no longer do when the broker has added its own. The library gives up the connection
 //! over such a message, or overflows its stack, and the broker delivers the message again, to the next pod. So frames
-//! are looked at before the library sees them. Pure; `broker::guard` puts it between socket and library.
+//! are looked at before the library sees them. Pure; `broker::transport` puts it between socket and library.
 
-/// Header that stands for properties that cannot be read: why.
-pub const UNREADABLE: &str = "overdue-unreadable";
-/// Header with the bytes of properties that could not be read, at most 32 KiB of them.
-pub const RAW_PROPERTIES: &str = "overdue-raw-properties";
+use crate::wire::headers::{RAW_PROPERTIES, UNREADABLE};
 
 /// So that a parked message keeps them within the headers that it may keep.
 const MOST_RAW: usize = 32 * 1024;
@@ -30,7 +27,7 @@ const HEADERS: u16 = 1 << 13;
 
 /// Passes on a stream of frames, whole header frames at a time and everything else as it comes.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub struct FrameFilter {
     /// The frame that is being gathered: its head, and all of it where it must be looked at.
     held: Vec<u8>,
     /// Bytes of a frame that passes as it is.
@@ -41,7 +38,7 @@ pub struct Frames {
     ours: usize,
 }
 
-impl Frames {
+impl FrameFilter {
     /// For a connection that wants no larger frames than this, in bytes.
     #[must_use]
     pub fn of_at_most(ours: usize) -> Self {

@@ -6,23 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::{MaybeDone, maybe_done};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::time::{Instant, timeout};
 
-use super::{Broker, BrokerError, Link, last_first, together_in_order};
-
-/// One message to publish.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// Routing key on the publisher's exchange.
-    pub key: String,
-    /// Body.
-    pub body: Vec<u8>,
-    /// Properties; the publisher makes every message persistent.
-    pub properties: BasicProperties,
-    /// Whether the message must reach a queue. Our own wakes must; an event goes to whoever has subscribed, if any.
-    pub mandatory: bool,
-}
+use super::{Broker, BrokerConnection, BrokerError, last_first, together_in_order};
+use crate::wire::outgoing::Outgoing;
 
 /// What the broker answered to one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +28,7 @@ pub enum Answer {
 /// A broker that blocks publishers (an alarm) blocks the whole connection, acks included, so nothing else uses it.
 #[derive(Debug)]
 pub struct Publisher {
-    connection: Link,
+    connection: BrokerConnection,
     channel: Channel,
     exchange: String,
     timeout: Duration,
@@ -89,7 +77,7 @@ impl Publisher {
         Self::on(broker, connection, &broker.topology.events).await
     }
 
-    async fn on(broker: &Broker, connection: Link, exchange: &str) -> Result<Self, BrokerError> {
+    async fn on(broker: &Broker, connection: BrokerConnection, exchange: &str) -> Result<Self, BrokerError> {
         let channel = broker.channel(&connection).await?;
         // Without it the client resolves every confirm at once, as "not requested".
         broker.bounded("confirm.select", channel.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -114,7 +102,7 @@ impl Publisher {
                     Err(_) if self.blocked() => {}
                     Err(_) => {
                         let (doing, after) = ("publishing".to_owned(), self.timeout);
-                        return Err(BrokerError::Timeout { doing, after, blocked: false });
+                        return Err(BrokerError::Timeout { doing, after });
                     }
                 }
             }
@@ -194,7 +182,10 @@ impl Publisher {
         let status = self.connection.status();
         let blocked = status.blocked() && status.connected();
         if blocked {
-            tracing::warn!("the broker blocks publishers: a memory or disk alarm is on; waiting");
+            tracing::warn!(
+                event = "publishers_blocked",
+                "the broker blocks publishers: a memory or disk alarm is on; waiting"
+            );
         }
         blocked
     }
@@ -228,6 +219,8 @@ async fn join_last_first<F: Future + Unpin>(calls: &mut [MaybeDone<F>]) {
 
 #[cfg(test)]
 mod tests {
+    use lapin::BasicProperties;
+
     use super::*;
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
+use crate::error_text;
+
 /// What is behind a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -94,7 +96,7 @@ fn of_io(tls: bool, error: &Arc<std::io::Error>) -> &'static str {
         Some(_) => return CHECK,
         None => {}
     }
-    if crate::database::unresolved(&text) {
+    if error_text::is_unresolved_host(&text) {
         return "check the host in amqp_url (AMQP_URL): its name cannot be resolved";
     }
     match tls {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::output::spinner;
 use super::{CliError, Context};
-use crate::announce::announce;
+use crate::outbox::announce::announce;
 
 pub async fn run(context: &Context) -> Result<(), CliError> {
     let (_, pool) = context.database().await?;

@@ -125,7 +125,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         }
         Command::Steady(stream) => vec![(Workload::Steady(stream.into()), NO_GOALS)],
         Command::Depth { waiting, stream } => vec![(Workload::Depth(waiting, stream.into()), NO_GOALS)],
-        Command::Place { orders } => vec![(Workload::Placing(orders), NO_GOALS)],
+        Command::Place { orders } => vec![(Workload::Place(orders), NO_GOALS)],
         Command::PayDuringBurst { orders, hot } => {
             vec![(Workload::Paying(Paying { orders, hot }), NO_GOALS)]
         }

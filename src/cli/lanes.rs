@@ -9,8 +9,8 @@ use super::{CliError, Context};
 use crate::broker::{self, Broker};
 use crate::clock::DbTime;
 use crate::database;
-use crate::probe::{self, Health};
-use crate::watch::{Depth, depth, grace};
+use crate::probes::depth::{Depth, depth};
+use crate::probes::{self, Health, grace};
 
 /// What is said of one queue.
 struct Line {
@@ -25,7 +25,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
     let pool = database::pool(&config)?;
     let broker = Broker::new(&config);
     let connection = broker.connect("lanes").await?;
-    let (now, probes) = probe::read(&pool).await?;
+    let (now, all) = probes::read(&pool).await?;
     let process = broker.names.process();
     let arrived = depth(&broker, &connection, &process).await;
     // Probes wait behind wakes for a pod; a lane is not to blame then.
@@ -33,8 +33,8 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
     let mut lines = Vec::new();
     for lane in config.lanes.as_slice() {
         let queue = broker.names.lane(lane);
-        let ours: Vec<_> = probes.iter().filter(|probe| probe.queue == queue).collect();
-        let (state, at) = match probe::health(&ours, now, grace(&config)) {
+        let ours: Vec<_> = all.iter().filter(|probe| probe.queue == queue).collect();
+        let (state, at) = match probes::health(&ours, now, grace(&config)) {
             Health::Well { at } => ("ok", Some(at)),
             Health::Waiting { until } => ("waiting", Some(until)),
             Health::Stuck { since } if behind => ("behind", Some(since)),

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::output::{counted, table};
 use super::{CliError, Context};
-use crate::close::{Remembered, remembered};
-use crate::shop::{self, Item, Order};
+use crate::closing::{Remembered, remembered};
+use crate::orders::{self, Item, Order};
 
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
@@ -73,14 +73,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     item.product_id
                 )));
             }
-            shop::place(&pool, user, window, items).await?
+            orders::place(&pool, user, window, items).await?
         }
-        Command::Pay { order_id } => shop::pay(&pool, order_id).await.map(|()| order_id)?,
-        Command::Cancel { order_id } => shop::cancel(&pool, order_id).await.map(|()| order_id)?,
-        Command::Extend { order_id, by } => shop::extend(&pool, order_id, by).await.map(|()| order_id)?,
+        Command::Pay { order_id } => orders::pay(&pool, order_id).await.map(|()| order_id)?,
+        Command::Cancel { order_id } => orders::cancel(&pool, order_id).await.map(|()| order_id)?,
+        Command::Extend { order_id, by } => orders::extend(&pool, order_id, by).await.map(|()| order_id)?,
         Command::Show { order_id } => order_id,
     };
-    let order = shop::show(&pool, order_id).await?;
+    let order = orders::show(&pool, order_id).await?;
     // A shop's role may not read this table, and has its answer about the order all the same.
     let failures = remembered(&pool, order_id).await;
     let failures = failures.map_err(|error| error.to_string());

@@ -10,8 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{CliError, Context};
 use crate::broker::Broker;
-use crate::broker::publisher::{Outgoing, Publisher};
-use crate::topology::KEY_DELAY;
+use crate::broker::publisher::Publisher;
+use crate::wire::keys::KEY_DELAY;
+use crate::wire::outgoing::Outgoing;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

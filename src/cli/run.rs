@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Context, log};
 use crate::pod::{Ended, Pod};
-use crate::role::Role;
+use crate::roles::Role;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -23,25 +23,30 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let config = context.config()?;
     let (database, broker) = (config.database_url.clone(), config.amqp_nodes[0].clone());
     let pod = Pod::new(config)?;
-    let _log = log::start(context, &pod.stats)?;
+    let _log = log::start(context, &pod.shared.stats)?;
     let roles: Vec<_> = Role::ALL.into_iter().filter(|role| args.roles.contains(role)).collect();
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     stop_on_signals(soft.clone(), hard.clone())?;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        pid = std::process::id(),
-        roles = args.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        %database,
-        %broker,
-        "starting"
-    );
+    event = "starting",
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            roles = args.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            %database,
+            %broker,
+            "starting"
+        );
     if !context.unknown.is_empty() {
         let variables = context.unknown.join(", ");
-        tracing::warn!(variables, "environment variables that begin with OVERDUE_ and are no settings");
+        tracing::warn!(
+            event = "unknown_variables",
+            variables,
+            "environment variables that begin with OVERDUE_ and are no settings"
+        );
     }
     let ended = pod.run(&roles, &soft, &hard).await;
     // People have it in the log.
-    context.out.last_for_scripts(pod.stats.summary());
+    context.out.last_for_scripts(pod.shared.stats.summary());
     match ended {
         Ended::Clean => Ok(()),
         Ended::Cut => Err(CliError::Cut),

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::{counted, table};
 use super::{CliError, Context};
-use crate::close::Closer;
-use crate::sweep::{Pace, overdue, sweep};
+use crate::closing::Closer;
+use crate::closing::sweep::{Pace, overdue, sweep};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -70,7 +70,7 @@ async fn dry_run(context: &Context, closer: &Closer, grace: Duration) -> Result<
         .map(|o| json!({"order_id": o.order_id, "payment_deadline": o.payment_deadline.to_string(), "overdue_ms": o.overdue_for.as_secs_f64() * 1e3}))
         .collect();
     let text = || {
-        let row = |o: &crate::sweep::Overdue| {
+        let row = |o: &crate::closing::sweep::Overdue| {
             let ago = humantime::format_duration(Duration::from_secs(o.overdue_for.as_secs()));
             vec![o.order_id.to_string(), o.payment_deadline.to_string(), ago.to_string()]
         };

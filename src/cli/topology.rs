@@ -4,10 +4,10 @@ use serde_json::json;
 
 use super::output::print;
 use super::{CliError, Context};
+use crate::broker::management::Management;
 use crate::broker::{self, Broker};
 use crate::config::Config;
 use crate::topology::export::definitions;
-use crate::topology::management::Management;
 use crate::topology::{Names, Topology};
 
 #[derive(clap::Subcommand, Clone, Copy, Debug)]

@@ -2,10 +2,10 @@
 
 use super::output::table;
 use super::{CliError, Context};
+use crate::broker::live::verify;
+use crate::broker::management::{Management, ManagementError};
 use crate::database;
 use crate::finding::{Finding, Outcome};
-use crate::topology::management::{Management, ManagementError};
-use crate::topology::verify::verify;
 use crate::topology::{Names, Topology};
 use crate::verify::{self, Report};
 

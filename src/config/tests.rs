@@ -44,7 +44,7 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("lead", "soon", "`soon` is not a time"),
         ("coalesce", "-1s", "is not a time"),
         ("lead", "2000years", "longer than a thousand years"),
-        ("confirm_timeout", "2000years", "longer than a thousand years"),
+        ("broker_timeout", "2000years", "longer than a thousand years"),
         ("max_orders_per_wake", "0", "from 1 to 1000"),
         ("prefetch", "2001", "from 1 to 2000"),
         ("relay_poll", "0s", "longer than zero"),
@@ -69,7 +69,7 @@ fn fewer_messages_are_taken_ahead_where_each_may_name_many_orders() {
         let config = config(&[
             ("prefetch", prefetch),
             ("max_orders_per_wake", orders_per_wake),
-            ("max_held", "20000"),
+            ("max_in_flight_orders", "20000"),
         ]);
         assert_eq!(config.expect("a configuration").messages_ahead(), ahead, "{prefetch} {orders_per_wake}");
     }

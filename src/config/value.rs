@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::settings::{Raw, SettingError};
+use super::settings::{Raw, SettingError};
 
 /// The longest prefix: with the longest of our names it must stay under AMQP's 255 bytes, and readable.
 const LONGEST_PREFIX: usize = 64;

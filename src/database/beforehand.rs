@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep};
 
-use super::catalog;
 use super::session::identifier;
+use super::{catalog, locks};
 
 pub(super) fn refused(problem: String) -> MigrateError {
     MigrateError::Execute(super::session::refusal(problem))
@@ -54,13 +54,10 @@ pub(super) async fn alone(
     schema: &str,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), MigrateError> {
-    // "OVER" in ASCII, as for the leaders' locks, and the next number after the last of them.
     let (began, mut said) = (Instant::now(), false);
     loop {
-        let lock = sqlx::query_scalar(
-            "SELECT pg_catalog.pg_try_advisory_lock(1331053906 + 4, pg_catalog.hashtext($1))",
-        );
-        if lock.bind(schema).fetch_one(&mut *connection).await? {
+        let lock = sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_lock($2, pg_catalog.hashtext($1))");
+        if lock.bind(schema).bind(locks::MIGRATION).fetch_one(&mut *connection).await? {
             return Ok(());
         }
         if !said && began.elapsed() > Duration::from_secs(2) {

@@ -4,8 +4,9 @@ use std::io;
 
 use sqlx::migrate::MigrateError;
 
+use super::error_class::{ErrorClass, code, error_class};
 use super::explain::Unreached;
-use super::trouble::{Trouble, code, trouble};
+use crate::error_text::{is_unresolved_host, words};
 
 /// An error of the database with what was being done.
 #[derive(Debug, thiserror::Error)]
@@ -25,25 +26,8 @@ impl DatabaseError {
 
     /// Whether waiting can help.
     #[must_use]
-    pub fn heals(&self) -> bool {
-        trouble(&self.source) != Trouble::Setup
-    }
-}
-
-/// An error in the server's own words with its SQLSTATE; the driver's text adds the line of the server's source code.
-#[must_use]
-pub fn words(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => {
-            format!("{} (SQLSTATE {})", error.message(), error.code().unwrap_or_default())
-        }
-        // The driver puts one into another.
-        sqlx::Error::Configuration(problem) => {
-            problem.downcast_ref::<sqlx::Error>().map_or_else(|| problem.to_string(), words)
-        }
-        sqlx::Error::Io(error) => error.to_string(),
-        sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
-        other => other.to_string(),
+    pub fn is_transient(&self) -> bool {
+        error_class(&self.source) != ErrorClass::Setup
     }
 }
 
@@ -141,16 +125,10 @@ fn of_io(error: &io::Error) -> &'static str {
     if matches!(error.raw_os_error(), Some(23 | 24)) {
         return "; this process may not open more files: raise its limit (`ulimit -n`, LimitNOFILE in systemd)";
     }
-    if unresolved(&error.to_string()) {
+    if is_unresolved_host(&error.to_string()) {
         return "; check the host in database_url (DATABASE_URL): its name cannot be resolved";
     }
     "; check database_url (DATABASE_URL) and that PostgreSQL runs there"
-}
-
-/// Whether an error is of the resolver; the standard library has no kind for it either.
-#[must_use]
-pub(crate) fn unresolved(text: &str) -> bool {
-    text.contains("failed to lookup address")
 }
 
 #[cfg(test)]
@@ -161,15 +139,6 @@ mod tests {
     fn a_code_that_is_not_known_gets_no_hint_that_might_be_untrue() {
         for code in ["", "4", "00000", "SHOP1", "21000", "P0001", "XX000", "22003", "23514"] {
             assert_eq!(of_sqlstate(code), "", "{code}");
-        }
-    }
-
-    #[test]
-    fn only_what_the_resolver_says_is_taken_for_an_unknown_name() {
-        assert!(unresolved("failed to lookup address information: Name or service not known"));
-        assert!(unresolved("failed to lookup address information: Temporary failure in name resolution"));
-        for other in ["Connection refused (os error 111)", "Too many open files (os error 24)", ""] {
-            assert!(!unresolved(other), "{other}");
         }
     }
 }

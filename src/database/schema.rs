@@ -39,7 +39,7 @@ fn named(mut migrations: Migrator) -> Migrator {
 /// When the database cannot be reached, holds tables of the same names that are not of our migrations, refuses a statement, or
 /// differs in a way that only a person can mend.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    migrate_and_say(pool, &mut |line| tracing::warn!("{line}")).await
+    migrate_and_say(pool, &mut |line| tracing::warn!(event = "migrate_waits", "{line}")).await
 }
 
 /// As [`migrate`]; `say` is given a line whenever it waits for somebody.

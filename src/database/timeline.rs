@@ -40,6 +40,7 @@ pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, Datab
     let changed = (noted.rows_affected(), row.system_identifier, row.timeline);
     if let (1, Some(server), Some(before)) = changed {
         tracing::error!(
+            event = "database_changed",
             server_before = server,
             timeline_before = before,
             server = row.server,

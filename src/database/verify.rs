@@ -39,7 +39,9 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
     for finding in findings {
         match finding.outcome {
             Outcome::Fine => {}
-            Outcome::CannotTell { why, remedy } => tracing::warn!("the database's schema: {why}; {remedy}"),
+            Outcome::CannotTell { why, remedy } => {
+                tracing::warn!(event = "schema_unseen", "the database's schema: {why}; {remedy}");
+            }
             Outcome::Differs { problem, remedy } => wrong.push(format!("{problem}: {remedy}")),
         }
     }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::Look;
 use crate::clock::DbTime;
 use crate::database::{DatabaseError, bounded};
-use crate::event::Event;
+use crate::wire::event::Event;
 
 /// One order's event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Why {
 ///
 /// # Errors
 /// Those of the database. Nothing is deleted then, and all is published again, which is harmless; what was kept is held back.
-pub async fn settle(
+pub async fn record(
     connection: &mut PgConnection,
     ids: &[i64],
     untold: &[(OrderEvent, Why)],

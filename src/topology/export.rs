@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{KEY_DELAY, Names, Topology};
+use super::{Names, Topology};
+use crate::wire::keys::KEY_DELAY;
 
 /// A user of the definitions.
 struct User {
@@ -112,7 +113,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lane::Lanes;
+    use crate::lanes::Lanes;
 
     #[test]
     fn two_shops_in_one_vhost_have_no_user_in_common() {

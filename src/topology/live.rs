@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::management::{Management, ManagementError};
-
 /// Names with their values, such as a queue's arguments or a policy's definition.
 pub type Values = BTreeMap<String, Value>;
 
@@ -16,12 +14,18 @@ pub type Values = BTreeMap<String, Value>;
 pub struct Live {
     /// RabbitMQ's version.
     pub version: Option<String>,
-    pub(super) exchanges: Part<LiveExchange>,
-    pub(super) queues: Part<LiveQueue>,
-    pub(super) bindings: Part<LiveBinding>,
-    pub(super) policies: Part<LivePolicy>,
-    pub(super) operator_policies: Part<LivePolicy>,
-    pub(super) feature_flags: Part<LiveFlag>,
+    /// Exchanges of the vhost.
+    pub exchanges: Part<LiveExchange>,
+    /// Queues of the vhost.
+    pub queues: Part<LiveQueue>,
+    /// Bindings of the vhost.
+    pub bindings: Part<LiveBinding>,
+    /// Policies of the vhost.
+    pub policies: Part<LivePolicy>,
+    /// Operator policies of the vhost.
+    pub operator_policies: Part<LivePolicy>,
+    /// Feature flags of the cluster.
+    pub feature_flags: Part<LiveFlag>,
 }
 
 /// One list of the management API, or why it cannot be seen.
@@ -45,8 +49,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Part<T> {
     }
 }
 
-impl<T> From<Result<Vec<T>, ManagementError>> for Part<T> {
-    fn from(answer: Result<Vec<T>, ManagementError>) -> Self {
+impl<T, E: std::fmt::Display> From<Result<Vec<T>, E>> for Part<T> {
+    fn from(answer: Result<Vec<T>, E>) -> Self {
         match answer {
             Ok(list) => Self::Seen(list),
             Err(error) => Self::Unseen(error.to_string()),
@@ -55,7 +59,7 @@ impl<T> From<Result<Vec<T>, ManagementError>> for Part<T> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LiveExchange {
+pub struct LiveExchange {
     pub name: String,
     pub r#type: Option<String>,
     pub durable: Option<bool>,
@@ -66,7 +70,7 @@ pub(super) struct LiveExchange {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LiveQueue {
+pub struct LiveQueue {
     pub name: String,
     pub durable: Option<bool>,
     pub auto_delete: Option<bool>,
@@ -78,7 +82,7 @@ pub(super) struct LiveQueue {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LiveBinding {
+pub struct LiveBinding {
     pub source: String,
     pub destination: String,
     pub destination_type: Option<String>,
@@ -86,7 +90,7 @@ pub(super) struct LiveBinding {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LivePolicy {
+pub struct LivePolicy {
     pub name: String,
     pub pattern: Option<String>,
     #[serde(rename = "apply-to")]
@@ -97,7 +101,7 @@ pub(super) struct LivePolicy {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LiveFlag {
+pub struct LiveFlag {
     pub name: String,
     pub state: Option<String>,
 }
@@ -115,36 +119,4 @@ fn values<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Values>, D::Error
         Some(Either::List(list)) if list.is_empty() => Some(Values::new()),
         Some(Either::List(_)) | None => None,
     })
-}
-
-#[derive(Deserialize)]
-struct Overview {
-    rabbitmq_version: Option<String>,
-}
-
-impl Live {
-    /// Asks the management API.
-    ///
-    /// # Errors
-    /// When it cannot be asked at all, or shows nothing of the vhost. Blocks: run it on a thread that may.
-    pub fn of(management: &Management) -> Result<Self, ManagementError> {
-        let overview: Overview = management.get("overview", "")?;
-        let exchanges = management.list("exchanges", "");
-        // Without statistics the answer is what the broker has at this moment, even where it keeps none.
-        let queues = management.list("queues", "disable_stats=true");
-        let bindings = management.list("bindings", "");
-        let (exchanges, queues, bindings) = match (exchanges, queues, bindings) {
-            (Err(error), Err(_), Err(_)) => return Err(error),
-            seen => seen,
-        };
-        Ok(Self {
-            version: overview.rabbitmq_version,
-            exchanges: exchanges.into(),
-            queues: queues.into(),
-            bindings: bindings.into(),
-            policies: management.list("policies", "").into(),
-            operator_policies: management.list("operator-policies", "").into(),
-            feature_flags: management.get("feature-flags", "").into(),
-        })
-    }
 }

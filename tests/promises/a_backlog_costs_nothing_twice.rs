@@ -45,7 +45,7 @@ async fn look(connection: &mut PgConnection, kind: Kind, mark: &mut Mark) -> Vec
     let ids = look.ids();
     match kind {
         Kind::Wakes => outbox::delete_wakes(connection, &ids).await,
-        Kind::Events => outbox::refused::settle(connection, &ids, &[]).await,
+        Kind::Events => outbox::refused::record(connection, &ids, &[]).await,
     }
     .expect("deleted");
     look.relayed(mark);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::options::QueuePurgeOptions;
 use lapin::types::FieldTable;
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::Value;
 
@@ -75,8 +75,8 @@ async fn a_lane_that_delivers_is_well_however_long_it_is_and_its_probes_disturb_
         world.place_many(300, SECOND, 3 * SECOND, &[(1, 1)]).await;
         world.all_settled().await;
         world.outbox_empty().await;
-        assert_eq!(pod.pod.stats.get(Count::Closed), 300);
-        assert_eq!(pod.pod.stats.get(Count::StuckTotal) + pod.pod.stats.get(Count::Parked), 0);
+        assert_eq!(pod.shared.stats.get(Count::Closed), 300);
+        assert_eq!(pod.shared.stats.get(Count::StuckTotal) + pod.shared.stats.get(Count::Parked), 0);
         // Old probes are forgotten: of each lane the last that came back stays, and what is on its way.
         eventually("few rows", async || world.number("SELECT count(*) FROM lane_probes").await < 12).await;
         pod.stop().await;
@@ -97,11 +97,11 @@ async fn a_dead_letter_blockage_is_reported_and_the_sweep_closes_what_is_behind_
         world.all_settled().await;
         assert_eq!(world.statuses().await["CLOSED"], 1_200);
         world.assert_stock_conserved(10_000).await;
-        eventually("it is noticed", async || pod.pod.stats.get(Count::Stuck) >= 3).await;
+        eventually("it is noticed", async || pod.shared.stats.get(Count::Stuck) >= 3).await;
         let (code, shown) = lanes(world).await;
         assert_eq!(code, 4, "{shown:?}");
         assert_eq!(shown.iter().filter(|(_, state)| state == "stuck").count(), 3, "{shown:?}");
-        assert_eq!(pod.pod.stats.get(Count::Swept), 1_200);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 1_200);
         pod.stop().await;
     })
     .await;
@@ -116,10 +116,10 @@ async fn a_lane_whose_way_is_free_again_is_well_again() {
         cut_off_the_process_queue(world).await;
         let order = world.place(2 * SECOND, &[]).await;
         world.closed(order).await;
-        pod.says("the lane does not deliver: messages stay in it after their expiry").await;
+        pod.says("event=lane_stuck").await;
         pod.says("queue=\"order.delay.2s.queue\"").await;
         world.declare().await;
-        pod.says("the lane delivers again").await;
+        pod.says("event=lane_recovered").await;
         all_lanes_are_well(world).await;
         // The wake that was held up comes, sooner or later, and finds nothing to do.
         pod.send("TERM").await;
@@ -134,7 +134,7 @@ async fn a_pod_that_may_declare_repairs_a_missing_binding_itself() {
         let pod = world.pod_with_roles(&[Role::Watch, Role::Close], &WATCHFUL);
         all_lanes_are_well(world).await;
         cut_off_the_process_queue(world).await;
-        eventually("it is noticed", async || pod.pod.stats.get(Count::StuckTotal) > 0).await;
+        eventually("it is noticed", async || pod.shared.stats.get(Count::StuckTotal) > 0).await;
         all_lanes_are_well(world).await;
         pod.stop().await;
     })
@@ -156,7 +156,7 @@ async fn a_lane_that_nothing_leads_into_is_told_and_counted_until_it_is_bound_ag
             FieldTable::default(),
         );
         unbind.await.expect("unbound");
-        eventually("it is counted", async || pod.pod.stats.get(Count::Stuck) == 1).await;
+        eventually("it is counted", async || pod.shared.stats.get(Count::Stuck) == 1).await;
         eventually("it is told", async || {
             let (code, shown) = lanes(world).await;
             code == 4 && shown.contains(&(queue.to_owned(), "cut off".to_owned()))
@@ -173,9 +173,9 @@ async fn a_lane_that_nothing_leads_into_is_told_and_counted_until_it_is_bound_ag
         eventually("few rows", async || world.number(&rows).await <= 4).await;
         world.declare().await;
         all_lanes_are_well(world).await;
-        eventually("no lane is stuck", async || pod.pod.stats.get(Count::Stuck) == 0).await;
-        assert_eq!(pod.pod.stats.get(Count::StuckTotal), 1);
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0, "the watch goes on");
+        eventually("no lane is stuck", async || pod.shared.stats.get(Count::Stuck) == 0).await;
+        assert_eq!(pod.shared.stats.get(Count::StuckTotal), 1);
+        assert_eq!(pod.shared.stats.get(Count::Rebuilt), 0, "the watch goes on");
         connection.close(200, "done".into()).await.expect("closed");
         pod.stop().await;
     })
@@ -189,7 +189,7 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
         all_lanes_are_well(world).await;
         // As a service might that publishes into a lane by itself.
         world.publish("order.delay.1s", b"{\"order_id\":1}", BasicProperties::default()).await;
-        eventually("it is noticed", async || pod.pod.stats.get(Count::Stuck) == 1).await;
+        eventually("it is noticed", async || pod.shared.stats.get(Count::Stuck) == 1).await;
         let (code, shown) = lanes(world).await;
         assert_eq!(code, 4, "{shown:?}");
         let stuck: Vec<_> = shown.into_iter().filter(|(_, state)| state != "ok").collect();
@@ -200,8 +200,8 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
             .await
             .expect("purged");
         all_lanes_are_well(world).await;
-        eventually("no lane is stuck", async || pod.pod.stats.get(Count::Stuck) == 0).await;
-        assert_eq!(pod.pod.stats.get(Count::StuckTotal), 1);
+        eventually("no lane is stuck", async || pod.shared.stats.get(Count::Stuck) == 0).await;
+        assert_eq!(pod.shared.stats.get(Count::StuckTotal), 1);
         pod.stop().await;
     })
     .await;
@@ -211,16 +211,16 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
 async fn wakes_that_nobody_takes_are_reported_as_that_and_not_as_a_stuck_lane() {
     World::with(async |world| {
         let watcher = watchful(world, &["--roles", "relay,sweep,watch"]);
-        watcher.says("watching the lanes").await;
+        watcher.says("event=watching").await;
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;
-        watcher.says("nobody takes wakes").await;
+        watcher.says("event=wakes_not_taken").await;
         let (code, shown) = lanes(world).await;
         assert_eq!(code, 4);
         assert!(shown.contains(&(world.names.process(), "stuck".to_owned())), "{shown:?}");
-        assert!(!watcher.log().contains("the lane does not deliver"), "{}", watcher.log());
+        assert!(!watcher.log().contains("event=lane_stuck"), "{}", watcher.log());
         let pod = world.pod_with_roles(&[Role::Close], &[]);
-        watcher.says("wakes are taken again").await;
+        watcher.says("event=wakes_taken_again").await;
         all_lanes_are_well(world).await;
         pod.stop().await;
         watcher.send("TERM").await;

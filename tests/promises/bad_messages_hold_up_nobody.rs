@@ -94,7 +94,7 @@ async fn worst(world: &World, orders: &[i64]) -> f64 {
 async fn unimpressed(pod: Process) {
     let log = pod.log();
     let broken = log.lines().filter(|line| {
-        ["error=taking ", "error=a task ended", "panicked"].iter().any(|words| line.contains(words))
+        ["error=taking ", "error=a task ended", "event=defect"].iter().any(|words| line.contains(words))
     });
     assert_eq!(broken.collect::<Vec<_>>(), Vec::<&str>::new());
     pod.send("TERM").await;
@@ -129,7 +129,7 @@ async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhi
             eventually("every message is settled", async || world.depth(left).await == 0).await;
         }
         // Once each, unless a session broke for another reason: then what was being parked is parked again.
-        let undisturbed = pods.iter().all(|pod| !pod.log().contains("session broke"));
+        let undisturbed = pods.iter().all(|pod| !pod.log().contains("event=session_broken"));
         let there = world.depth(&queue).await as usize;
         assert!(there == parks || (!undisturbed && there > parks), "{there} parked, not {parks}");
         assert_eq!(world.status(settled).await, "PAID");
@@ -252,7 +252,7 @@ async fn a_flood_of_orders_that_do_not_exist_delays_no_good_order_and_is_few_lin
         let ((), orders) = tokio::join!(flooding, placing);
         eventually("no good order is open", async || !world.statuses().await.contains_key("PENDING")).await;
         let late = worst(world, &orders).await;
-        let lines = pod.log().lines().filter(|line| line.contains("that do not exist")).count();
+        let lines = pod.log().lines().filter(|line| line.contains("event=parking_unknown_orders")).count();
         eprintln!(
             "{UNKNOWN} unknown orders: {} good ones at most {late:.3} s late, {lines} lines",
             orders.len()

@@ -27,7 +27,7 @@ async fn an_unpaid_order_is_closed_at_its_deadline_with_stock_and_event() {
         assert_eq!(event["id"], json!(id));
         assert_eq!(event["type"], json!("order.closed"));
         assert_eq!(event["data"]["order_id"], json!(order));
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;
@@ -44,7 +44,7 @@ async fn short_windows_do_not_wait_behind_long_ones() {
         for order in [short, odd, long] {
             assert!(world.closed(order).await < ON_TIME);
         }
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;

@@ -74,7 +74,7 @@ async fn an_order_that_cannot_be_closed_changes_nothing_holds_up_nobody_and_is_p
             assert!(said.contains(reason) && said.contains("(after 3 attempts)"), "{said}");
             assert_eq!(world.status(*order).await, "PENDING");
         }
-        assert_eq!(pod.pod.stats.get(Count::Failed), 3 * FAILING.len() as u64, "three attempts each");
+        assert_eq!(pod.shared.stats.get(Count::Failed), 3 * FAILING.len() as u64, "three attempts each");
         assert_eq!(stock(world).await, [(1, 98), (2, 99), (3, i64::MAX)]);
         assert_eq!(events.all(world).await.len(), innocent.len(), "a failed order has an event");
 
@@ -129,7 +129,7 @@ async fn a_failing_order_is_tried_again_with_growing_waits() {
         world.sql("DROP FUNCTION refuse CASCADE").await;
         world.closed(order).await;
         assert_eq!(world.depth(&world.names.parked()).await, 0);
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         world.assert_stock_conserved(100).await;
         pod.stop().await;
     })

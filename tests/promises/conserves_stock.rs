@@ -84,7 +84,7 @@ async fn stock_is_conserved_while_pods_buyers_and_the_shop_get_in_each_others_wa
                 let first = if remainder % 2 == 0 {
                     world.pay(order).await
                 } else {
-                    overdue::shop::cancel(&world.pool, order).await.is_ok()
+                    overdue::orders::cancel(&world.pool, order).await.is_ok()
                 };
                 done += usize::from(first);
             }
@@ -133,7 +133,7 @@ async fn a_deadlock_with_the_shop_delays_the_close_and_is_nobodys_fault() {
             Err(_) => shop.rollback().await.expect("rolled back"),
         }
         world.closed(order).await;
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "a deadlock was counted against the order");
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0, "a deadlock was counted against the order");
         assert_eq!(world.depth(&world.names.parked()).await, 0);
         world.assert_stock_conserved(EACH).await;
         pod.stop().await;

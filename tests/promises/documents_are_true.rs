@@ -1,8 +1,9 @@
 //! What the documents say about the code is what the code says: settings, and the tests that prove the invariants.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use overdue::settings::SETTINGS;
+use overdue::config::settings::SETTINGS;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,7 +24,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// A setting's row in the README's table.
-fn row(setting: &overdue::settings::Setting) -> String {
+fn row(setting: &overdue::config::settings::Setting) -> String {
     let default = setting.default.filter(|default| !default.is_empty());
     let default = default.map(|default| format!("`{default}` ")).unwrap_or_default();
     format!("| `{}` | `{}` | {default}| {} |", setting.name, setting.env, setting.help)
@@ -76,6 +77,37 @@ fn the_architecture_names_only_tests_that_exist_and_one_for_each_invariant() {
         let found = files.iter().any(|path| path.ends_with(&file) && read(path).contains(&defined));
         assert!(found, "ARCHITECTURE.md names `{path}`, which no {file} defines");
     }
+}
+
+#[test]
+fn every_line_of_the_log_has_a_key_and_every_key_is_documented() {
+    let page = read(&project().join("docs/logging.md"));
+    let keys =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | ")).collect::<Vec<_>>();
+    let level = |rest: &str| ["INFO", "WARN", "ERROR", "DEBUG"].iter().any(|level| rest.starts_with(level));
+    let documented: BTreeSet<_> = keys.iter().filter(|(_, rest)| level(rest)).map(|(key, _)| *key).collect();
+    let mut used: BTreeSet<String> = ["counts", "stopped"].map(str::to_owned).into();
+    for path in
+        sources(&project().join("src")).into_iter().filter(|path| !path.iter().any(|part| part == "bench"))
+    {
+        let text = read(&path);
+        for call in text.split("tracing::").skip(1) {
+            let Some((name, arguments)) = call.split_once("!(") else { continue };
+            if ["info", "warn", "error", "debug"].contains(&name) {
+                let arguments = arguments.trim_start();
+                let key = arguments.strip_prefix("event = \"").and_then(|rest| rest.split('"').next());
+                // The counters are logged under two keys.
+                let key = key.or_else(|| arguments.strip_prefix("event,").map(|_| "counts"));
+                used.insert(
+                    key.unwrap_or_else(|| panic!("{}: a line without a key", path.display())).to_owned(),
+                );
+            }
+        }
+    }
+    assert_eq!(used.iter().map(String::as_str).collect::<BTreeSet<_>>(), documented);
+    let counters: Vec<_> = keys.iter().filter(|(_, rest)| !level(rest)).map(|(key, _)| *key).collect();
+    let named = |name: &str| counters.iter().any(|key| key.split("`, `").any(|key| key == name));
+    assert!(overdue::stats::NAMES.iter().all(|name| named(name)), "docs/logging.md lacks a counter");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
 
@@ -149,8 +149,8 @@ async fn every_form_of_order_created_message_closes_its_order() {
         for order in orders.into_iter().chain([order]) {
             world.closed(order).await;
         }
-        assert_eq!(pod.pod.stats.get(Count::Intake), 5);
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Intake), 5);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         assert_eq!(world.depth(&world.names.parked()).await, 0);
         pod.stop().await;
     })
@@ -249,7 +249,7 @@ async fn migrating_and_verifying_say_what_they_found() {
         }
         let (code, help, _) = world.run(&["run", "--help"]).await;
         assert_eq!(code, 0);
-        for setting in overdue::settings::SETTINGS {
+        for setting in overdue::config::settings::SETTINGS {
             assert!(
                 help.contains(setting.env) && help.contains(&format!("--{}", setting.name.replace('_', "-"))),
                 "{}",

@@ -40,7 +40,7 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
     World::with(async |world| {
         let pod = world.pod(&[]);
         world.ready().await;
-        let rebuilt = pod.pod.stats.get(Count::Rebuilt);
+        let rebuilt = pod.shared.stats.get(Count::Rebuilt);
         let mut bodies: Vec<_> = MALFORMED.iter().map(|(body, reason)| (body.to_vec(), *reason)).collect();
         bodies.push((vec![b' '; 300 * 1024], "at most 262144"));
         for key in ["order.delay", "order.process"] {
@@ -79,8 +79,8 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
         }
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;
-        assert_eq!(pod.pod.stats.get(Count::Parked), 2 * bodies.len() as u64 + 2);
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), rebuilt, "a malformed message broke a session");
+        assert_eq!(pod.shared.stats.get(Count::Parked), 2 * bodies.len() as u64 + 2);
+        assert_eq!(pod.shared.stats.get(Count::Rebuilt), rebuilt, "a malformed message broke a session");
         pod.stop().await;
     })
     .await;
@@ -195,7 +195,7 @@ async fn a_message_that_expires_while_no_pod_runs_closes_its_order_when_one_does
         eventually("it expired", async || world.depth(&world.names.process()).await == 1).await;
         let pod = world.pod(&[]);
         world.closed(order).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         eventually("acknowledged", async || world.depth(&world.names.process()).await == 0).await;
         pod.stop().await;
     })
@@ -212,11 +212,11 @@ async fn a_message_about_an_order_that_is_committed_later_closes_it() {
         let order: i64 = sqlx::query_scalar(insert).fetch_one(&mut *shop).await.expect("placed");
         let body = json!({"order_id": order, "payment_deadline": "2020-01-01T00:00:00Z"}).to_string();
         world.publish("order.delay", body.as_bytes(), BasicProperties::default()).await;
-        eventually("a pod has looked for it", async || pod.pod.stats.get(Count::Failed) >= 1).await;
+        eventually("a pod has looked for it", async || pod.shared.stats.get(Count::Failed) >= 1).await;
         sqlx::query("DELETE FROM outbox").execute(&mut *shop).await.expect("no wake of its own");
         shop.commit().await.expect("committed");
         world.closed(order).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;

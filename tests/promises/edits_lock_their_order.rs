@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use overdue::close::{Closer, Verdict};
+use overdue::closing::{Closer, Verdict};
 use sqlx::postgres::{PgDatabaseError, PgPool};
 use sqlx::{AssertSqlSafe, Executor, Postgres, Transaction};
 

@@ -43,7 +43,7 @@ async fn an_order_that_a_trigger_gives_more_time_is_neither_told_closed_nor_give
         world.closed(order).await;
         assert_eq!(world.number("SELECT stock FROM inventory").await, 100);
         assert_eq!(events.all(world).await.len(), 1, "closed once, told once");
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0);
         pod.stop().await;
     })
     .await;

@@ -3,33 +3,23 @@
 //! `make fuzz` looks for more; see fuzz/README.md.
 
 use std::panic::catch_unwind;
-use std::path::{Path, PathBuf};
 
 use crate::harness::Dice;
-use crate::properties::{ALL, Property};
-
-/// The kept inputs of a decoder.
-fn corpus(decoder: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(decoder);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    files.sort();
-    files.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
-}
+use crate::properties::{ALL, Property, corpus};
 
 #[test]
 fn every_kept_input_of_every_decoder_holds() {
     for (decoder, holds) in ALL {
-        let corpus = corpus(decoder);
+        let corpus = corpus::of(decoder);
         assert!(!corpus.is_empty(), "{decoder} has no corpus");
-        for (path, input) in corpus {
-            assert!(catch_unwind(|| holds(&input)).is_ok(), "{} breaks {decoder}", path.display());
+        for (name, input) in corpus {
+            assert!(catch_unwind(|| holds(&input)).is_ok(), "{name} breaks {decoder}");
         }
     }
 }
 
 /// Another input: pieces of kept ones with a few bytes changed.
-fn mixture(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+fn mixture(dice: &mut Dice, corpus: &[(String, Vec<u8>)]) -> Vec<u8> {
     let piece = |dice: &mut Dice| {
         let (_, input) = &corpus[dice.below(corpus.len())];
         let start = dice.below(input.len() + 1);
@@ -61,7 +51,7 @@ fn mixture(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
 fn mixtures_of_the_kept_inputs_hold() {
     const EACH: usize = 4_000;
     for (decoder, holds) in ALL as [Property; ALL.len()] {
-        let (corpus, mut dice) = (corpus(decoder), Dice(1));
+        let (corpus, mut dice) = (corpus::of(decoder), Dice(1));
         for _ in 0..EACH {
             let input = mixture(&mut dice, &corpus);
             let outcome = catch_unwind(|| holds(&input));

@@ -4,7 +4,7 @@
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
 use overdue::broker::{Broker, BrokerError};
-use overdue::role::Role;
+use overdue::roles::Role;
 
 use crate::harness::{Breaker, Line, World, eventually};
 
@@ -13,7 +13,7 @@ async fn a_connection_that_was_given_up_leaves_neither_thread_nor_socket() {
     World::with(async |world| {
         let broker = Breaker::before(&world.amqp_url).await.expect("a breaker");
         broker.set(Line::Stalled);
-        let pod = world.process(&["--amqp-url", &broker.url, "--confirm-timeout", "300ms"]);
+        let pod = world.process(&["--amqp-url", &broker.url, "--broker-timeout", "300ms"]);
         let given_up = || pod.log().matches("no answer from the broker").count();
         let many = 4 * Role::ALL.len();
         eventually("every role has given up several times", async || given_up() >= many).await;
@@ -30,7 +30,7 @@ async fn a_session_that_gave_up_leaves_no_consumer_behind_to_take_what_nobody_re
     World::with(async |world| {
         world.declare().await;
         let line = Breaker::before(&world.amqp_url).await.expect("a breaker");
-        let config = world.config(&[("amqp_url", &line.url), ("confirm_timeout", "300ms")]);
+        let config = world.config(&[("amqp_url", &line.url), ("broker_timeout", "300ms")]);
         let broker = Broker::new(&config);
         let connection = broker.connect("test").await.expect("a connection");
         let channel = broker.channel(&connection).await.expect("a channel");

@@ -31,7 +31,7 @@ async fn a_stock_row_that_somebody_holds_keeps_only_its_own_orders_from_closing(
         holder.commit().await.expect("released");
         world.all_settled().await;
         world.assert_stock_conserved(1_000).await;
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "a lock is nobody's failure");
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0, "a lock is nobody's failure");
         pod.stop().await;
     })
     .await;
@@ -42,7 +42,7 @@ async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_a
     World::with(async |world| {
         let pod = world.pod(&[]);
         world.ready().await;
-        let rebuilt = pod.pod.stats.get(Count::Rebuilt);
+        let rebuilt = pod.shared.stats.get(Count::Rebuilt);
         // Once for each of the two consumers that read foreign messages.
         let body = format!(r#"{{"wake":["{}"]}}"#, "x".repeat(140_000));
         for key in ["order.delay", "order.process"] {
@@ -52,7 +52,7 @@ async fn a_message_whose_mistake_is_longer_than_a_header_may_be_is_parked_like_a
         world.closed(order).await;
         let parked = world.names.parked();
         eventually("both are parked", async || world.depth(&parked).await == 2).await;
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), rebuilt);
+        assert_eq!(pod.shared.stats.get(Count::Rebuilt), rebuilt);
         pod.stop().await;
     })
     .await;
@@ -73,7 +73,7 @@ async fn wakes_that_come_early_leave_room_for_those_that_are_due() {
         let late = world.closed(order).await;
         assert!(late < SECOND, "closed {late:?} late, behind wakes that were not due");
         assert!(world.closed(early).await < SECOND);
-        assert!(pod.pod.stats.get(Count::Rescheduled) > 0, "none was sent on");
+        assert!(pod.shared.stats.get(Count::Rescheduled) > 0, "none was sent on");
         pod.stop().await;
     })
     .await;
@@ -86,21 +86,21 @@ async fn large_batches_of_all_pods_take_turns_but_not_for_ever_and_small_ones_pa
         world.ready().await;
         // As if other pods were closing as many large batches as may be closed at one time.
         let mut others = world.pool.begin().await.expect("a transaction");
-        let turns = sqlx::query(
-            "SELECT pg_advisory_xact_lock(1331053906 + 100 + place, 'outbox'::regclass::oid::int4)
-             FROM generate_series(1, 2) AS place",
+        let slots = sqlx::query(
+            "SELECT pg_advisory_xact_lock(1331053906 + 100 + slot, 'outbox'::regclass::oid::int4)
+             FROM generate_series(1, 2) AS slot",
         );
-        turns.execute(&mut *others).await.expect("taken");
+        slots.execute(&mut *others).await.expect("taken");
         world.place_many(20, SECOND, SECOND, &[]).await;
         let large = world.place_many(300, 2 * SECOND, 2 * SECOND, &[]).await;
         let overdue = "SELECT count(*) FROM orders WHERE status = 'PENDING' AND payment_deadline < now() - interval '1 s'";
         eventually("the large batch is late", async || world.number(overdue).await == 300).await;
         assert_eq!(world.statuses().await.get("CLOSED"), Some(&20), "the small batch");
-        // Whoever has the places may hang.
+        // Whoever has the slots may hang.
         world.all_settled().await;
         assert_eq!(world.status(large[0]).await, "CLOSED");
         others.rollback().await.expect("still ours");
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0);
         pod.stop().await;
     })
     .await;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use overdue::settings::SETTINGS;
+use overdue::config::settings::SETTINGS;
 use serde_json::{Value, json};
 
 use crate::harness::{World, eventually};

@@ -27,6 +27,7 @@ mod errors_name_the_setting;
 mod every_decoder_keeps_its_word;
 mod forgets_silent_brokers;
 mod holds_up_nobody;
+mod imports_go_down;
 mod keeps_one_truth_for_the_topology;
 mod migrates_beside_a_working_shop;
 mod migrations_keep_the_data;

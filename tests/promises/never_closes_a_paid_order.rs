@@ -104,7 +104,7 @@ async fn a_forged_or_stale_or_repeated_message_closes_nothing_early() {
             world.publish_times(50, key, body.to_string().as_bytes(), properties).await;
         }
         // They are looked at and, the order not being due, scheduled again for the real deadline.
-        eventually("messages were looked at", async || pod.pod.stats.get(Count::Rescheduled) > 0).await;
+        eventually("messages were looked at", async || pod.shared.stats.get(Count::Rescheduled) > 0).await;
         for queue in [world.names.intake(), world.names.process(), "order.delay.1s.queue".to_owned()] {
             eventually("every message was taken", async || world.depth(&queue).await == 0).await;
         }
@@ -112,9 +112,9 @@ async fn a_forged_or_stale_or_repeated_message_closes_nothing_early() {
         // Early, it would have been refused by the schema and counted as failed; late, it would have been lost.
         let late = world.closed(order).await;
         assert!(late < 3 * SECOND, "{late:?} late");
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
-        eventually("it is counted", async || pod.pod.stats.get(Count::Closed) == 1).await;
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
+        eventually("it is counted", async || pod.shared.stats.get(Count::Closed) == 1).await;
         // Services may not use the form of our own wakes.
         assert_eq!(world.depth(&world.names.parked()).await, 50);
         pod.stop().await;
@@ -127,7 +127,7 @@ async fn an_order_paid_long_before_its_wake_stays_paid() {
     World::with(async |world| {
         let pod = world.pod(&[]);
         world.ready().await;
-        let witness = pod.pod.stats.get(Count::Closed);
+        let witness = pod.shared.stats.get(Count::Closed);
         let orders = world.place_many(20, 3 * SECOND, 3 * SECOND, &[]).await;
         for order in &orders[..10] {
             assert!(world.pay(*order).await);
@@ -139,8 +139,8 @@ async fn an_order_paid_long_before_its_wake_stays_paid() {
             world.statuses().await,
             HashMap::from([("PAID".to_owned(), 10), ("CLOSED".to_owned(), 10)])
         );
-        eventually("they are counted", async || pod.pod.stats.get(Count::Closed) == witness + 10).await;
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        eventually("they are counted", async || pod.shared.stats.get(Count::Closed) == witness + 10).await;
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0);
         pod.stop().await;
     })
     .await;

@@ -82,8 +82,7 @@ async fn a_pipe_that_nobody_reads_holds_up_no_order_and_its_reader_learns_what_i
         world.all_settled().await;
 
         let mut seen = reader;
-        let reading =
-            std::thread::spawn(move || until_it_says(&mut seen, "lines of the log were lost").is_some());
+        let reading = std::thread::spawn(move || until_it_says(&mut seen, "event=log_lines_lost").is_some());
         eventually("the log is read", async || reading.is_finished()).await;
         assert!(reading.join().expect("it was read"), "nothing says that lines were lost");
         // Nobody reads any more, and there is no reader any more.
@@ -124,7 +123,7 @@ async fn a_command_whose_reader_is_gone_does_not_panic() {
 }
 
 /// What a forger would like to see in the log, and on the terminal of whoever reads it.
-const FORGED: &str = "x\r\n2026-01-01T00:00:00.000000Z ERROR overdue::close: all is lost\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\u{7}";
+const FORGED: &str = "x\r\n2026-01-01T00:00:00.000000Z ERROR overdue::closing: all is lost\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\u{7}";
 
 async fn forge(world: &World) {
     world

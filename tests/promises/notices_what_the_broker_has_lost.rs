@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::harness::{TestPod, World, eventually};
 const WATCHFUL: [(&str, &str); 1] = [("probe_every", "200ms")];
 
 async fn troubles(pod: &TestPod, many: u64) {
-    eventually("the watch knows of it", async || pod.pod.stats.get(Count::Troubles) == many).await;
+    eventually("the watch knows of it", async || pod.shared.stats.get(Count::Troubles) == many).await;
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_policy_or_a_listener_that_takes_something_away_is_noticed_and_so_is_i
         troubles(&pod, 1).await;
         world.management.delete(&["queues", &world.name, "audit"]).await;
         troubles(&pod, 0).await;
-        assert_eq!(pod.pod.stats.get(Count::TroublesTotal), 2);
+        assert_eq!(pod.shared.stats.get(Count::TroublesTotal), 2);
         pod.stop().await;
     })
     .await;
@@ -59,7 +59,7 @@ async fn the_log_names_the_trouble_with_its_remedy() {
         pod.says("the policy tidy sets message-ttl = 5").await;
         pod.says("exempt it from the policy").await;
         world.management.delete(&["policies", &world.name, "tidy"]).await;
-        pod.says("a trouble with the broker is over").await;
+        pod.says("event=broker_recovered").await;
         pod.send("TERM").await;
         assert_eq!(pod.end().await.0, 0);
     })
@@ -71,13 +71,13 @@ async fn a_management_api_that_cannot_be_reached_is_told_once_and_holds_up_nothi
     World::with(async |world| {
         let nobody = "http://nobody:hushhush@127.0.0.1:9/";
         let pod = world.process(&["--probe-every", "200ms", "--management-url", nobody]);
-        pod.says("cannot tell whether the broker is as Overdue needs it").await;
+        pod.says("event=broker_unseen").await;
         let order = world.place(Duration::from_secs(2), &[]).await;
         world.closed(order).await;
         pod.send("TERM").await;
         let (code, log) = pod.end().await;
         assert_eq!(code, 0, "{log}");
-        assert_eq!(log.matches("cannot tell whether the broker").count(), 1, "{log}");
+        assert_eq!(log.matches("event=broker_unseen").count(), 1, "{log}");
         assert!(!log.contains("hushhush"), "{log}");
         assert!(!log.contains("broker_troubles"), "{log}");
     })

@@ -25,7 +25,7 @@ async fn a_pod_drains_when_its_terminal_goes_as_when_it_is_terminated() {
             pod.send(signal).await;
             let (code, log) = pod.end().await;
             assert_eq!(code, 0, "{signal}: {log}");
-            assert!(log.contains("stopping: finishing what is in hand"), "{signal}: {log}");
+            assert!(log.contains("event=stopping"), "{signal}: {log}");
         }
     })
     .await;
@@ -37,7 +37,7 @@ async fn a_second_signal_with_nothing_in_hand_is_no_failure() {
         let pod = world.process(&[]);
         world.consumed(&world.names.process(), 1).await;
         pod.send("TERM").await;
-        pod.says("stopping: finishing what is in hand").await;
+        pod.says("event=stopping").await;
         pod.send("TERM").await;
         let (code, log) = pod.end().await;
         assert_eq!(code, 0, "{log}");

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use overdue::close::{Closer, Verdict};
+use overdue::closing::sweep::{Pace, sweep};
+use overdue::closing::{Closer, Verdict};
 use overdue::stats::Count;
-use overdue::sweep::{Pace, sweep};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::mix::{CODES, HANGS, HUGE, STALLED, draw, is_bad, place};
@@ -169,8 +169,8 @@ async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_a
         let process = world.names.process();
         eventually("it takes wakes", async || world.consumers(&process).await == 2).await;
         let tried = "all have been tried twice and put off";
-        patiently(tried, 60 * SECOND, async || pod.pod.stats.get(Count::Blocked) >= 600).await;
-        assert!(pod.pod.stats.get(Count::Failed) <= 2, "{}", pod.pod.stats.get(Count::Failed));
+        patiently(tried, 60 * SECOND, async || pod.shared.stats.get(Count::Blocked) >= 600).await;
+        assert!(pod.shared.stats.get(Count::Failed) <= 2, "{}", pod.shared.stats.get(Count::Failed));
         assert!(world.number("SELECT coalesce(max(attempts), 0)::bigint FROM closing_failures").await <= 1);
         assert_eq!(world.depth(&world.names.parked()).await, 0, "one mistake parks what is due");
         other.send("TERM").await;

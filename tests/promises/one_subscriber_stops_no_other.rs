@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::json;
 
@@ -55,7 +55,7 @@ async fn a_full_subscriber_keeps_no_event_from_the_others_and_gets_its_own_when_
         let heard = events.all(world).await;
         let orders: HashSet<i64> = heard.keys().map(|id| order_of(id)).collect();
         assert_eq!(orders.len(), closed.len() + kept.len());
-        let stats = &pod.pod.stats;
+        let stats = &pod.shared.stats;
         assert!(stats.get(Count::EventsRefused) >= 499, "{}", stats.get(Count::EventsRefused));
         assert_eq!(stats.get(Count::Rebuilt), 0, "no session breaks over it");
         // The first time, the second on another channel, and sixteen a second after that.
@@ -95,7 +95,7 @@ async fn a_full_subscriber_of_every_key_neither_hears_wakes_nor_delays_them() {
         }
         world.place_many(200, SECOND, 3 * SECOND, &[]).await;
         world.all_settled().await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         let late = "SELECT count(*) FROM orders WHERE closed_at > payment_deadline + interval '5 s'";
         assert_eq!(world.number(late).await, 0);
         world.outbox_empty().await;
@@ -124,7 +124,7 @@ async fn a_refused_event_holds_back_the_later_ones_of_its_order_and_no_others() 
         let mut events = world.subscribe(&["order.cancelled"]).await;
         let refused = world.place(Duration::ZERO, &[]).await;
         world.closed(refused).await;
-        eventually("it is refused", async || pod.pod.stats.get(Count::EventsRefused) > 0).await;
+        eventually("it is refused", async || pod.shared.stats.get(Count::EventsRefused) > 0).await;
         // The shop revives the order and cancels it: that must not be heard before the close.
         world
             .sql("UPDATE orders SET status = 'PENDING', closed_at = NULL, payment_deadline = now() + interval '1 hour'
@@ -149,7 +149,7 @@ async fn two_relays_at_once_lose_no_event_and_tell_each_order_s_in_order_first()
     World::with(async |world| {
         let pods: Vec<_> = [(), ()]
             .iter()
-            .map(|()| overdue::pod::Pod::new(world.config(&[("relay_batch", "5")])).expect("a pod"))
+            .map(|()| overdue::roles::shared::Shared::new(world.config(&[("relay_batch", "5")])).expect("a pod"))
             .collect();
         world.declare().await;
         full_queue(world, "full", "order.closed", 30).await;
@@ -170,7 +170,7 @@ async fn two_relays_at_once_lose_no_event_and_tell_each_order_s_in_order_first()
             .iter()
             .map(|pod| {
                 let (pod, stop) = (std::sync::Arc::clone(pod), stop.clone());
-                tokio::spawn(async move { overdue::relay::session(&pod, &stop).await })
+                tokio::spawn(async move { overdue::roles::relay::session(&pod, &stop).await })
             })
             .collect();
         // Half of the closes are refused at first.
@@ -218,7 +218,7 @@ async fn a_row_that_cannot_be_read_stops_no_other() {
         let mut events = world.subscribe(&["order.closed"]).await;
         let order = world.place(SECOND, &[]).await;
         assert_eq!(order_of(&events.next().await.0), order);
-        assert_eq!(pod.pod.stats.get(Count::Rebuilt), 0);
+        assert_eq!(pod.shared.stats.get(Count::Rebuilt), 0);
         // None of them was taken for told: they stay for whoever wants to know.
         eventually("only they are left", async || world.number("SELECT count(*) FROM outbox").await == 10).await;
         pod.stop().await;

@@ -26,7 +26,7 @@ async fn park_many(world: &World) {
         let key = if n % 2 == 0 { "order.delay" } else { "order.process" };
         let original = BasicProperties::default().with_message_id(format!("m-{n}").into());
         let reason = format!("reason number {}", n % 2);
-        let message = overdue::park::parked(
+        let message = overdue::wire::parked::parked(
             n.to_string().into_bytes(),
             &original,
             &reason,

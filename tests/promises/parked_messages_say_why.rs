@@ -64,14 +64,14 @@ async fn one_message_is_parked_once_though_the_parked_queue_was_away() {
             world.management.delete(&["queues", &world.name, &parked]).await;
             world.publish("order.process", b"{\"wake\":[[71,0,0,1]]}", BasicProperties::default()).await;
             patiently("it was tried", Duration::from_secs(60), async || {
-                pod.pod.stats.get(overdue::stats::Count::Rebuilt) > 2 || declares == "true"
+                pod.shared.stats.get(overdue::stats::Count::Rebuilt) > 2 || declares == "true"
             })
             .await;
             if declares == "false" {
                 world.declare().await;
             }
             patiently("parked", Duration::from_secs(60), async || {
-                pod.pod.stats.get(overdue::stats::Count::Parked) > 0
+                pod.shared.stats.get(overdue::stats::Count::Parked) > 0
             })
             .await;
             pod.stop().await;

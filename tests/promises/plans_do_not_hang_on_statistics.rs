@@ -7,7 +7,7 @@ use sqlx::Executor;
 
 use crate::harness::World;
 
-const CLOSE: &str = include_str!("../../src/close.sql");
+const CLOSE: &str = include_str!("../../src/closing/close.sql");
 const DELETES: [(&str, &str); 2] = [
     ("wake", include_str!("../../src/outbox/delete_wakes.sql")),
     ("order.closed", include_str!("../../src/outbox/delete_events.sql")),
@@ -32,10 +32,10 @@ async fn a_batch_is_found_by_its_orders_and_not_by_searching_everything_that_wai
             world.sql(statistics).await;
             let mut connection = world.pool.acquire().await.expect("a connection");
             (&mut *connection).execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
-            let prepare = format!("PREPARE closing (bigint[], int, boolean) AS {CLOSE}");
+            let prepare = format!("PREPARE closing (bigint[], int, boolean, int) AS {CLOSE}");
             (&mut *connection).execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
-            let plan =
-                sqlx::raw_sql("EXPLAIN EXECUTE closing ('{1,2,3}', 2, true)").fetch_all(&mut *connection);
+            let plan = sqlx::raw_sql("EXPLAIN EXECUTE closing ('{1,2,3}', 2, true, 1331054006)")
+                .fetch_all(&mut *connection);
             let plan: Vec<String> =
                 plan.await.expect("a plan").iter().map(|row| sqlx::Row::get(row, 0)).collect();
             (&mut *connection).execute("DEALLOCATE closing").await.expect("forgotten");

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ async fn every_event_arrives_with_one_id_although_the_relay_is_cut_off_again_and
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(EVENTS, SECOND, 4 * SECOND, &[]).await;
-        let stats = &relaying.pod.stats;
+        let stats = &relaying.shared.stats;
         for cut in 1..=4 {
             let before = stats.get(Count::Events);
             eventually("the relay is at work", async || stats.get(Count::Events) > before).await;
@@ -55,8 +55,8 @@ async fn events_give_way_to_closing_but_not_for_ever() {
         let pod = world.pod(&[("close_batch", "1"), ("close_concurrency", "1")]);
         world.declared().await;
         world.place_many(20_000, SECOND, SECOND, &[]).await;
-        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
-        eventually("events are published", async || pod.pod.stats.get(Count::Events) > 100).await;
+        eventually("closing has begun", async || pod.shared.stats.get(Count::Closed) > 100).await;
+        eventually("events are published", async || pod.shared.stats.get(Count::Events) > 100).await;
         assert!(world.statuses().await.contains_key("PENDING"), "it has caught up: this shows nothing");
         drop(pod);
     })
@@ -110,7 +110,7 @@ async fn the_events_of_one_order_come_in_the_order_in_which_things_happened() {
         world.sql("UPDATE inventory SET stock = stock - 1").await;
         let last = "UPDATE orders SET status = 'PENDING', closed_at = NULL, payment_deadline = now() + interval '1 hour'";
         world.sql(last).await;
-        overdue::shop::cancel(&world.pool, order).await.expect("cancelled");
+        overdue::orders::cancel(&world.pool, order).await.expect("cancelled");
         let mut told = Vec::new();
         while told.last().is_none_or(|(kind, _)| kind != "order.cancelled") {
             let (_, event) = events.next().await;

@@ -23,8 +23,8 @@ async fn all_is_well(world: &World, pods: &[&TestPod], events: &mut crate::harne
     let told: std::collections::HashSet<_> = events.all(world).await.keys().map(|id| order_of(id)).collect();
     assert_eq!(told.len(), LOAD, "events are missing");
     for pod in pods {
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0, "an outage was held against an order");
-        assert_eq!(pod.pod.stats.get(Count::Parked), 0);
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0, "an outage was held against an order");
+        assert_eq!(pod.shared.stats.get(Count::Parked), 0);
     }
     assert_eq!(world.depth(&world.names.parked()).await, 0);
 }
@@ -43,7 +43,7 @@ async fn connections_closed_by_an_operator_during_load_lose_nothing() {
             .await;
             eventually("connections were closed", async || world.close_connections().await > 0).await;
         }
-        let rebuilt = || pods.iter().map(|pod| pod.pod.stats.get(Count::Rebuilt)).sum::<u64>();
+        let rebuilt = || pods.iter().map(|pod| pod.shared.stats.get(Count::Rebuilt)).sum::<u64>();
         eventually("sessions were rebuilt", async || rebuilt() >= 3).await;
         // Only now: the test's own connection would have been closed with the others.
         let mut events = world.subscribe(&["order.closed"]).await;
@@ -52,7 +52,11 @@ async fn connections_closed_by_an_operator_during_load_lose_nothing() {
         assert_eq!(world.statuses().await["CLOSED"], LOAD + 300);
         assert!(events.all(world).await.len() >= 300, "events are missing");
         world.assert_stock_conserved(10_000).await;
-        assert_eq!(pods.iter().map(|pod| pod.pod.stats.get(Count::Swept)).sum::<u64>(), 0, "a wake was lost");
+        assert_eq!(
+            pods.iter().map(|pod| pod.shared.stats.get(Count::Swept)).sum::<u64>(),
+            0,
+            "a wake was lost"
+        );
         assert_eq!(world.depth(&world.names.parked()).await, 0);
         for pod in pods {
             pod.stop().await;
@@ -71,17 +75,18 @@ async fn channels_that_the_broker_closes_during_load_lose_nothing() {
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(LOAD, SECOND, 4 * SECOND, &[(1, 1)]).await;
         for round in 1..=3 {
-            eventually("some more are closed", async || pod.pod.stats.get(Count::Closed) > 200 * round).await;
-            let rebuilt = pod.pod.stats.get(Count::Rebuilt);
+            eventually("some more are closed", async || pod.shared.stats.get(Count::Closed) > 200 * round)
+                .await;
+            let rebuilt = pod.shared.stats.get(Count::Rebuilt);
             // Again until it is felt: sessions that are just being built have no channel yet.
             eventually("sessions were rebuilt", async || {
                 broker.disturb();
-                pod.pod.stats.get(Count::Rebuilt) > rebuilt
+                pod.shared.stats.get(Count::Rebuilt) > rebuilt
             })
             .await;
         }
         all_is_well(world, &[&pod], &mut events).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0, "a wake was lost");
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0, "a wake was lost");
         pod.stop().await;
     })
     .await;
@@ -120,7 +125,7 @@ async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt
         // Longer away than a pod waits in place: it gives its messages back and stops taking any.
         let settings = [
             ("database_url", breaker.url.as_str()),
-            ("outage_patience", "500ms"),
+            ("outage_retry_for", "500ms"),
             NO_SWEEP,
             NO_SECOND_CHANCE,
         ];
@@ -128,9 +133,9 @@ async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(LOAD, SECOND, 3 * SECOND, &[(1, 1)]).await;
-        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        eventually("closing has begun", async || pod.shared.stats.get(Count::Closed) > 100).await;
         breaker.set(Line::Cut);
-        let before = pod.pod.stats.get(Count::Closed);
+        let before = pod.shared.stats.get(Count::Closed);
         // All that is left becomes due, and the pod tries and tries.
         eventually("every deadline has passed", async || {
             world
@@ -139,7 +144,7 @@ async fn a_database_that_is_away_for_seconds_delays_closing_and_burns_no_attempt
                 == 0
         })
         .await;
-        assert!(pod.pod.stats.get(Count::Rebuilt) > 0, "the outage was not noticed");
+        assert!(pod.shared.stats.get(Count::Rebuilt) > 0, "the outage was not noticed");
         // What was committed just before the cut may not have been counted; nothing else was closed.
         let closed = world.statuses().await["CLOSED"] as u64;
         assert!(closed < LOAD as u64 && closed <= before + 1_000, "{closed} closed through a cut line");
@@ -173,7 +178,7 @@ async fn a_database_or_broker_that_hangs_for_a_moment_delays_closing_and_does_no
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(LOAD, SECOND, 4 * SECOND, &[(1, 1)]).await;
         for (line, target) in [(&database, 200), (&broker, 400), (&database, 600), (&broker, 800)] {
-            let closed = || pod.pod.stats.get(Count::Closed);
+            let closed = || pod.shared.stats.get(Count::Closed);
             eventually("closing goes on", async || closed() > target).await;
             line.set(Line::Stalled);
             let start = world.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await;
@@ -209,11 +214,11 @@ async fn connections_that_go_silent_for_ever_are_given_up_and_replaced() {
         let pod = world.pod(&settings);
         world.ready().await;
         world.place_many(LOAD, Duration::ZERO, SECOND, &[]).await;
-        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        eventually("closing has begun", async || pod.shared.stats.get(Count::Closed) > 100).await;
         database.silence();
         broker.silence();
         world.all_settled().await;
-        assert_eq!(pod.pod.stats.get(Count::Parked), 0);
+        assert_eq!(pod.shared.stats.get(Count::Parked), 0);
         pod.stop().await;
     })
     .await;
@@ -228,15 +233,15 @@ async fn a_broker_that_is_away_delays_wakes_and_events_and_loses_none() {
         world.declared().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(LOAD - 500, SECOND, 4 * SECOND, &[(1, 1)]).await;
-        eventually("closing has begun", async || pod.pod.stats.get(Count::Closed) > 100).await;
+        eventually("closing has begun", async || pod.shared.stats.get(Count::Closed) > 100).await;
         breaker.set(Line::Cut);
-        eventually("all roles noticed", async || pod.pod.stats.get(Count::Rebuilt) >= 3).await;
+        eventually("all roles noticed", async || pod.shared.stats.get(Count::Rebuilt) >= 3).await;
         // Orders are still placed: the shop needs no broker.
         world.place_many(500, Duration::ZERO, SECOND, &[(1, 1)]).await;
         breaker.set(Line::Up);
         // By their wakes alone: the sweep has an hour of grace.
         all_is_well(world, &[&pod], &mut events).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;
@@ -255,7 +260,7 @@ async fn a_deleted_process_queue_is_declared_again_and_what_was_in_it_is_swept()
         connection.close(200, "done".into()).await.expect("closed");
         world.all_settled().await;
         // The consumer ended without a word; the pod noticed, declared the queue again, and wakes pass as before.
-        eventually("the session was rebuilt", async || pod.pod.stats.get(Count::Rebuilt) >= 1).await;
+        eventually("the session was rebuilt", async || pod.shared.stats.get(Count::Rebuilt) >= 1).await;
         let late = world.place(SECOND, &[]).await;
         assert!(world.closed(late).await < SECOND, "not its wake closed it, but the sweep");
         pod.stop().await;
@@ -274,7 +279,7 @@ async fn a_pod_that_starts_before_broker_and_database_begins_when_they_are_there
         broker.set(Line::Cut);
         let pod = world.pod(&[("database_url", &database.url), ("amqp_url", &broker.url)]);
         let order = world.place(SECOND, &[]).await;
-        eventually("every role has tried", async || pod.pod.stats.get(Count::Rebuilt) >= 8).await;
+        eventually("every role has tried", async || pod.shared.stats.get(Count::Rebuilt) >= 8).await;
         database.set(Line::Up);
         broker.set(Line::Up);
         world.closed(order).await;

@@ -29,7 +29,7 @@ async fn each_shop_of_a_database_has_leaders_of_its_own() {
         })
         .await;
         for pod in [first_pod, second_pod] {
-            assert_eq!(pod.pod.stats.get(Count::Swept), 0, "by its wake");
+            assert_eq!(pod.shared.stats.get(Count::Swept), 0, "by its wake");
             pod.stop().await;
         }
         second.close().await;

@@ -17,7 +17,7 @@ async fn stopped_in_time(pod: Process) -> String {
     let (code, log) = pod.end().await;
     assert_eq!(code, 0, "{log}");
     assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
-    assert!(!log.contains("gave back"), "{log}");
+    assert!(!log.contains("event=gave_back"), "{log}");
     log
 }
 
@@ -26,7 +26,7 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
     World::with(async |world| {
         world.stock(1, 10_000).await;
         // Small messages, so that many are on their way to each pod, more than it has taken in hand.
-        let small = ["--sweep-grace", "1h", "--max-orders-per-wake", "20", "--max-held", "500"];
+        let small = ["--sweep-grace", "1h", "--max-orders-per-wake", "20", "--max-in-flight-orders", "500"];
         let first = world.process(&small);
         let second = world.pod(&[("sweep_grace", "1h"), ("max_orders_per_wake", "20")]);
         world.consumed(&world.names.process(), 2).await;
@@ -38,8 +38,8 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
         .await;
         stopped_in_time(first).await;
         world.all_settled().await;
-        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
-        assert!(second.pod.stats.get(Count::Closed) < BURST as u64, "the first had no part in it");
+        assert_eq!(second.shared.stats.get(Count::Redelivered), 0);
+        assert!(second.shared.stats.get(Count::Closed) < BURST as u64, "the first had no part in it");
         world.assert_stock_conserved(10_000).await;
         second.stop().await;
     })
@@ -63,8 +63,8 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
         let second = world.pod(&[]);
         let queue = world.names.intake();
         eventually("all are taken", async || world.depth(&queue).await == 0).await;
-        eventually("some were left", async || second.pod.stats.get(Count::Intake) > 0).await;
-        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
+        eventually("some were left", async || second.shared.stats.get(Count::Intake) > 0).await;
+        assert_eq!(second.shared.stats.get(Count::Redelivered), 0);
         second.stop().await;
     })
     .await;
@@ -87,10 +87,10 @@ async fn a_pod_that_cannot_close_in_time_hands_its_orders_over() {
         })
         .await;
         let log = stopped_in_time(first).await;
-        assert!(log.contains("handing over"), "{log}");
+        assert!(log.contains("event=handing_over"), "{log}");
         somebody.rollback().await.expect("let go");
         world.all_settled().await;
-        assert_eq!(second.pod.stats.get(Count::Redelivered), 0);
+        assert_eq!(second.shared.stats.get(Count::Redelivered), 0);
         world.assert_stock_conserved(10_000).await;
         second.stop().await;
     })
@@ -102,7 +102,7 @@ async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
     World::with(async |world| {
         let broker = Breaker::before(&world.amqp_url).await.expect("a breaker");
         let pod =
-            world.process(&["--amqp-url", &broker.url, "--drain-timeout", "10s", "--confirm-timeout", "10s"]);
+            world.process(&["--amqp-url", &broker.url, "--drain-timeout", "10s", "--broker-timeout", "10s"]);
         world.ready().await;
         broker.silence();
         pod.send("TERM").await;

@@ -73,7 +73,7 @@ async fn a_pod_told_to_stop_finishes_what_it_has_and_leaves_the_rest_to_the_next
         first.send("TERM").await;
         let (code, log) = first.end().await;
         assert_eq!(code, 0, "{log}");
-        assert!(log.contains("stopping: finishing what is in hand") && log.contains("stopped"), "{log}");
+        assert!(log.contains("event=stopping") && log.contains("event=stopped"), "{log}");
         assert!(world.statuses().await.contains_key("PENDING"), "nothing was left for the next pod");
         eventually("nothing is unacknowledged", async || unacknowledged(world).await == Some(0)).await;
 
@@ -96,13 +96,13 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
         let queue = world.names.process();
         eventually("the wake is in hand", async || world.depth(&queue).await == 0).await;
         pod.send("TERM").await;
-        pod.says("stopping: finishing what is in hand orders=1").await;
+        pod.says("event=stopping orders=1").await;
         let asked = Instant::now();
         pod.send("TERM").await;
         let (code, log) = pod.end().await;
         assert!(asked.elapsed() < 4 * SECOND, "{log}");
         assert_eq!(code, 1, "{log}");
-        assert!(log.contains("gave back"), "{log}");
+        assert!(log.contains("event=gave_back"), "{log}");
         assert_eq!(world.status(order).await, "PENDING");
         let second = world.pod(&[("lanes", "5s"), ("sweep_grace", "1h")]);
         world.closed(order).await;
@@ -170,7 +170,7 @@ async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down
         assert!(stopped.elapsed() < 15 * SECOND, "{:?}", stopped.elapsed());
         leader.send("CONT").await;
         // It notices that its lock is gone, and waits for its turn.
-        eventually("it steps down", async || leader.log().matches("session broke").count() >= 2).await;
+        eventually("it steps down", async || leader.log().matches("event=session_broken").count() >= 2).await;
         all_works(world).await;
         follower.send("TERM").await;
         assert_eq!(follower.end().await.0, 0);

@@ -13,7 +13,7 @@ use crate::harness::{NOBODY, Terminator, World, address, at, with_path};
 #[tokio::test]
 async fn of_a_broker_that_cannot_be_reached() {
     World::with(async |world| {
-        let declare = ["topology", "declare", "--confirm-timeout", "2s", "--amqp-url"];
+        let declare = ["topology", "declare", "--broker-timeout", "2s", "--amqp-url"];
         let fails = async |url: &str, words: &[&str], untrue: &[&str]| {
             world.fails(&[&declare[..], &[url]].concat(), words, untrue).await;
         };

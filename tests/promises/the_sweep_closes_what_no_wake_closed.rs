@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::options::QueuePurgeOptions;
-use overdue::role::Role;
+use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
         world.outbox_empty().await;
         let heard = world.place(SECOND, &[(1, 1)]).await;
         world.closed(heard).await;
-        let counted = || (pod.pod.stats.get(Count::Swept), pod.pod.stats.get(Count::Closed));
+        let counted = || (pod.shared.stats.get(Count::Swept), pod.shared.stats.get(Count::Closed));
         // What a wake closed is not counted as swept.
         eventually("all are counted", async || counted() == (300, 301)).await;
         assert!(events.all(world).await.len() <= 301);
@@ -61,7 +61,7 @@ async fn what_a_purged_lane_held_is_swept_in_batches_while_wakes_go_on_closing()
             .await;
         world.place_many(200, SECOND / 10, SECOND, &[(1, 1)]).await;
         world.all_settled().await;
-        let counted = || (pod.pod.stats.get(Count::Swept), pod.pod.stats.get(Count::Closed));
+        let counted = || (pod.shared.stats.get(Count::Swept), pod.shared.stats.get(Count::Closed));
         eventually("all are counted", async || counted() == (2_000, 2_201)).await;
         world.assert_stock_conserved(10_000).await;
         pod.stop().await;
@@ -77,7 +77,7 @@ async fn the_sweep_needs_no_broker() {
         let pod = world.pod(&nowhere);
         world.place_many(50, SECOND / 2, SECOND, &[]).await;
         world.all_settled().await;
-        eventually("they are counted", async || pod.pod.stats.get(Count::Swept) == 50).await;
+        eventually("they are counted", async || pod.shared.stats.get(Count::Swept) == 50).await;
         assert_eq!(
             world
                 .number("SELECT sum(cardinality(order_ids))::bigint FROM outbox WHERE kind = 'order.closed'")
@@ -107,7 +107,7 @@ async fn orders_that_cannot_be_closed_do_not_keep_the_sweep_from_the_others() {
         eventually("all others are closed", async || world.statuses().await["PENDING"] == 53).await;
         locked.rollback().await.expect("released");
         world.closed(60).await;
-        eventually("they are counted", async || pod.pod.stats.get(Count::Swept) == 28).await;
+        eventually("they are counted", async || pod.shared.stats.get(Count::Swept) == 28).await;
         world.sql("DROP FUNCTION refuse CASCADE").await;
         world.all_settled().await;
         pod.stop().await;

@@ -17,8 +17,8 @@ async fn each_of_two_shops_on_one_prefix_notices_the_other() {
         let production = world.pod(&[often]);
         let staging = world.pod(&[often, ("database_url", &url)]);
         eventually("both have seen the other's probes", async || {
-            production.pod.stats.get(Count::ForeignProbes) > 0
-                && staging.pod.stats.get(Count::ForeignProbes) > 0
+            production.shared.stats.get(Count::ForeignProbes) > 0
+                && staging.shared.stats.get(Count::ForeignProbes) > 0
         })
         .await;
         production.stop().await;
@@ -38,7 +38,7 @@ async fn a_shop_alone_sees_only_its_own_probes() {
         })
         .await;
         for pod in pods {
-            assert_eq!(pod.pod.stats.get(Count::ForeignProbes), 0);
+            assert_eq!(pod.shared.stats.get(Count::ForeignProbes), 0);
             pod.stop().await;
         }
     })

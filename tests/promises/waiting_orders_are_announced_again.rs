@@ -25,7 +25,7 @@ async fn after_a_purge_the_operator_announces_all_waiting_orders_and_none_is_swe
         assert_eq!((code, error.as_str()), (0, ""));
         assert_eq!(serde_json::from_str::<Value>(&done).expect("JSON"), json!({"announced": orders.len()}));
         world.all_settled().await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         // Nothing waits any more, and to say so once more is harmless.
         let (code, done, _) = world.run(&["announce"]).await;
         assert_eq!(code, 0);
@@ -43,7 +43,7 @@ async fn pods_that_create_a_queue_announce_what_waits_by_themselves() {
         world.sql("DELETE FROM outbox").await;
         let pod = world.pod(&[]);
         world.ready().await;
-        eventually("they were announced", async || pod.pod.stats.get(Count::Woken) >= 10).await;
+        eventually("they were announced", async || pod.shared.stats.get(Count::Woken) >= 10).await;
         // A lane is lost under a pod that runs, and another session declares it again.
         let second = world.place_many(10, 9 * SECOND, 9 * SECOND, &[]).await;
         world.outbox_empty().await;
@@ -54,13 +54,13 @@ async fn pods_that_create_a_queue_announce_what_waits_by_themselves() {
             .expect("deleted");
         eventually("sessions are made again", async || {
             world.close_connections().await;
-            pod.pod.stats.get(Count::Woken) >= 30
+            pod.shared.stats.get(Count::Woken) >= 30
         })
         .await;
         for order in first.into_iter().chain(second) {
             world.closed(order).await;
         }
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;

@@ -15,7 +15,7 @@ async fn closing_goes_on_while_publishers_are_blocked_and_everything_is_publishe
         world.stock(1, 10_000).await;
         let alarm = Alarm::before(&world.amqp_url).await;
         // The sweep would hide that wakes do not close; the watch would publish at moments of its own.
-        let mut arguments = vec!["--amqp-url", &alarm.url, "--confirm-timeout", "1500ms"];
+        let mut arguments = vec!["--amqp-url", &alarm.url, "--broker-timeout", "1500ms"];
         arguments.extend(["--sweep-grace", "1h", "--roles", "relay,intake,close,sweep"]);
         // One hop for every wake, however slow the machine: another would wait for the alarm to be over, or for the sweep.
         arguments.extend(["--lanes", "2s,5s", "--lead", "900ms", "--lane-tolerance", "900ms"]);
@@ -36,7 +36,7 @@ async fn closing_goes_on_while_publishers_are_blocked_and_everything_is_publishe
         .await;
         // A buyer is not held up, and the pod waits for longer than it waits for any answer.
         let later = world.place_many(50, SECOND / 2, SECOND, &[(1, 1)]).await;
-        eventually("it waits", async || pod.log().matches("the broker blocks publishers").count() >= 3).await;
+        eventually("it waits", async || pod.log().matches("event=publishers_blocked").count() >= 3).await;
         assert!(alarm.blocked() <= 2, "only the relay had anything to publish, wakes and events");
         assert_eq!(alarm.opened(), opened, "connections were opened in vain: {}", pod.log());
         assert_eq!(world.status(later[0]).await, "PENDING");

@@ -24,11 +24,12 @@ async fn a_deadline_that_moves_while_the_wake_is_on_its_way_is_met() {
     World::with(async |world| {
         let pod = world.pod(&[]);
         world.ready().await;
-        let woken = pod.pod.stats.get(Count::Woken);
+        let woken = pod.shared.stats.get(Count::Woken);
         let later = world.place(2 * SECOND, &[]).await;
         let sooner = world.place(3_600 * SECOND, &[]).await;
         let to_and_fro = world.place(3 * SECOND, &[]).await;
-        eventually("the wakes are on their way", async || pod.pod.stats.get(Count::Woken) == woken + 3).await;
+        eventually("the wakes are on their way", async || pod.shared.stats.get(Count::Woken) == woken + 3)
+            .await;
         move_to(world, later, 4 * SECOND).await;
         move_to(world, sooner, 2 * SECOND).await;
         for seconds in [3_600, 1, 5, 2] {
@@ -42,8 +43,8 @@ async fn a_deadline_that_moves_while_the_wake_is_on_its_way_is_met() {
         let (code, _, error) = world.run(&["order", "extend", &by_command.to_string(), "--by", "1s"]).await;
         assert_eq!((code, error.as_str()), (0, ""));
         assert!(world.closed(by_command).await < ON_TIME);
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
-        assert_eq!(pod.pod.stats.get(Count::Failed), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Failed), 0);
         pod.stop().await;
     })
     .await;
@@ -69,7 +70,7 @@ async fn an_order_that_waits_again_is_woken_again() {
         // Its deadline has passed meanwhile: it is closed as soon as it waits.
         sqlx::query("UPDATE orders SET status = 'PENDING' WHERE order_id = $1").bind(order).execute(&world.pool).await.expect("bounced");
         world.closed(order).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })
     .await;
@@ -84,7 +85,7 @@ async fn a_bulk_insert_makes_few_outbox_rows_and_every_order_of_it_is_closed() {
         let pod = world.pod(&[]);
         world.all_settled().await;
         assert_eq!(world.statuses().await["CLOSED"], 1_200);
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
 
         // Rows that need no wake make none.
@@ -126,7 +127,7 @@ async fn a_schema_of_its_own_works_through_the_urls_search_path() {
         // Placed by a session that knows nothing of that schema.
         world.sql("INSERT INTO berlin.orders (user_id, payment_deadline) VALUES (1, now() + interval '1 second')").await;
         eventually("closed", async || world.number("SELECT count(*) FROM berlin.orders WHERE status = 'CLOSED'").await == 1).await;
-        assert_eq!(pod.pod.stats.get(Count::Swept), 0);
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         assert_eq!(world.number("SELECT count(*) FROM public.outbox").await, 0);
         pod.stop().await;
     })

@@ -199,7 +199,7 @@ impl Pod {
         if let Some(status) = status {
             anyhow::bail!("{} ended by itself ({status}): {}", self.name, log.lines().last().unwrap_or(""));
         }
-        let panic = log.lines().find(|line| line.contains("panicked"));
+        let panic = log.lines().find(|line| line.contains("event=defect"));
         ensure!(panic.is_none(), "{}: {}", self.name, panic.unwrap_or_default());
         Ok(())
     }
@@ -209,11 +209,10 @@ impl Pod {
         self.pid().await?;
         let (log, mut since) = (std::fs::read_to_string(&self.log).ok()?, None);
         for line in log.lines() {
-            if line.contains(" starting")
-                || line.contains(&format!("session broke; building a new one role={}", office.to_lowercase()))
-            {
+            let role = format!("role={}", office.to_lowercase());
+            if is(line, "starting") || (is(line, "session_broken") && line.contains(&role)) {
                 since = None;
-            } else if line.contains(&format!("leading office={office}")) {
+            } else if is(line, "leading") && line.contains(&format!("key={office}")) {
                 since = line.split_whitespace().next().map(str::to_owned);
             }
         }
@@ -225,7 +224,7 @@ impl Pod {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let (mut sum, mut last) = (0, 0);
         for line in log.lines() {
-            if line.contains(" starting") {
+            if is(line, "starting") {
                 sum += std::mem::take(&mut last);
             }
             let mut words = line.split_whitespace();
@@ -234,4 +233,9 @@ impl Pod {
         }
         sum + last
     }
+}
+
+/// Whether a line of a pod's log is about this event; see docs/logging.md.
+pub fn is(line: &str, event: &str) -> bool {
+    line.split_whitespace().any(|word| word.strip_prefix("event=") == Some(event))
 }

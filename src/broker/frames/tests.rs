@@ -8,7 +8,7 @@ fn frame(flags: u16, properties: &[u8]) -> Vec<u8> {
 }
 
 fn passed(bytes: &[u8], pieces: usize) -> Vec<u8> {
-    let (mut frames, mut out) = (Frames::default(), Vec::new());
+    let (mut frames, mut out) = (FrameFilter::default(), Vec::new());
     bytes.chunks(pieces).for_each(|piece| frames.feed(piece, &mut out));
     out
 }
@@ -61,7 +61,7 @@ fn headers_beyond_the_agreed_frame_or_depth_are_taken_out() {
     assert!(String::from_utf8_lossy(&out[tune.len()..]).contains("larger than a frame"));
 
     // Ours is smaller than what this broker allows.
-    let (mut frames, mut out) = (Frames::of_at_most(100), Vec::new());
+    let (mut frames, mut out) = (FrameFilter::of_at_most(100), Vec::new());
     frames.feed(&frame(1 << 15, &long), &mut out);
     assert!(String::from_utf8_lossy(&out).contains("larger than a frame"));
 }

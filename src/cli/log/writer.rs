@@ -132,6 +132,7 @@ impl Writing {
             let lines = lost - self.reported;
             self.reported = lost;
             tracing::warn!(
+                event = "log_lines_lost",
                 lines,
                 "lines of the log were lost: they could not be written, or not fast enough"
             );

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::lane::Lanes;
+use crate::lanes::Lanes;
 
 /// What these versions answered about a vhost where `overdue topology declare --lanes 1s` had run. The answers are the same
 /// where the management plugin keeps no statistics.

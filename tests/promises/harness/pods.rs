@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use overdue::pod::{Ended, Pod};
-use overdue::role::Role;
+use overdue::roles::Role;
+use overdue::roles::shared::Shared;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -16,7 +17,8 @@ use super::world::{LANES, World, env, eventually};
 
 /// A pod in this process.
 pub struct TestPod {
-    pub pod: Arc<Pod>,
+    /// Its counters.
+    pub shared: Arc<Shared>,
     soft: CancellationToken,
     running: JoinHandle<Ended>,
 }
@@ -32,10 +34,10 @@ impl World {
         let pod = Pod::new(self.config(said)).expect("a pod");
         let soft = CancellationToken::new();
         let running = tokio::spawn({
-            let (pod, soft, roles) = (Arc::clone(&pod), soft.clone(), roles.to_vec());
+            let (pod, soft, roles) = (pod.clone(), soft.clone(), roles.to_vec());
             async move { pod.run(&roles, &soft, &CancellationToken::new()).await }
         });
-        TestPod { pod, soft, running }
+        TestPod { shared: pod.shared, soft, running }
     }
 
     /// The real command with this world's settings; `arguments` as on a command line.

@@ -10,7 +10,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use overdue::config::Config;
-use overdue::settings::Raw;
+use overdue::config::settings::Raw;
 use overdue::topology::Names;
 use serde_json::json;
 use sqlx::postgres::PgPoolOptions;
@@ -137,12 +137,12 @@ impl World {
         eventually(&format!("{queue} has {by} consumers"), async || self.consumers(queue).await == by).await;
     }
 
-    /// The database session that holds an office (1 the relay, 2 the sweep, 3 the watch) by the table; 0 for none.
-    pub async fn leader(&self, office: i64, table: &str) -> i64 {
+    /// The database session that leads (1 the relay, 2 the sweep, 3 the watch) by the table; 0 for none.
+    pub async fn leader(&self, key: i64, table: &str) -> i64 {
         let holder = "SELECT coalesce(max(pid), 0)::bigint FROM pg_locks
-             WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053906 + OFFICE AND objid = 'TABLE'::regclass::oid
+             WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053906 + KEY AND objid = 'TABLE'::regclass::oid
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        self.number(&holder.replace("OFFICE", &office.to_string()).replace("TABLE", table)).await
+        self.number(&holder.replace("KEY", &key.to_string()).replace("TABLE", table)).await
     }
 
     async fn state(&self, queue: &str) -> (u32, u32) {

@@ -13,17 +13,17 @@ use crate::pods::Pod;
 
 /// What is led, by its name in the pods' logs.
 #[derive(Clone, Copy, Debug)]
-pub enum Office {
+pub enum RoleKey {
     Relay,
     Sweep,
 }
 
-pub async fn play(arena: &Arena, times: usize, office: Office) -> Result<Vec<Measure>> {
+pub async fn play(arena: &Arena, times: usize, office: RoleKey) -> Result<Vec<Measure>> {
     let mut measure = match office {
-        Office::Relay => {
+        RoleKey::Relay => {
             Measure::seconds("the relay's leader is killed: its outbox drained by the next", Some(10.0))
         }
-        Office::Sweep => {
+        RoleKey::Sweep => {
             Measure::seconds("the sweep's leader is killed: an overdue order closed by the next", Some(10.0))
         }
     };
@@ -34,12 +34,12 @@ pub async fn play(arena: &Arena, times: usize, office: Office) -> Result<Vec<Mea
         // What is recorded from now on is the next leader's work alone.
         let pool = &arena.eyes;
         let took = match office {
-            Office::Relay => {
+            RoleKey::Relay => {
                 bulk(pool, 1, Duration::from_secs(1), Duration::ZERO).await?;
                 let row = newest_outbox_row(pool).await?;
                 until("outbox drained", PATIENCE, async || Ok(outbox_until(pool, row).await? == 0)).await?
             }
-            Office::Sweep => {
+            RoleKey::Sweep => {
                 let order = forgotten(arena).await?;
                 until("an overdue order closed", PATIENCE, async || {
                     let closed =
@@ -57,7 +57,7 @@ pub async fn play(arena: &Arena, times: usize, office: Office) -> Result<Vec<Mea
 }
 
 /// The pod that said last that it leads.
-async fn leader(arena: &Arena, office: Office) -> Result<&Pod> {
+async fn leader(arena: &Arena, office: RoleKey) -> Result<&Pod> {
     for _ in 0..100 {
         let mut leading = Vec::new();
         for pod in &arena.pods {

@@ -18,7 +18,7 @@ use crate::load::Load;
 use crate::measure::{largest, median, now, overdue, print, until};
 use crate::servers::workshop;
 use crate::verdict::conclude;
-use leader_lost::Office;
+use leader_lost::RoleKey;
 
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]
@@ -128,8 +128,8 @@ async fn play(arena: &Arena, kind: Kind, times: usize) -> Result<Vec<Measure>> {
         match kind {
             Kind::Killed => pod_lost::play(arena, times, Signal::KILL).await,
             Kind::Frozen => pod_lost::play(arena, times, Signal::STOP).await,
-            Kind::Relay => leader_lost::play(arena, times, Office::Relay).await,
-            Kind::Sweep => leader_lost::play(arena, times, Office::Sweep).await,
+            Kind::Relay => leader_lost::play(arena, times, RoleKey::Relay).await,
+            Kind::Sweep => leader_lost::play(arena, times, RoleKey::Sweep).await,
             Kind::Broker => broker_lost::play(arena, times).await,
             Kind::Stopped => stopped::play(arena, times).await,
         }

@@ -1,0 +1,79 @@
+//! `overdue bench`: measures the service on the user's own broker and database.
+//!
+//! It works in a schema and under a prefix of its own, which it removes afterwards, with pods as real processes.
+
+mod backlog;
+mod burst;
+mod depth;
+mod limits;
+mod load;
+mod outcome;
+mod paying;
+mod place;
+mod pods;
+mod process;
+mod report;
+mod sandbox;
+mod standard;
+mod steady;
+mod sweep;
+
+use std::time::Duration;
+
+pub use backlog::{backlog, snapshot};
+pub use burst::{Burst, burst};
+pub use depth::depth;
+pub use outcome::{Figure, Goal, Outcome};
+pub use paying::{Paying, paying};
+pub use place::place;
+pub use pods::{Pods, pods};
+pub use report::report;
+pub use standard::{Workload, quick, standard};
+pub use steady::{Steady, steady};
+pub use sweep::sweep;
+
+use crate::broker::management::ManagementError;
+use crate::config::settings::SettingError;
+use crate::database::DatabaseError;
+
+/// Why a benchmark could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A setting.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The user of the database may not make a schema to measure in.
+    #[error(
+        "making a schema to measure in: {0}; GRANT CREATE ON DATABASE … TO this user, or name another user in database_url \
+         (DATABASE_URL): the schema of the shop is not touched"
+    )]
+    NoSchema(String),
+    /// The schema.
+    #[error("making the schema: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] crate::broker::BrokerError),
+    /// The broker's management API, which alone tells what memory queues take.
+    #[error(transparent)]
+    Management(#[from] ManagementError),
+    /// A pod could not be started or read, or signals not be heard.
+    #[error("running a pod: {0}")]
+    Pod(#[from] std::io::Error),
+    /// By Ctrl-C or SIGTERM.
+    #[error("interrupted; what was made for it is removed")]
+    Interrupted,
+    /// It did not finish.
+    #[error(
+        "{open} orders are still open {after:?} after the last deadline; the pod's log says why (--pod-log)"
+    )]
+    Unfinished {
+        /// How many.
+        open: i64,
+        /// How long was waited.
+        after: Duration,
+    },
+}

@@ -1,0 +1,119 @@
+//! The memory of orders whose closing failed: table `closing_failures`. It decides when the sweep tries them again, and
+//! tells an operator why; whether an order is closed it does not decide.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::PgPool;
+
+use crate::clock::DbTime;
+use crate::database::{DatabaseError, bounded, code};
+use crate::error_text::words;
+
+/// An order whose closing failed, with the SQLSTATE and the reason.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// The order.
+    pub order_id: i64,
+    /// SQLSTATE.
+    pub code: String,
+    /// The database's words.
+    pub reason: String,
+}
+
+impl Failure {
+    pub fn of(order_id: i64, error: &DatabaseError) -> Self {
+        Self { order_id, code: code(&error.source), reason: words(&error.source) }
+    }
+
+    pub fn kept_by_a_trigger(order_id: i64) -> Self {
+        let reason = "a trigger on orders keeps it PENDING: the UPDATE that closes it was passed over or undone (SQLSTATE OVD02)";
+        Self { order_id, code: "OVD02".to_owned(), reason: reason.to_owned() }
+    }
+}
+
+/// Longest wait between two attempts of the sweep, in seconds.
+const LONGEST: f64 = 3_600.0;
+
+/// Notes that closing these orders failed once more.
+///
+/// # Errors
+/// As the database's. What was not noted is tried again by the next sweep.
+pub(super) async fn note(
+    pool: &PgPool,
+    failures: &[Failure],
+    base: Duration,
+    grace: Duration,
+) -> Result<(), DatabaseError> {
+    let order_ids: Vec<_> = failures.iter().map(|failure| failure.order_id).collect();
+    let codes: Vec<_> = failures.iter().map(|failure| failure.code.clone()).collect();
+    let reasons: Vec<_> = failures.iter().map(|failure| failure.reason.clone()).collect();
+    let noted = sqlx::query!(
+        "INSERT INTO closing_failures AS failure (order_id, attempts, code, reason, next_try_at)
+         SELECT order_id, 1, code, reason, pg_catalog.now() + pg_catalog.make_interval(secs => $4::float8 + $5)
+         FROM unnest($1::bigint[], $2::text[], $3::text[]) AS failed (order_id, code, reason)
+         ORDER BY order_id
+         ON CONFLICT (order_id) DO UPDATE
+         SET attempts = failure.attempts + 1, code = excluded.code, reason = excluded.reason, last_failed_at = pg_catalog.now(),
+             next_try_at = pg_catalog.now() + pg_catalog.make_interval(secs =>
+                 LEAST($4::float8 * pg_catalog.power(2::float8, LEAST(failure.attempts, 30)::float8), $6) + $5)",
+        &order_ids,
+        &codes,
+        &reasons,
+        base.as_secs_f64(),
+        grace.as_secs_f64(),
+        LONGEST
+    );
+    bounded("noting failures", noted.execute(pool)).await?;
+    Ok(())
+}
+
+/// What is remembered of an order whose closing failed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Remembered {
+    /// How often it failed.
+    pub attempts: i32,
+    /// SQLSTATE of the last time.
+    pub code: String,
+    /// The database's words then.
+    pub reason: String,
+    /// When it failed last.
+    pub last_failed_at: String,
+    /// Before this moment, the sweep leaves the order alone.
+    pub next_try_at: String,
+}
+
+/// What is remembered of this order; none when its closing never failed, or that is long ago.
+///
+/// # Errors
+/// When the database cannot be asked, or the role may not read the table, as a shop's may not.
+pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
+    let row = sqlx::query!(
+        "SELECT attempts, code, reason, last_failed_at, next_try_at FROM closing_failures WHERE order_id = $1",
+        order_id
+    );
+    let row = bounded("reading failures", row.fetch_optional(pool)).await?;
+    let time = |at| DbTime::from(at).to_string();
+    Ok(row.map(|row| Remembered {
+        attempts: row.attempts,
+        code: row.code,
+        reason: row.reason,
+        last_failed_at: time(row.last_failed_at),
+        next_try_at: time(row.next_try_at),
+    }))
+}
+
+/// Forgets the failures of orders that are not PENDING any more, or gone, after a day: until then they tell why an order was
+/// late.
+///
+/// # Errors
+/// As the database's.
+pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
+    let tidied = sqlx::query!(
+        "DELETE FROM closing_failures AS failure
+         WHERE last_failed_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)
+           AND NOT EXISTS (SELECT FROM orders WHERE orders.order_id = failure.order_id AND status = 'PENDING')"
+    );
+    bounded("forgetting failures", tidied.execute(pool)).await?;
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! What a verdict means for the wake that asked. Pure: decisions are data, carried out by `roles::close`.
+
+use std::time::Duration;
+
+use super::Verdict;
+use crate::clock::DbTime;
+use crate::wire::wake::Wake;
+
+/// When failures are tried again, and when no more.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    /// Attempts before parking, the first included.
+    pub max_attempts: u32,
+    /// Wait before the second attempt.
+    pub base: Duration,
+}
+
+/// What happens to a wake next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    /// Nothing more: the message may be acknowledged as far as this order goes.
+    Done,
+    /// Look again at its moment.
+    Reschedule(Wake),
+    /// Look again soon; somebody had the order locked.
+    RetryShortly,
+    /// Close it alone; it is too slow for a batch.
+    Alone,
+    /// A person must look.
+    Park {
+        /// The wake, its attempts counted again for the retry by hand.
+        wake: Wake,
+        /// Why.
+        reason: String,
+    },
+}
+
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// How long until an order is tried again while no order can be closed.
+const BLOCKED_FOR: Duration = Duration::from_secs(10);
+
+impl RetryPolicy {
+    /// The wait after failed attempt number `attempt` (from 1): base, 2 × base, 4 × base, … up to an hour.
+    #[must_use]
+    pub fn backoff(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.base.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+    }
+
+    fn failed(&self, wake: Wake, now: DbTime, reason: String) -> NextStep {
+        let attempt = wake.attempt.saturating_add(1);
+        if attempt >= self.max_attempts {
+            let reason = format!("{reason} (after {attempt} attempts)");
+            return NextStep::Park { wake: Wake { due: now, attempt: 0, ..wake }, reason };
+        }
+        NextStep::Reschedule(Wake { due: now.plus(self.backoff(attempt)), attempt, ..wake })
+    }
+}
+
+/// What happens to `wake` after `verdict`.
+#[must_use]
+pub fn next_step(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -> NextStep {
+    match verdict {
+        Verdict::Closed | Verdict::NotPending => NextStep::Done,
+        Verdict::NotDue { deadline } => NextStep::Reschedule(Wake { due: *deadline, attempt: 0, ..wake }),
+        Verdict::Locked => NextStep::RetryShortly,
+        Verdict::Slow => NextStep::Alone,
+        // Its attempts stay as they are: it is not the order's failure.
+        Verdict::Blocked { .. } => NextStep::Reschedule(Wake { due: now.plus(BLOCKED_FOR), ..wake }),
+        // Its own trigger recorded the wake, so it was there; it is gone since.
+        Verdict::Unknown if !wake.announced => NextStep::Done,
+        // It may not be committed yet.
+        Verdict::Unknown => policy.failed(wake, now, format!("order {} does not exist", wake.order_id)),
+        Verdict::Failed { reason } => policy.failed(wake, now, reason.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: DbTime = DbTime(1_000_000_000);
+    const POLICY: RetryPolicy = RetryPolicy { max_attempts: 3, base: Duration::from_secs(1) };
+
+    fn wake(attempt: u32) -> Wake {
+        Wake { due: DbTime(5), order_id: 7, attempt, announced: true }
+    }
+
+    #[test]
+    fn each_verdict_has_its_consequence() {
+        let after = |verdict, attempt| next_step(wake(attempt), &verdict, POLICY, NOW);
+        assert_eq!(after(Verdict::Closed, 0), NextStep::Done);
+        assert_eq!(after(Verdict::NotPending, 0), NextStep::Done);
+        assert_eq!(after(Verdict::Locked, 0), NextStep::RetryShortly);
+        assert_eq!(after(Verdict::Slow, 0), NextStep::Alone);
+        let deadline = NOW.plus(Duration::from_secs(60));
+        assert_eq!(
+            after(Verdict::NotDue { deadline }, 2),
+            NextStep::Reschedule(Wake { due: deadline, ..wake(0) })
+        );
+        let again = |seconds, attempt| {
+            NextStep::Reschedule(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) })
+        };
+        assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
+        assert_eq!(after(Verdict::Blocked { reason: "x".into() }, 2), again(10, 2));
+        let recorded = Wake { announced: false, ..wake(0) };
+        assert_eq!(next_step(recorded, &Verdict::Unknown, POLICY, NOW), NextStep::Done);
+        assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
+        let parked =
+            NextStep::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };
+        assert_eq!(after(Verdict::Failed { reason: "x".into() }, 2), parked);
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_an_hour() {
+        let seconds: Vec<_> = (1..=14).map(|attempt| POLICY.backoff(attempt).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
+        assert_eq!(POLICY.backoff(u32::MAX).as_secs(), 3600);
+    }
+}

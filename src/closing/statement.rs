@@ -1,0 +1,134 @@
+//! One statement: the orders that it closed, and why it closed no others.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{Connection, PgConnection};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::memory::Failure;
+use super::{Closer, LARGE_BATCH, Verdict};
+use crate::clock::DbTime;
+use crate::database::locks::CLOSING_SLOTS;
+use crate::database::{DatabaseError, answers, bounded};
+
+/// What is being done when there is no connection yet.
+pub(super) const CONNECTING: &str = "connecting to close orders";
+
+impl Closer {
+    /// A verdict or a failure for each order, or none when no slot was free.
+    pub(super) async fn close_part(
+        &self,
+        order_ids: &[i64],
+        bound: Option<&'static str>,
+    ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
+        let connect = self.warm.take().await;
+        let mut connection = connect.map_err(DatabaseError::during(CONNECTING))?;
+        let closed = self.verdicts(&mut connection, order_ids, bound).await;
+        // The server names an error before it releases the locks of what failed. Other parts of the batch would meet them.
+        let released = match &closed {
+            Ok(_) => true,
+            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => {
+                answers(&mut connection).await.is_ok()
+            }
+            Err(_) => false,
+        };
+        if released {
+            self.warm.keep(connection);
+        }
+        closed
+    }
+
+    async fn verdicts(
+        &self,
+        connection: &mut PgConnection,
+        order_ids: &[i64],
+        bound: Option<&'static str>,
+    ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
+        let closed = match bound {
+            None => self.close_on(connection, order_ids).await?,
+            Some(begin) => {
+                let mut transaction = bounded("beginning to close", connection.begin_with(begin)).await?;
+                let closed = self.close_on(&mut transaction, order_ids).await?;
+                bounded("closing orders", transaction.commit()).await?;
+                closed
+            }
+        };
+        let Some(closed) = closed else { return Ok(None) };
+        let committed = self.clock.now();
+        self.stats.closed(closed.deadlines.iter().map(|deadline| committed.since(*deadline)));
+        let mut verdicts = closed.verdicts;
+        if verdicts.len() < order_ids.len() {
+            let known: HashSet<_> = verdicts.iter().map(|(id, _)| *id).collect();
+            let rest = order_ids.iter().copied().filter(|id| !known.contains(id)).collect();
+            let explained = self.explain(rest, connection).await?;
+            verdicts.extend(explained.into_iter().map(|(id, verdict)| match verdict {
+                // We had it locked, and it was not closed.
+                Verdict::Locked if closed.picked.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
+                verdict => (id, Ok(verdict)),
+            }));
+        }
+        Ok(Some(verdicts))
+    }
+
+    async fn close_on(
+        &self,
+        connection: &mut PgConnection,
+        order_ids: &[i64],
+    ) -> Result<Option<Closed>, DatabaseError> {
+        let sent = Instant::now();
+        let large = order_ids.len() >= LARGE_BATCH;
+        let closed =
+            sqlx::query_file!("src/closing/close.sql", order_ids, self.at_once, large, CLOSING_SLOTS);
+        let closed = bounded("closing orders", closed.fetch_one(connection)).await?;
+        self.clock.observe(sent, Instant::now(), closed.answered_at.into());
+        if !closed.ours {
+            return Ok(None);
+        }
+        let mut verdicts: Vec<_> = closed.order_ids.into_iter().map(|id| (id, Ok(Verdict::Closed))).collect();
+        let others = closed.others.into_iter().zip(closed.others_deadlines);
+        verdicts.extend(others.map(|(id, deadline)| match deadline {
+            None => (id, Ok(Verdict::NotPending)),
+            Some(deadline) => (id, Ok(Verdict::NotDue { deadline: deadline.into() })),
+        }));
+        let deadlines = closed.deadlines.into_iter().map(DbTime::from).collect();
+        Ok(Some(Closed { verdicts, deadlines, picked: closed.picked }))
+    }
+
+    /// Why these orders were not closed: somebody has them locked, or changed them meanwhile, or they did not exist. A second
+    /// statement on purpose: it sees what was committed in between.
+    async fn explain(
+        &self,
+        order_ids: Vec<i64>,
+        connection: &mut PgConnection,
+    ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
+        let sent = Instant::now();
+        let rows = sqlx::query!(
+            r#"SELECT order_id, status = 'PENDING' AS "pending!", payment_deadline, pg_catalog.clock_timestamp() AS "now!"
+               FROM orders WHERE order_id = ANY ($1)"#,
+            &order_ids
+        );
+        let rows = bounded("asking why orders were not closed", rows.fetch_all(connection)).await?;
+        if let Some(row) = rows.first() {
+            self.clock.observe(sent, Instant::now(), row.now.into());
+        }
+        let mut verdicts: HashMap<_, _> = order_ids.into_iter().map(|id| (id, Verdict::Unknown)).collect();
+        for row in rows {
+            let verdict = match (row.pending, row.payment_deadline > row.now) {
+                (false, _) => Verdict::NotPending,
+                (true, true) => Verdict::NotDue { deadline: row.payment_deadline.into() },
+                (true, false) => Verdict::Locked,
+            };
+            verdicts.insert(row.order_id, verdict);
+        }
+        Ok(verdicts)
+    }
+}
+
+/// What one statement closed.
+struct Closed {
+    verdicts: Vec<(i64, Result<Verdict, Failure>)>,
+    deadlines: Vec<DbTime>,
+    /// Orders that the statement locked to close them, where it did not close all of these.
+    picked: Vec<i64>,
+}

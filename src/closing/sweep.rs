@@ -1,0 +1,219 @@
+//! The sweep: closes what no wake closed, and counts it.
+//!
+//! It needs no broker. Every order it closes means that a wake was lost or late, which is worth knowing.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Closer, Verdict, tidy};
+use crate::clock::DbTime;
+use crate::config::Config;
+use crate::database::{DatabaseError, bounded};
+use crate::stats::Count;
+
+/// What one sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Swept {
+    /// Overdue orders it closed.
+    pub closed: usize,
+    /// The first of them, so that somebody who asks why an order was late finds it in the log.
+    pub first_closed: Vec<i64>,
+    /// Overdue orders that it could not close now: locked by somebody, or failing.
+    pub left: usize,
+}
+
+/// An overdue order.
+#[derive(Clone, Debug)]
+pub struct Overdue {
+    /// The order.
+    pub order_id: i64,
+    /// Its deadline.
+    pub payment_deadline: DbTime,
+    /// How long ago that was.
+    pub overdue_for: Duration,
+    /// Whether closing it has failed before.
+    pub failed: bool,
+}
+
+/// How fast a sweep closes: as fast as wakes do, and no faster, so that it leaves room for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Orders per transaction.
+    pub batch: usize,
+    /// Transactions at one time.
+    pub at_once: usize,
+}
+
+impl Pace {
+    /// As configured for closing.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self { batch: config.close_batch, at_once: config.close_concurrency }
+    }
+}
+
+/// Batches in a page. No new batch is begun while a page is read, so there should be few of them.
+const READ_TOGETHER: usize = 10;
+
+/// Most orders that a line of the log names.
+const MOST_NAMED: usize = 20;
+
+/// How long until overdue orders are looked for again while slow ones are being closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Looks take a fiftieth of the time at most: an open snapshot may make each of them long.
+const LOOK_SHARE: u32 = 50;
+
+/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
+/// `stop`; `progress` is called after each.
+///
+/// It holds a page of orders, however many are overdue.
+///
+/// # Errors
+/// As the database's.
+pub async fn sweep(
+    closer: &Closer,
+    grace: Duration,
+    pace: Pace,
+    stop: &CancellationToken,
+    mut progress: impl FnMut(&Swept),
+) -> Result<Swept, DatabaseError> {
+    let mut swept = Swept::default();
+    let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+    let (mut after, mut more, mut took) = (None, true, Duration::ZERO);
+    // What waits here or is being closed; what is locked, and is tried again; what failed, and is not.
+    let (mut in_hand, mut locked, mut failing) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
+    let may_look = |closing: &JoinSet<_>, apart: &JoinSet<_>| {
+        closing.len() < pace.at_once && closing.len() + apart.len() > 0 && !stop.is_cancelled()
+    };
+    // An operator's open transaction on one of its rows must not keep the sweep from closing.
+    if let Err(error) = tidy(&closer.pool).await {
+        tracing::warn!(event = "failures_not_forgotten", %error, "failures of orders that are settled are still remembered");
+    }
+    loop {
+        // The next page is read while the last batches of the one before are being closed.
+        while closing.len() < pace.at_once && !stop.is_cancelled() {
+            // Orders that have failed before are closed apart, and bound what is read ahead.
+            if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
+                let most = pace.batch * READ_TOGETHER;
+                let began = Instant::now();
+                let read = overdue(closer, grace, after, most).await?;
+                took = began.elapsed();
+                more = read.len() == most;
+                // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
+                after = read.last().map(|last| (last.payment_deadline, last.order_id));
+                for Overdue { order_id, failed: has_failed, .. } in read {
+                    if failing.contains(&order_id) || !in_hand.insert(order_id) {
+                        continue;
+                    }
+                    if has_failed {
+                        failed.push_back(order_id);
+                    } else {
+                        page.push_back(order_id);
+                    }
+                }
+                continue;
+            }
+            let batch = take(&mut page, pace.batch);
+            if batch.is_empty() {
+                break;
+            }
+            let closer = closer.clone();
+            closing.spawn(async move { closer.close(batch).await });
+        }
+        if closing_apart.is_empty() && !stop.is_cancelled() {
+            let closer = closer.clone();
+            if let Some(order) = slow.pop_front() {
+                closing_apart.spawn(async move { closer.close_alone(order).await });
+            } else {
+                let batch = take(&mut failed, pace.batch);
+                if !batch.is_empty() {
+                    closing_apart.spawn(async move { closer.close(batch).await });
+                }
+            }
+        }
+        let verdicts = tokio::select! {
+            Some(verdicts) = closing.join_next() => verdicts,
+            Some(verdicts) = closing_apart.join_next() => verdicts,
+            // A batch with a slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
+            () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
+                (after, more) = (None, true);
+                continue;
+            }
+            else => return Ok(swept),
+        };
+        // A panic is a defect of ours; the sweep's own task is watched.
+        let verdicts =
+            verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+        let mut closed = Vec::new();
+        for (order, verdict) in &verdicts {
+            in_hand.remove(order);
+            locked.remove(order);
+            match verdict {
+                Verdict::Closed => closed.push(*order),
+                Verdict::Slow => {
+                    in_hand.insert(*order);
+                    slow.push_back(*order);
+                }
+                Verdict::Locked => {
+                    locked.insert(*order);
+                }
+                Verdict::Failed { .. } | Verdict::Blocked { .. } => {
+                    failing.insert(*order);
+                }
+                // Paid, extended or gone since the page was read.
+                Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
+            }
+        }
+        swept.left = locked.len() + failing.len();
+        closed.sort_unstable();
+        swept.closed += closed.len();
+        let room = MOST_NAMED - swept.first_closed.len();
+        swept.first_closed.extend(closed.iter().take(room));
+        closer.stats.add(Count::Swept, closed.len());
+        progress(&swept);
+    }
+}
+
+fn take(orders: &mut VecDeque<i64>, most: usize) -> Vec<i64> {
+    orders.drain(..most.min(orders.len())).collect()
+}
+
+/// A page of the orders that a sweep would close, the longest overdue first, beginning after the given one. An order whose
+/// closing failed is left out until its next try.
+///
+/// # Errors
+/// As the database's.
+pub async fn overdue(
+    closer: &Closer,
+    grace: Duration,
+    after: Option<(DbTime, i64)>,
+    most: usize,
+) -> Result<Vec<Overdue>, DatabaseError> {
+    let (after_deadline, after_id) = after.unwrap_or((DbTime(0), 0));
+    let rows = sqlx::query!(
+        r#"SELECT order_id, payment_deadline, pg_catalog.now() AS "now!", failure.order_id IS NOT NULL AS "failed!"
+           FROM orders LEFT JOIN closing_failures AS failure USING (order_id)
+           WHERE status = 'PENDING' AND payment_deadline <= pg_catalog.now() - pg_catalog.make_interval(secs => $1)
+             AND (payment_deadline, order_id) > ($2, $3)
+             AND (failure.next_try_at IS NULL OR failure.next_try_at <= pg_catalog.now())
+           ORDER BY payment_deadline, order_id LIMIT $4"#,
+        grace.as_secs_f64(),
+        time::OffsetDateTime::from(after_deadline),
+        after_id,
+        i64::try_from(most).unwrap_or(i64::MAX)
+    );
+    let rows = bounded("looking for overdue orders", rows.fetch_all(&closer.pool)).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let payment_deadline = DbTime::from(row.payment_deadline);
+            let overdue_for = DbTime::from(row.now).since(payment_deadline);
+            Overdue { order_id: row.order_id, payment_deadline, overdue_for, failed: row.failed }
+        })
+        .collect())
+}

@@ -1,0 +1,182 @@
+//! The configuration: read once, checked whole before any port opens.
+
+mod address;
+mod schema;
+pub mod settings;
+mod slip;
+mod table;
+mod value;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+pub use self::address::SecretUrl;
+use self::address::{amqp_nodes, database, management};
+use self::schema::schema;
+use self::settings::{Raw, SettingError};
+use self::value::{coalesce, duration, positive, prefix, truth, whole};
+use crate::error_text::words;
+use crate::lanes::{LaneError, Lanes};
+
+/// Everything that can be set, typed and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// See [`settings::SETTINGS`] for what each of these means.
+    pub database_url: SecretUrl,
+    /// The schema that holds the shop's tables.
+    pub schema: String,
+    /// The broker's nodes, tried in turn.
+    pub amqp_nodes: Vec<SecretUrl>,
+    /// The management API.
+    pub management_url: SecretUrl,
+    /// Before every name.
+    pub prefix: String,
+    /// The shop's name in the source of its events.
+    pub shop: String,
+    /// The lanes, with lead and tolerance.
+    pub lanes: Lanes,
+    /// Orders within this time share a message.
+    pub coalesce: Duration,
+    /// Most orders in a message.
+    pub max_orders_per_wake: usize,
+    /// Attempts before parking.
+    pub max_attempts: u32,
+    /// First backoff.
+    pub retry_base: Duration,
+    /// Furthest deadline that a message may name.
+    pub max_window: Duration,
+    /// Unacknowledged messages of the process queue.
+    pub prefetch: u16,
+    /// Orders in hand.
+    pub max_in_flight_orders: usize,
+    /// Orders per transaction.
+    pub close_batch: usize,
+    /// Transactions at one time.
+    pub close_concurrency: usize,
+    /// Pool size.
+    pub database_connections: u32,
+    /// Idle wait of the relay.
+    pub relay_poll: Duration,
+    /// Outbox rows per round.
+    pub relay_batch: i64,
+    /// Period of the sweep.
+    pub sweep_every: Duration,
+    /// What the sweep leaves to the wakes.
+    pub sweep_grace: Duration,
+    /// Period of the probes.
+    pub probe_every: Duration,
+    /// Retry in place while the database is away.
+    pub outage_retry_for: Duration,
+    /// Bound of every broker call.
+    pub broker_timeout: Duration,
+    /// Bound of a soft stop.
+    pub drain_timeout: Duration,
+    /// Whether `run` declares the topology.
+    pub declare_topology: bool,
+}
+
+impl Config {
+    /// Types and checks every setting.
+    ///
+    /// # Errors
+    /// Names the first setting that cannot be used, where its value came from, and what to write instead.
+    pub fn from_raw(raw: &Raw) -> Result<Self, SettingError> {
+        let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
+        let database_url = raw.parse("database_url", database)?;
+        let from_url = driver(&database_url).map_err(|problem| raw.wrong("database_url", problem))?;
+        // Without a value of its own, the schema is what database_url says.
+        let (schema_value, source) = match raw.text("schema")? {
+            "" => ("", "database_url"),
+            value => (value, "schema"),
+        };
+        let config = Self {
+            schema: schema(schema_value, from_url.get_options())
+                .map_err(|problem| raw.wrong(source, problem))?,
+            database_url,
+            management_url: raw.parse("management_url", |v| management(v, amqp_nodes.first()))?,
+            amqp_nodes,
+            prefix: raw.parse("prefix", prefix)?,
+            shop: shop(raw)?,
+            lanes: lanes(raw)?,
+            coalesce: raw.parse("coalesce", coalesce)?,
+            max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
+            max_attempts: whole(raw, "max_attempts", 1, 1_000)?,
+            retry_base: positive(raw, "retry_base")?,
+            max_window: positive(raw, "max_window")?,
+            prefetch: whole(raw, "prefetch", 1, 2_000)?,
+            max_in_flight_orders: whole(raw, "max_in_flight_orders", 1, 10_000_000)?,
+            close_batch: whole(raw, "close_batch", 1, 10_000)?,
+            close_concurrency: whole(raw, "close_concurrency", 1, 64)?,
+            database_connections: whole(raw, "database_connections", 1, 200)?,
+            relay_poll: positive(raw, "relay_poll")?,
+            relay_batch: whole(raw, "relay_batch", 1, 10_000)?,
+            sweep_every: positive(raw, "sweep_every")?,
+            sweep_grace: raw.parse("sweep_grace", duration)?,
+            probe_every: positive(raw, "probe_every")?,
+            outage_retry_for: raw.parse("outage_retry_for", duration)?,
+            broker_timeout: positive(raw, "broker_timeout")?,
+            drain_timeout: raw.parse("drain_timeout", duration)?,
+            declare_topology: raw.parse("declare_topology", truth)?,
+        };
+        // One each for the relay's wakes and its events, the sweep, the watch and the clock; a slot without a connection would look
+        // like an outage.
+        let least = config.close_concurrency + 5;
+        if least > config.database_connections as usize {
+            let problem = format!("must be at least close_concurrency + 5 = {least}");
+            return Err(raw.wrong("database_connections", problem));
+        }
+        Ok(config)
+    }
+
+    /// Messages of the process queue that a pod is given ahead: `prefetch`, or fewer when each may name many orders. What
+    /// it has been given it must finish before it can stop without a redelivery. The floor keeps thin messages flowing.
+    #[must_use]
+    pub fn messages_ahead(&self) -> u16 {
+        const FLOOR: usize = 250;
+        let enough = (self.max_in_flight_orders / self.max_orders_per_wake).max(FLOOR);
+        self.prefetch.min(u16::try_from(enough).unwrap_or(u16::MAX))
+    }
+
+    /// The database's URL as the driver understands it.
+    ///
+    /// # Errors
+    /// Says which part of the URL the driver refuses.
+    pub fn database_options(&self) -> Result<PgConnectOptions, String> {
+        driver(&self.database_url)
+    }
+}
+
+fn driver(url: &SecretUrl) -> Result<PgConnectOptions, String> {
+    PgConnectOptions::from_str(url.reveal().as_str()).map_err(|error| words(&error))
+}
+
+fn shop(raw: &Raw) -> Result<String, SettingError> {
+    let shop = raw.parse("shop", value::shop)?;
+    let of_prefix = || raw.parse("prefix", prefix).map(|prefix| prefix.trim_end_matches('.').to_owned());
+    if shop.is_empty() { of_prefix() } else { Ok(shop) }
+}
+
+fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
+    let lead = raw.parse("lead", duration)?;
+    let tolerance = raw.parse("lane_tolerance", duration)?;
+    // A short lead alone is a choice that can be followed: the default tolerance follows it.
+    let tolerance = if raw.is_default("lane_tolerance") { tolerance.min(lead) } else { tolerance };
+    let lanes = Lanes::new(raw.text("lanes")?, lead, tolerance);
+    lanes.map_err(|problem| raw.wrong(to_change(raw, &problem), problem))
+}
+
+/// The setting that somebody has to change: of those that take part, the first that somebody said.
+fn to_change(raw: &Raw, problem: &LaneError) -> &'static str {
+    let take_part: &[&str] = match problem {
+        LaneError::ToleranceOverLead(..) => &["lane_tolerance", "lead"],
+        LaneError::ShorterThanLead(..) => &["lead", "lane_tolerance", "lanes"],
+        _ => &[],
+    };
+    let said = |name: &&&'static str| !raw.is_default(name);
+    take_part.iter().find(said).copied().unwrap_or("lanes")
+}
+
+#[cfg(test)]
+mod tests;

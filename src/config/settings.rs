@@ -1,0 +1,222 @@
+//! The settings: one table that is the flags' help, the environment's names, the file's keys and the README's table.
+//!
+//! A value comes from the first of: flag, environment, file, default. It stays text until [`crate::config`] checks it,
+//! so that every error can name the setting and where its value came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use super::slip::closest;
+pub use super::slip::unknown_variables;
+pub use super::table::{SETTINGS, Setting};
+
+/// Where a value came from; it is part of every error about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `--name`
+    Flag,
+    /// The environment variable.
+    Env,
+    /// The configuration file.
+    File(String),
+    /// The table above.
+    Default,
+}
+
+/// A settings error: names the setting, its origin, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// No value anywhere.
+    #[error("setting `{name}` has no value: set {env}, give --{flag}, or write `{name} = …` in the file", flag = dashed(.name))]
+    Missing {
+        /// The setting.
+        name: &'static str,
+        /// Its variable.
+        env: &'static str,
+    },
+    /// A value that cannot be used.
+    #[error("setting `{name}` ({origin}): {problem}")]
+    Wrong {
+        /// The setting.
+        name: &'static str,
+        /// Where its value came from.
+        origin: String,
+        /// What is wrong and what to write instead.
+        problem: String,
+    },
+    /// A variable of the environment that is no setting's, but nearly.
+    #[error("the environment variable {name} is no setting: did you mean {closest}?")]
+    Slip {
+        /// As it is set.
+        name: String,
+        /// The variable of the setting that was meant.
+        closest: &'static str,
+    },
+    /// The file cannot be read or understood.
+    #[error("configuration file {path}: {problem}")]
+    File {
+        /// As given.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// `max_in_flight_orders` as a flag: `max-in-flight-orders`.
+#[must_use]
+pub fn dashed(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("from the command line"),
+            Self::Env => f.write_str("from the environment"),
+            Self::File(path) => write!(f, "from {path}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The values as text, each with its origin.
+#[derive(Debug, Clone)]
+pub struct Raw(BTreeMap<&'static str, (String, Origin)>);
+
+impl Raw {
+    /// Collects every setting from flags, environment, file and defaults, in this order of precedence.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, or has a key that is no setting.
+    pub fn collect(
+        flag: impl Fn(&str) -> Option<String>,
+        env: impl Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingError> {
+        let from_file = file.map(read_file).transpose()?;
+        let shown = file.map(|path| path.display().to_string()).unwrap_or_default();
+        Self::with_file(flag, env, &shown, &from_file.unwrap_or_default())
+    }
+
+    /// As [`Raw::collect`], with the file's name and text.
+    ///
+    /// # Errors
+    /// As [`Raw::collect`].
+    pub fn with_file(
+        flag: impl Fn(&str) -> Option<String>,
+        env: impl Fn(&str) -> Option<String>,
+        path: &str,
+        text: &str,
+    ) -> Result<Self, SettingError> {
+        let mut from_file = parse_file(path, text)?;
+        let mut values = BTreeMap::new();
+        for Setting { name, env: variable, default, .. } in SETTINGS {
+            let file_value = from_file.remove(*name);
+            let value = flag(name)
+                .map(|value| (value, Origin::Flag))
+                // An empty variable is how a shell or a compose file says "not set".
+                .or_else(|| env(variable).filter(|v| !v.is_empty()).map(|value| (value, Origin::Env)))
+                .or(file_value)
+                .or_else(|| default.map(|value| (value.to_owned(), Origin::Default)));
+            if let Some(value) = value {
+                values.insert(*name, value);
+            }
+        }
+        if let Some((key, _)) = from_file.pop_first() {
+            let meant = closest(&key, |setting| setting.name);
+            let meant = meant.map(|name| format!(": did you mean `{name}`?"));
+            let more = meant.unwrap_or_else(|| "; `overdue run --help` lists them".to_owned());
+            let problem = format!("`{key}` is no setting{more}");
+            return Err(SettingError::File { path: path.to_owned(), problem });
+        }
+        Ok(Self(values))
+    }
+
+    /// Defaults with a few values said: for tests and embedding.
+    ///
+    /// # Errors
+    /// As [`Raw::collect`]; not for unknown names, which are ignored.
+    pub fn with(said: &[(&str, &str)]) -> Result<Self, SettingError> {
+        let flag = |name: &str| said.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Self::collect(flag, |_| None, None)
+    }
+
+    /// The same, with a value for a setting that nothing said one for: for commands that do not need it.
+    #[must_use]
+    pub fn or(mut self, name: &'static str, value: &str) -> Self {
+        self.0.entry(name).or_insert_with(|| (value.to_owned(), Origin::Default));
+        self
+    }
+
+    /// The same, with another value for a setting, whatever was said.
+    #[must_use]
+    pub fn replace(mut self, name: &'static str, value: &str) -> Self {
+        self.0.insert(name, (value.to_owned(), Origin::Default));
+        self
+    }
+
+    /// The text of a setting.
+    ///
+    /// # Errors
+    /// [`SettingError::Missing`] when nothing said one and there is no default.
+    pub fn text(&self, name: &'static str) -> Result<&str, SettingError> {
+        let env = SETTINGS.iter().find(|s| s.name == name).map_or("", |s| s.env);
+        self.0.get(name).map(|(value, _)| value.as_str()).ok_or(SettingError::Missing { name, env })
+    }
+
+    /// A setting, parsed; `parse` says what is wrong with a value that it cannot use.
+    ///
+    /// # Errors
+    /// As [`Raw::text`], or [`SettingError::Wrong`].
+    pub fn parse<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, SettingError> {
+        parse(self.text(name)?).map_err(|problem| self.wrong(name, problem))
+    }
+
+    /// Whether nobody said a value.
+    #[must_use]
+    pub fn is_default(&self, name: &str) -> bool {
+        self.0.get(name).is_none_or(|(_, origin)| *origin == Origin::Default)
+    }
+
+    /// An error about a setting's value.
+    #[must_use]
+    pub fn wrong(&self, name: &'static str, problem: impl fmt::Display) -> SettingError {
+        let origin = self.0.get(name).map_or(Origin::Default, |(_, origin)| origin.clone()).to_string();
+        SettingError::Wrong { name, origin, problem: problem.to_string() }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, SettingError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| SettingError::File { path: path.display().to_string(), problem: error.to_string() })
+}
+
+fn parse_file(shown: &str, text: &str) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
+    let error = |problem: String| SettingError::File { path: shown.to_owned(), problem };
+    // The library's whole text would repeat the line, and a password in it.
+    let line = |e: &toml::de::Error| text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
+    let wrong = |e: toml::de::Error| error(format!("line {}: {}", line(&e), e.message()));
+    let table: toml::Table = text.parse().map_err(wrong)?;
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let value = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(truth) => truth.to_string(),
+                _ => {
+                    return Err(error(format!("`{key}` must be a string, a whole number, true or false")));
+                }
+            };
+            Ok((key, (value, Origin::File(shown.to_owned()))))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Names that are nearly a setting's: a slip that would otherwise change nothing, in silence.
+
+use super::settings::SettingError;
+use super::table::{SETTINGS, Setting};
+
+/// What our variables begin with.
+const OURS: &str = "OVERDUE_";
+
+/// How many letters may be wrong, missing, too many or exchanged.
+const SLIPS: usize = 2;
+
+/// Variables that begin like ours and are no setting's. Not an error: Kubernetes, for one, sets some for a service that is
+/// called `overdue`.
+///
+/// # Errors
+/// When one is nearly a setting's variable: then that was meant.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, SettingError> {
+    let known = |name: &str| name == "OVERDUE_CONFIG" || SETTINGS.iter().any(|setting| setting.env == name);
+    let unknown = names.filter(|name| name.starts_with(OURS) && !known(name));
+    let mut others = Vec::new();
+    for name in unknown {
+        // The name of the setting counts too: DATABASE_URL and AMQP_URL have no prefix.
+        let by_name = |setting: &'static Setting| {
+            name.strip_prefix(OURS).is_some_and(|rest| rest.eq_ignore_ascii_case(setting.name))
+        };
+        let meant = SETTINGS.iter().find(|setting| by_name(setting)).map(|setting| setting.env);
+        match meant.or_else(|| closest(&name, |setting| setting.env)) {
+            Some(closest) => return Err(SettingError::Slip { name, closest }),
+            None => others.push(name),
+        }
+    }
+    Ok(others)
+}
+
+/// The name that is nearest to this one, if any is near.
+pub(super) fn closest(name: &str, of: impl Fn(&'static Setting) -> &'static str) -> Option<&'static str> {
+    let near = SETTINGS.iter().map(|setting| (strsim::osa_distance(name, of(setting)), of(setting)));
+    near.filter(|(distance, _)| *distance <= SLIPS).min().map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_refused_and_what_is_nothing_like_a_setting_is_not() {
+        let of = |names: &[&str]| unknown_variables(names.iter().map(|name| (*name).to_owned()));
+        for (name, closest) in [
+            ("OVERDUE_LANE", "OVERDUE_LANES"),
+            ("OVERDUE_LAED", "OVERDUE_LEAD"),
+            ("OVERDUE_CLOSE_BATCHS", "OVERDUE_CLOSE_BATCH"),
+            ("OVERDUE_DATABASE_URL", "DATABASE_URL"),
+            ("OVERDUE_AMQP_URL", "AMQP_URL"),
+        ] {
+            let error = of(&["HOME", name]).expect_err(name).to_string();
+            assert!(error.contains(name) && error.contains(&format!("mean {closest}?")), "{error}");
+        }
+        for setting in SETTINGS {
+            assert_eq!(of(&[setting.env, "OVERDUE_CONFIG"]), Ok(Vec::new()));
+        }
+        let kubernetes = ["OVERDUE_PORT", "OVERDUE_SERVICE_HOST", "OVERDUE_PORT_8080_TCP_ADDR"];
+        assert_eq!(of(&kubernetes), Ok(kubernetes.map(str::to_owned).to_vec()));
+        assert_eq!(closest("leed", |setting| setting.name), Some("lead"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Every setting, with its default and its help.
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// The file's key; the flag is the same with dashes.
+    pub name: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+    /// Used when nothing else says a value; `None` where there can be no default.
+    pub default: Option<&'static str>,
+    /// What it does, with its unit.
+    pub help: &'static str,
+}
+
+/// Every setting, in the order in which a new user meets them.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    Setting { name: "database_url", env: "DATABASE_URL", default: None,
+        help: "PostgreSQL 14 or newer, e.g. postgres://user:password@host/shop" },
+    Setting { name: "schema", env: "OVERDUE_SCHEMA", default: Some(""),
+        help: "the schema that holds the shop's tables; empty: the one that `options` in database_url name as search_path, else public" },
+    Setting { name: "amqp_url", env: "AMQP_URL", default: None,
+        help: "RabbitMQ 3.10 or newer, e.g. amqp://user:password@host/vhost; amqps: for TLS; several nodes: whole URLs separated by commas" },
+    Setting { name: "management_url", env: "OVERDUE_MANAGEMENT_URL", default: Some(""),
+        help: "RabbitMQ's management API, for `verify` and the watch; empty: the broker's host, port 15672; without a user: the broker's" },
+    Setting { name: "prefix", env: "OVERDUE_PREFIX", default: Some(""),
+        help: "put before every exchange and queue name, so that several shops share a broker, e.g. `berlin.`" },
+    Setting { name: "shop", env: "OVERDUE_SHOP", default: Some(""),
+        help: "the shop's name in the source of its events, `/overdue/<shop>`; empty: the prefix without the dot at its end" },
+    Setting { name: "lanes", env: "OVERDUE_LANES", default: Some("1s,2s,5s,10s,30s,1m,2m,5m,10m,15m,30m,1h,2h,6h,12h,24h,3d,7d"),
+        help: "the delay lanes, one queue each; add the payment windows that the shop uses (ms, s, m, h, d), and keep a short one" },
+    Setting { name: "lead", env: "OVERDUE_LEAD", default: Some("250ms"),
+        help: "how long before its deadline a wake is aimed to reach a pod, which holds it until then" },
+    Setting { name: "lane_tolerance", env: "OVERDUE_LANE_TOLERANCE", default: Some("200ms"),
+        help: "how much less than a lane's length may remain for a wake to take that lane in one hop; at most `lead`, and where that is shorter the default follows it" },
+    Setting { name: "coalesce", env: "OVERDUE_COALESCE", default: Some("100ms"),
+        help: "orders of one lane whose deadlines lie within this time share a message; at most 1s" },
+    Setting { name: "max_orders_per_wake", env: "OVERDUE_MAX_ORDERS_PER_WAKE", default: Some("200"),
+        help: "most orders in one message (1 to 1000); 1 is one message per order" },
+    Setting { name: "max_attempts", env: "OVERDUE_MAX_ATTEMPTS", default: Some("8"),
+        help: "how often closing an order is tried before it is parked" },
+    Setting { name: "retry_base", env: "OVERDUE_RETRY_BASE", default: Some("1s"),
+        help: "wait before the second attempt; doubled for each one after it, at most 1h" },
+    Setting { name: "max_window", env: "OVERDUE_MAX_WINDOW", default: Some("366d"),
+        help: "a message with a deadline further ahead than this is parked as malformed" },
+    Setting { name: "prefetch", env: "OVERDUE_PREFETCH", default: Some("1000"),
+        help: "most unacknowledged messages a pod takes from the process queue (1 to 2000); never more than max_in_flight_orders / max_orders_per_wake, or than 250 where that is less" },
+    Setting { name: "max_in_flight_orders", env: "OVERDUE_MAX_IN_FLIGHT_ORDERS", default: Some("20000"),
+        help: "most orders a pod holds; beyond it the pod stops taking messages" },
+    Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("75"),
+        help: "most orders closed in one transaction (1 to 10000)" },
+    Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
+        help: "most closing transactions of a pod at one time (1 to 64), and of all pods those that close 50 orders or more" },
+    Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("9"),
+        help: "most connections in a pod's pool (at least close_concurrency + 5), beside 2 × close_concurrency + 2 that close orders and three for leadership" },
+    Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
+        help: "how often the relay looks for new outbox rows when it has caught up" },
+    Setting { name: "relay_batch", env: "OVERDUE_RELAY_BATCH", default: Some("500"),
+        help: "most outbox rows the relay publishes before it deletes them (1 to 10000)" },
+    Setting { name: "sweep_every", env: "OVERDUE_SWEEP_EVERY", default: Some("30s"),
+        help: "how often orders that no wake closed are looked for" },
+    Setting { name: "sweep_grace", env: "OVERDUE_SWEEP_GRACE", default: Some("10s"),
+        help: "how long after its deadline an order is left to its wake before the sweep takes it" },
+    Setting { name: "probe_every", env: "OVERDUE_PROBE_EVERY", default: Some("30s"),
+        help: "how often a probe is sent through a lane, to notice within `sweep_grace` when it does not deliver" },
+    Setting { name: "outage_retry_for", env: "OVERDUE_OUTAGE_RETRY_FOR", default: Some("2s"),
+        help: "how long closing is retried in place when the database is away, before messages are given back" },
+    Setting { name: "broker_timeout", env: "OVERDUE_BROKER_TIMEOUT", default: Some("5s"),
+        help: "longest wait for the broker to answer: connecting, declaring, publisher confirms" },
+    Setting { name: "drain_timeout", env: "OVERDUE_DRAIN_TIMEOUT", default: Some("10s"),
+        help: "on SIGTERM, SIGINT or SIGHUP, how long what is in hand may take to be closed or handed over before it is given back" },
+    Setting { name: "declare_topology", env: "OVERDUE_DECLARE_TOPOLOGY", default: Some("true"),
+        help: "whether `run` declares exchanges and queues itself; `false` needs no configure permission" },
+    Setting { name: "log", env: "OVERDUE_LOG", default: Some("info,lapin=off"),
+        help: "log filter: error, warn, info, debug, or per module; what lapin logs, the sessions' own lines say better" },
+    Setting { name: "log_format", env: "OVERDUE_LOG_FORMAT", default: Some("text"),
+        help: "`text` for people, `json` for collectors" },
+];

@@ -1,0 +1,178 @@
+//! The connection to PostgreSQL.
+
+mod beforehand;
+mod blockers;
+mod catalog;
+mod error;
+mod error_class;
+mod explain;
+pub mod leader;
+pub mod locks;
+mod rights;
+mod schema;
+mod session;
+mod timeline;
+mod verify;
+mod warm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clock::{DbClock, DbTime};
+use crate::config::Config;
+
+pub use error::{DatabaseError, migrating};
+pub use error_class::{ErrorClass, code, error_class};
+pub use explain::explained;
+pub use schema::{dump, migrate, migrate_and_say, migrate_by};
+pub use session::{connect, options};
+pub use timeline::note;
+pub use verify::{PLACE, fit, verify};
+pub use warm::WarmConnections;
+
+/// Longest wait for a connection; short, because what waits here has its own patience.
+const ACQUIRE: Duration = Duration::from_secs(2);
+
+/// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
+/// network between swallows it. The driver itself would wait forever.
+pub const ANSWER: Duration = Duration::from_secs(15);
+
+/// Runs a statement with a bound on the wait for its answer.
+///
+/// # Errors
+/// The statement's own, or as when the database is away.
+pub fn bounded<T>(
+    doing: &'static str,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> impl Future<Output = Result<T, DatabaseError>> {
+    within(ANSWER, doing, statement)
+}
+
+/// The same with another bound.
+///
+/// # Errors
+/// As [`bounded`].
+pub async fn within<T>(
+    bound: Duration,
+    doing: &'static str,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    // Boxed: statements are large, and many futures contain one.
+    let answer = timeout(bound, Box::pin(statement)).await.unwrap_or_else(|_| Err(silent()));
+    answer.map_err(DatabaseError::during(doing))
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer from the database"))
+}
+
+/// Longest wait for a sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// Asks for a sign of life. What the connection did before is finished then, and its locks are released where it failed.
+pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
+}
+
+/// A pool of connections; none is opened yet.
+///
+/// # Errors
+/// As [`options`].
+pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
+    pool_of(config, config.database_connections, Vec::new())
+}
+
+/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one
+/// for each of both, for orders that are slow or have failed. A statement may take `statement_timeout`.
+///
+/// # Errors
+/// As [`options`].
+pub fn closing_pool(config: &Config, statement_timeout: &'static str) -> Result<PgPool, DatabaseError> {
+    let most = u32::try_from(2 * config.close_concurrency + 2).unwrap_or(u32::MAX);
+    pool_of(config, most, vec![("statement_timeout", statement_timeout)])
+}
+
+/// `changed` are session settings that are to differ from the usual.
+fn pool_of(
+    config: &Config,
+    most: u32,
+    changed: Vec<(&'static str, &'static str)>,
+) -> Result<PgPool, DatabaseError> {
+    let options = options(config)?.options(changed.iter().copied());
+    let (schema, changed): (Arc<str>, Arc<[_]>) = (config.schema.as_str().into(), changed.into());
+    Ok(PgPoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(ACQUIRE)
+        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
+        // that has rested may have gone silent unnoticed.
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let (schema, changed) = (Arc::clone(&schema), Arc::clone(&changed));
+            Box::pin(async move { session::check(connection, &schema, &changed).await })
+        })
+        .before_acquire(|connection, meta| {
+            let rested = meta.idle_for > Duration::from_secs(1);
+            Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
+        })
+        // The driver would wait forever for the connection of a statement that was given up, and keep its place taken.
+        .after_release(|connection, _| Box::pin(answers(connection)))
+        .connect_lazy_with(options))
+}
+
+/// Longest wait for a connection and an answer that takes no work. Roles begin with it, and orders become due meanwhile.
+const PROBE: Duration = Duration::from_secs(4);
+
+/// Asks the database for its time and its schema.
+///
+/// # Errors
+/// When it cannot be reached, refuses the login, or has not been migrated; the error says which.
+pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
+    match ask(pool, clock).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(explained(pool, error).await),
+    }
+}
+
+async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
+    let sent = Instant::now();
+    // That the table is there when the statement is prepared is all that is asked: a shop's role may not read it.
+    let now = sqlx::query_scalar!(
+        r#"SELECT pg_catalog.clock_timestamp() AS "now!" WHERE 'outbox'::pg_catalog.regclass IS NOT NULL"#
+    );
+    let now = timeout(PROBE, now.fetch_one(pool)).await.unwrap_or_else(|_| Err(silent()));
+    let now = now.map_err(DatabaseError::during("asking the database for its time"))?;
+    clock.observe(sent, Instant::now(), DbTime::from(now));
+    Ok(())
+}
+
+/// Opens a connection, to see whether that works.
+///
+/// # Errors
+/// When the database cannot be reached or refuses the login; the error says which.
+pub async fn reach(pool: &PgPool) -> Result<(), DatabaseError> {
+    match bounded("connecting to the database", pool.acquire()).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(explained(pool, error).await),
+    }
+}
+
+/// How often the clock is read. It may drift by 200 µs for each second between two readings.
+const TICK: Duration = Duration::from_secs(2);
+/// So many ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
+const NOTE_EVERY: u32 = 5;
+
+/// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.
+pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
+    for tick in 1_u32.. {
+        // While the database is away, others notice and say so.
+        let _ = ask(pool, clock).await;
+        if tick.is_multiple_of(NOTE_EVERY) {
+            let _ = note(pool).await;
+        }
+        sleep(TICK).await;
+    }
+}

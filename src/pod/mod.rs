@@ -1,0 +1,189 @@
+//! A pod: the roles it plays, each kept alive until the pod is asked to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::database::leader::Leadership;
+use crate::database::locks::RoleKey;
+use crate::database::{self, DatabaseError};
+use crate::outbox::announce::announce_when_created;
+use crate::roles::backoff::{Backoff, STABLE};
+use crate::roles::shared::{Shared, after_stop};
+use crate::roles::{Role, RoleError, close, intake, relay, sweep, watch};
+use crate::stats::{Count, report};
+
+/// A pod: what its roles share, and the supervisor that keeps them alive.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// What the roles are handed.
+    pub shared: Arc<Shared>,
+}
+
+/// How a pod ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// On request; everything in hand was finished.
+    Clean,
+    /// On request, but what was in hand was not finished in time, and was given back.
+    Cut,
+    /// Something that only a person can mend.
+    Failed(Role, RoleError),
+}
+
+impl Pod {
+    /// A pod with this configuration; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the database URL cannot be used.
+    pub fn new(config: Config) -> Result<Self, DatabaseError> {
+        Ok(Self { shared: Shared::new(config)? })
+    }
+
+    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it
+    /// after a moment).
+    pub async fn run(&self, roles: &[Role], soft: &CancellationToken, hard: &CancellationToken) -> Ended {
+        let mut playing = JoinSet::new();
+        for role in roles.iter().copied() {
+            let (pod, soft) = (self.clone(), soft.child_token());
+            playing.spawn(async move { (role, pod.play(role, &soft).await) });
+        }
+        let reporting = tokio::spawn(report(Arc::clone(&self.shared.stats)));
+        let keeping_time = tokio::spawn({
+            let (pool, clock) = (self.shared.closer.pool.clone(), Arc::clone(&self.shared.clock));
+            async move { database::keep_time(&pool, &clock).await }
+        });
+        let announcing = tokio::spawn({
+            let pod = self.clone();
+            async move { announce_when_created(&pod.shared.broker.created, &pod.shared.closer.pool).await }
+        });
+        let mut ended = Ended::Clean;
+        // One for all roles: made in the loop, it would begin again with each role that ends.
+        let mut overtime = std::pin::pin!(async {
+            tokio::select! {
+                () = after_stop(soft, self.shared.config.drain_timeout + GIVING_BACK) => {}
+                () = after_stop(hard, GOODBYES) => {}
+            }
+        });
+        loop {
+            tokio::select! {
+                role = playing.join_next() => match role {
+                    None => break,
+                    Some(Ok((_, Ok(())))) => {}
+                    Some(Ok((_, Err(error)))) if soft.is_cancelled() => {
+                        tracing::warn!(event = "drain_unfinished", %error, "did not finish what was in hand");
+                        ended = cut(ended);
+                    }
+                    Some(Ok((role, Err(error)))) => {
+                        soft.cancel();
+                        ended = Ended::Failed(role, error);
+                    }
+                    // The task only waits for sessions, which are tasks of their own; it cannot panic.
+                    Some(Err(error)) => tracing::error!(event = "role_ended", %error, "a role ended"),
+                },
+                () = &mut overtime => { ended = cut(ended); break }
+            }
+        }
+        playing.shutdown().await;
+        reporting.abort();
+        keeping_time.abort();
+        announcing.abort();
+        let _ = timeout(GIVING_BACK, self.shared.closer.disconnect()).await;
+        self.shared.stats.log("stopped", "stopped");
+        ended
+    }
+
+    /// Keeps a role's session alive: what breaks is dropped whole and built again, with backoff.
+    ///
+    /// An error that cannot heal ends the role, unless it has worked before: then somebody is changing something on a
+    /// system that runs, and a pod that gives up would not notice when they are done.
+    async fn play(&self, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        let mut backoff = Backoff::default();
+        let mut worked = false;
+        while !soft.is_cancelled() {
+            let started = Instant::now();
+            let Err(error) = self.session_in_a_task(role, soft).await else {
+                return Ok(());
+            };
+            if soft.is_cancelled() {
+                // Whatever else broke, nothing was in hand.
+                return if matches!(error, RoleError::Unfinished { .. }) { Err(error) } else { Ok(()) };
+            }
+            let lasted = started.elapsed() > STABLE;
+            worked |= lasted;
+            if !error.is_transient() && !worked {
+                return Err(error);
+            }
+            let wait = backoff.next(lasted);
+            tracing::warn!(event = "session_broken", %role, %error, retry_in = ?wait, "session broke; building a new one");
+            self.shared.stats.add(Count::Rebuilt, 1);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// In a task of its own, so that a panic, which would be a defect of ours, ends the session and not the role.
+    async fn session_in_a_task(&self, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        // A set, because it ends the task when it is dropped.
+        let mut task = JoinSet::new();
+        let (pod, soft) = (self.clone(), soft.clone());
+        task.spawn(async move { pod.session(role, &soft).await });
+        match task.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => Err(RoleError::Task(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    async fn session(&self, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
+        if role != Role::Intake {
+            // The intake works without the database.
+            self.shared.check_database().await?;
+        }
+        match role {
+            Role::Intake => intake::session(&self.shared, soft).await,
+            Role::Close => close::session(&self.shared, soft).await,
+            Role::Relay => self.lead(RoleKey::Relay, soft, relay::session(&self.shared, soft)).await,
+            Role::Sweep => self.lead(RoleKey::Sweep, soft, sweep::session(&self.shared, soft)).await,
+            Role::Watch => self.lead(RoleKey::Watch, soft, watch::session(&self.shared, soft)).await,
+        }
+    }
+
+    async fn lead(
+        &self,
+        key: RoleKey,
+        soft: &CancellationToken,
+        work: impl Future<Output = Result<(), RoleError>>,
+    ) -> Result<(), RoleError> {
+        database::probe(&self.shared.closer.pool, &self.shared.clock).await?;
+        let Some(mut leadership) = Leadership::campaign(&self.shared.config, key, soft).await? else {
+            return Ok(());
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            lost = leadership.hold() => return Err(lost.into()),
+        };
+        leadership.resign().await;
+        outcome
+    }
+}
+
+/// After the drain, what a role may take to give back what it has and to close its connections.
+const GIVING_BACK: Duration = Duration::from_secs(3);
+
+/// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
+const GOODBYES: Duration = Duration::from_secs(1);
+
+fn cut(ended: Ended) -> Ended {
+    match ended {
+        Ended::Clean | Ended::Cut => Ended::Cut,
+        failed @ Ended::Failed(..) => failed,
+    }
+}

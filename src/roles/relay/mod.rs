@@ -1,0 +1,95 @@
+//! The relay: outbox → lanes and events. Read, publish, confirm, delete; in one pod at a time.
+//!
+//! Wakes and events are two loops, each with connections of its own to broker and database: neither holds up the other. What
+//! subscribers refuse is tried again by a third, so that it holds up only later events of its own orders.
+
+mod again;
+mod events;
+mod teller;
+mod wakes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::outbox::Look;
+use crate::roles::RoleError;
+use crate::roles::backoff::{Backoff, STABLE};
+use crate::roles::shared::Shared;
+use crate::stats::Count;
+
+/// One session: connects, works until `stop` or until something breaks that only a person can mend.
+///
+/// # Errors
+/// Whatever broke; the caller builds a new session. Rows that were not deleted are published again.
+pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
+    tracing::info!(event = "relaying", "relaying the outbox");
+    tokio::try_join!(keep(Part::Wakes, shared, stop), keep(Part::Events, shared, stop),)?;
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Wakes,
+    Events,
+}
+
+/// Keeps one of the two alive, so that what breaks it does not interrupt the other.
+async fn keep(part: Part, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
+    let (mut backoff, mut worked) = (Backoff::default(), false);
+    loop {
+        let started = Instant::now();
+        let outcome = match part {
+            // Boxed: they are large.
+            Part::Wakes => Box::pin(wakes::session(shared, stop)).await,
+            Part::Events => Box::pin(events::session(shared, stop)).await,
+        };
+        let Err(error) = outcome else { return Ok(()) };
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        let lasted = started.elapsed() > STABLE;
+        worked |= lasted;
+        if !error.is_transient() && !worked {
+            return Err(error);
+        }
+        let wait = backoff.next(lasted);
+        tracing::warn!(event = "session_broken", role = "relay", ?part, %error, retry_in = ?wait, "session broke; building a new one");
+        shared.stats.add(Count::Rebuilt, 1);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Lets through what is worth a line in the log, once a minute.
+#[derive(Debug, Default)]
+struct Sparingly(Option<Instant>);
+
+impl Sparingly {
+    fn now(&mut self) -> bool {
+        let now = self.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(60));
+        if now {
+            self.0 = Some(Instant::now());
+        }
+        now
+    }
+}
+
+/// Rows that cannot be read are named; nobody who writes by the schema can have made them.
+fn complain(look: &Look, said: &mut Sparingly) {
+    if let Some(first) = look.unreadable.first()
+        && said.now()
+    {
+        tracing::error!(
+            event = "outbox_rows_unreadable",
+            rows = look.unreadable.len(),
+            first,
+            "rows of the outbox cannot be read and are passed over: a CHECK of the table is missing; delete these rows, and see what \
+             `overdue verify` says of the table"
+        );
+    }
+}

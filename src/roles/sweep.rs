@@ -1,0 +1,36 @@
+//! The sweep: in the configured period, closes what no wake closed.
+
+use std::sync::Arc;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::RoleError;
+use super::shared::Shared;
+use crate::closing::sweep::{Pace, Swept, sweep};
+
+/// Sweeps in the configured period until `stop`, or until the database breaks.
+///
+/// # Errors
+/// As the database's.
+pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
+    tracing::info!(event = "sweeping", "sweeping");
+    while !stop.is_cancelled() {
+        let (grace, pace) = (shared.config.sweep_grace, Pace::of(&shared.config));
+        let swept = sweep(&shared.closer, grace, pace, stop, |_| {}).await?;
+        if swept != Swept::default() {
+            tracing::warn!(
+            event = "swept",
+                            closed = swept.closed,
+                            first_closed = ?swept.first_closed,
+                            left = swept.left,
+                            "overdue orders that no wake had closed"
+                        );
+        }
+        tokio::select! {
+            () = sleep(shared.config.sweep_every) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! The watch: sends probes through the delay lanes, says when messages stay in a queue after their moment, and looks at
+//! what else Overdue needs of the broker.
+//!
+//! The orders behind such a blockage are the sweep's business; this tells a person that there is one, and where.
+
+mod capabilities;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::RoleError;
+use super::shared::Shared;
+use crate::broker::publisher::Publisher;
+use crate::broker::{self, BrokerConnection, BrokerError};
+use crate::clock::DbTime;
+use crate::lanes::Lane;
+use crate::probes::depth::{Depth, cause, depth};
+use crate::probes::{self, Health, Probe, grace};
+use crate::stats::{Count, Stats};
+
+/// Longest time between two looks; short against any grace that makes sense.
+const LOOK: Duration = Duration::from_secs(2);
+/// A trouble that lasts is said again after this time.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// One session: connects, watches until `stop` or until something breaks.
+///
+/// # Errors
+/// Whatever broke; the caller builds a new session.
+pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
+    let publisher = Publisher::connect(&shared.broker, "watch").await?;
+    let connection = shared.broker.connect("watch").await?;
+    let mut watch = Watch {
+        shared: Arc::clone(shared),
+        publisher,
+        connection,
+        began: Instant::now(),
+        stuck: BTreeMap::new(),
+        untaken: None,
+    };
+    tracing::info!(event = "watching", "watching the lanes");
+    tokio::select! {
+        ended = watch.lanes(stop) => ended?,
+        never = capabilities::keep_looking(shared) => match never {},
+    }
+    watch.publisher.close().await;
+    broker::close(&watch.connection).await;
+    Ok(())
+}
+
+struct Watch {
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    connection: BrokerConnection,
+    began: Instant,
+    /// The lanes that do not deliver.
+    stuck: BTreeMap<String, Said>,
+    /// When it was last reported that nobody takes wakes.
+    untaken: Option<Instant>,
+}
+
+/// When a trouble was last reported.
+struct Said {
+    at: Instant,
+    /// The same by the database's clock, as probes are noted.
+    time: DbTime,
+}
+
+/// The number of stuck lanes; a watch that ends no longer knows it.
+struct Gauge(Arc<Stats>);
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.set(Count::Stuck, 0);
+    }
+}
+
+impl Watch {
+    /// Looks at the lanes until `stop`.
+    async fn lanes(&mut self, stop: &CancellationToken) -> Result<(), RoleError> {
+        let _gauge = Gauge(Arc::clone(&self.shared.stats));
+        loop {
+            tokio::select! {
+                looked = self.look() => looked?,
+                // Nothing is in hand that would have to be finished: a probe cut off here is never waited for.
+                () = stop.cancelled() => return Ok(()),
+            }
+            tokio::select! {
+                () = sleep(LOOK.min(self.shared.config.probe_every / 4)) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), RoleError> {
+        let shared = Arc::clone(&self.shared);
+        self.look_at_process_queue().await;
+        let (now, all) = probes::read(&shared.closer.pool).await?;
+        for lane in shared.config.lanes.as_slice() {
+            let queue = shared.broker.names.lane(lane);
+            let ours: Vec<&Probe> = all.iter().filter(|probe| probe.queue == queue).collect();
+            match probes::health(&ours, now, grace(&shared.config)) {
+                Health::Stuck { since } => self.report(&queue, since, now).await,
+                Health::Well { at }
+                    if probes::is_taken(&ours)
+                        && self.stuck.get(&queue).is_some_and(|said| said.time < at) =>
+                {
+                    self.stuck.remove(&queue);
+                    tracing::warn!(event = "lane_recovered", queue, "the lane delivers again");
+                }
+                // Reported when the probe was not taken.
+                Health::CutOff { .. } => {}
+                Health::Well { .. } | Health::Waiting { .. } | Health::Unknown => {}
+            }
+            if probes::next_at(&ours, lane.length, shared.config.probe_every, now) <= now {
+                self.send_probe(lane, &queue, now).await?;
+            }
+            shared.stats.set(Count::Stuck, self.stuck.len());
+            probes::forget(&shared.closer.pool, &ours).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a probe through a lane.
+    async fn send_probe(&mut self, lane: &Lane, queue: &str, now: DbTime) -> Result<(), RoleError> {
+        let shared = Arc::clone(&self.shared);
+        let (pool, lanes) = (&shared.closer.pool, &shared.config.lanes);
+        let (number, token) = probes::announce(pool, queue).await?;
+        let message = probes::message(lane.key(), &token, lanes.shortest_wait());
+        match self.publisher.publish(vec![message]).await {
+            // Its row stays as it is, which tells `overdue lanes`. The other lanes are watched on.
+            Err(BrokerError::Unroutable { key }) => {
+                self.report_cut_off(queue, &key, now).await;
+                return Ok(());
+            }
+            published => published?,
+        }
+        // Where nothing is ahead of it, it is due at once, however long the lane is.
+        let alone = self.depth(queue).await.is_some_and(|depth| depth.messages <= 1);
+        let within = if alone { lanes.shortest_wait() } else { lane.length };
+        probes::confirmed(pool, number, within).await?;
+        Ok(())
+    }
+
+    /// Says that a lane is stuck, at once and then from time to time, and repairs what declaring can repair.
+    async fn report(&mut self, queue: &str, since: DbTime, now: DbTime) {
+        // A probe may have come back while nobody took it: whoever takes wakes has to have had the time to.
+        if self.began.elapsed() < grace(&self.shared.config) || !self.due_to_be_said(queue) {
+            return;
+        }
+        let process = self.shared.broker.names.process();
+        if self.depth(&process).await.is_some_and(|depth| depth.messages > 0) {
+            // Probes wait there too; whether the lane delivers can be told when the pods have caught up.
+            return;
+        }
+        self.note_stuck(queue, now);
+        let messages = self.depth(queue).await.map(|depth| depth.messages);
+        tracing::error!(
+            event = "lane_stuck",
+            queue,
+            overdue_s = now.since(since).as_secs_f64(),
+            messages_waiting = messages,
+            "the lane does not deliver: {}. The sweep closes their orders",
+            cause(messages, queue, &process)
+        );
+        self.repair().await;
+    }
+
+    /// Says that nothing leads into a lane, and repairs it if it may.
+    async fn report_cut_off(&mut self, queue: &str, key: &str, now: DbTime) {
+        if self.due_to_be_said(queue) {
+            self.note_stuck(queue, now);
+            let exchange = self.shared.broker.names.exchange();
+            tracing::error!(
+                event = "lane_cut_off",
+                queue,
+                key,
+                "nothing leads into the lane: it is not bound to {exchange} with its key. Wakes for it wait in the \
+                 outbox, and the sweep closes their orders. Run `overdue topology declare`"
+            );
+        }
+        self.repair().await;
+    }
+
+    fn note_stuck(&mut self, queue: &str, now: DbTime) {
+        let said = Said { at: Instant::now(), time: now };
+        if self.stuck.insert(queue.to_owned(), said).is_none() {
+            self.shared.stats.add(Count::StuckTotal, 1);
+        }
+    }
+
+    /// Declares the topology, if this pod may. The usual cause of a lane that does not deliver is a binding that somebody
+    /// has removed; the broker then tries again to move what waits for it.
+    async fn repair(&self) {
+        if let Err(error) = self.shared.broker.declare(&self.connection).await {
+            tracing::error!(event = "declare_failed", %error, "declaring the topology, because a lane does not deliver");
+        }
+    }
+
+    /// Says that nobody takes wakes.
+    async fn look_at_process_queue(&mut self) {
+        let process = self.shared.broker.names.process();
+        let Some(Depth { messages, consumers }) = self.depth(&process).await else { return };
+        if consumers > 0 || messages == 0 {
+            if self.untaken.take().is_some() {
+                tracing::warn!(event = "wakes_taken_again", queue = process, "wakes are taken again");
+            }
+        } else if self.began.elapsed() > grace(&self.shared.config)
+            && self.untaken.is_none_or(|said| said.elapsed() > AGAIN)
+        {
+            self.untaken = Some(Instant::now());
+            tracing::error!(
+                event = "wakes_not_taken",
+                queue = process,
+                messages_waiting = messages,
+                "nobody takes wakes: no pod with the close role is connected, or none can work, which its own log \
+                 explains. The sweep closes their orders"
+            );
+        }
+    }
+
+    fn due_to_be_said(&self, queue: &str) -> bool {
+        self.stuck.get(queue).is_none_or(|said| said.at.elapsed() > AGAIN)
+    }
+
+    async fn depth(&self, queue: &str) -> Option<Depth> {
+        depth(&self.shared.broker, &self.connection, queue).await
+    }
+}

@@ -1,0 +1,8 @@
+//! Routing keys on the exchange of Overdue's own messages.
+
+/// Routing key of the message by which a service says that an order exists.
+pub const KEY_DELAY: &str = "order.delay";
+/// Routing key of a wake that is (nearly) due.
+pub const KEY_PROCESS: &str = "order.process";
+/// Routing key of a message that needs a person.
+pub const KEY_PARKED: &str = "order.parked";

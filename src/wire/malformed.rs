@@ -1,0 +1,100 @@
+//! Why a message cannot be understood, in words that tell its sender what to change.
+
+use serde_json::Value;
+
+use super::wake::MAX_ORDERS_PER_WAKE;
+
+/// Why a message cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Larger than any order-created message needs to be.
+    #[error("the body has {bytes} bytes; an order-created message has at most {most}")]
+    TooLarge {
+        /// How large it is.
+        bytes: usize,
+        /// How large it may be.
+        most: usize,
+    },
+    /// The properties are no text, too deep, or too large; see [`crate::broker::frames`].
+    #[error("its properties cannot be read: {0}")]
+    Properties(String),
+    /// The sender says that it is something else.
+    #[error("content_type is `{0}`; send application/json, application/cloudevents+json or text/plain")]
+    ContentType(String),
+    /// The sender says that it is compressed.
+    #[error("content_encoding is `{0}`; send the body uncompressed")]
+    ContentEncoding(String),
+    /// Not JSON at all.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// JSON, of another shape.
+    #[error("the body is {0}; send an object with `order_id`, or the bare order number")]
+    Shape(&'static str),
+    /// A field that must be there is not.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A field has the wrong type or value.
+    #[error("`{field}` is {got}; it must be {expected}")]
+    Field {
+        /// Where in the body.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it was, shortened.
+        got: String,
+    },
+    /// Neither a deadline nor a delay.
+    #[error(
+        "there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?"
+    )]
+    NoDeadline,
+    /// A deadline that no shop means.
+    #[error("`{field}` lies {days} days ahead; at most {max} days are allowed (setting max_window)")]
+    TooFar {
+        /// Where it was said.
+        field: &'static str,
+        /// How far ahead.
+        days: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// A service used the form of Overdue's own wakes.
+    #[error("`wake` is the form of Overdue's own messages; send an object with `order_id`")]
+    OwnForm,
+    /// A wake with too many orders, or none.
+    #[error("`wake` names {0} orders; 1 to {MAX_ORDERS_PER_WAKE} are allowed")]
+    WakeSize(usize),
+}
+
+pub(super) fn wrong(field: &'static str, expected: &'static str, value: &Value) -> Malformed {
+    let got = match value {
+        Value::Array(_) | Value::Object(_) => shape(value).to_owned(),
+        scalar => shorten(&scalar.to_string()),
+    };
+    Malformed::Field { field, expected, got }
+}
+
+pub(super) fn not_json(error: serde_json::Error) -> Malformed {
+    // A type error quotes the value, however long it is.
+    Malformed::NotJson(shorten(&error.to_string()))
+}
+
+pub(super) fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Reasons travel in a header and are read on a screen: a foreign value is quoted only in part.
+pub(super) fn shorten(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,142 @@
+use super::*;
+use proptest::prelude::*;
+
+const NOW: DbTime = DbTime(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
+const READING: Reading = Reading {
+    now: NOW,
+    max_window: Duration::from_secs(366 * 86_400),
+    delay_is_over: false,
+    from_service: true,
+};
+
+fn said(body: &str, expiration: Option<&str>) -> Result<Vec<Wake>, String> {
+    let envelope = Envelope { expiration, ..Envelope::default() };
+    read(body.as_bytes(), envelope, READING).map_err(|error| error.to_string())
+}
+
+fn wake(order_id: i64, seconds: u64) -> Vec<Wake> {
+    vec![Wake { due: NOW.plus(Duration::from_secs(seconds)), order_id, attempt: 0, announced: true }]
+}
+
+#[test]
+fn every_body_form_of_the_contract_is_understood() {
+    let deadline = r#"{"order_id": 7, "payment_deadline": "2026-01-01T00:15:00Z", "shop": "x"}"#;
+    assert_eq!(said(deadline, None), Ok(wake(7, 900)));
+    assert_eq!(said(deadline, Some("5000")), Ok(wake(7, 900)), "a deadline says more than a delay");
+    assert_eq!(said(r#"{"order_id": 7}"#, Some("5000")), Ok(wake(7, 5)));
+    assert_eq!(said("7", Some("5000")), Ok(wake(7, 5)));
+    assert_eq!(said(" 7\n", Some("0")), Ok(wake(7, 0)));
+    let event = r#"{"specversion":"1.0","id":"e","source":"/shop","type":"order.created",
+        "data":{"order_id":7,"payment_deadline":"2026-01-01T01:15:00+01:00"}}"#;
+    assert_eq!(said(event, None), Ok(wake(7, 900)));
+}
+
+#[test]
+fn a_message_that_cannot_be_understood_says_why() {
+    let reason = |body, expiration| said(body, expiration).expect_err(body);
+    for (body, expiration, expected) in [
+        ("", None, "not JSON"),
+        ("{\"order_id\":", None, "not JSON"),
+        ("[7]", None, "the body is a list"),
+        ("\"7\"", None, "the body is a string"),
+        ("null", None, "the body is null"),
+        ("{}", None, "`order_id` is missing"),
+        (r#"{"orderId":7}"#, None, "`order_id` is missing"),
+        (r#"{"order_id":"7"}"#, Some("1"), "`order_id` is \"7\"; it must be a whole number"),
+        (r#"{"order_id":1.5}"#, Some("1"), "`order_id` is 1.5"),
+        (r#"{"order_id":0}"#, Some("1"), "`order_id` is 0"),
+        ("-3", Some("1"), "`order_id` is -3"),
+        ("9223372036854775808", Some("1"), "`order_id` is 9223372036854775808"),
+        (r#"{"order_id":7}"#, None, "neither a `payment_deadline`"),
+        ("7", None, "neither a `payment_deadline`"),
+        ("7", Some("soon"), "`expiration` is `soon`"),
+        ("7", Some("-1"), "`expiration` is `-1`"),
+        ("7", Some("99999999999999"), "`expiration` lies 1157407 days ahead; at most 366"),
+        (r#"{"order_id":7,"payment_deadline":1767225600}"#, None, "`payment_deadline` is 1767225600"),
+        (r#"{"order_id":7,"payment_deadline":"2026-01-01"}"#, None, "`payment_deadline` is \"2026-01-01\""),
+        (r#"{"order_id":7,"payment_deadline":"9999-01-01T00:00:00Z"}"#, None, "days ahead"),
+        (r#"{"order_id":7,"payment_deadline":"1970-01-01T00:00:00Z"}"#, None, "2000 or later"),
+        (r#"{"order_id":7,"payment_deadline":null}"#, None, "`payment_deadline` is null"),
+        (r#"{"specversion":"0.3","data":{}}"#, None, "`specversion` is \"0.3\""),
+        (r#"{"specversion":"1.0"}"#, None, "`data` is missing"),
+        (r#"{"specversion":"1.0","data":"x"}"#, None, "`data` is \"x\""),
+        (r#"{"wake":[[7,1767225605000000,0]]}"#, None, "`wake` is the form of Overdue's own messages"),
+    ] {
+        let got = reason(body, expiration);
+        assert!(got.contains(expected), "{body} said: {got}");
+    }
+}
+
+#[test]
+fn our_own_wakes_are_understood_where_services_cannot_send_them() {
+    let reading = Reading { delay_is_over: true, from_service: false, ..READING };
+    let said =
+        |body: &str| read(body.as_bytes(), Envelope::default(), reading).map_err(|error| error.to_string());
+    assert_eq!(said(r#"{"wake":[[7,1767225605000000,0,1]]}"#), Ok(wake(7, 5)));
+    let recorded = wake(7, 5).into_iter().map(|wake| Wake { announced: false, ..wake }).collect();
+    assert_eq!(said(r#"{"wake":[[7,1767225605000000,0]]}"#), Ok(recorded));
+    for (body, expected) in [
+        (r#"{"wake":[]}"#, "`wake` names 0 orders"),
+        (r#"{"wake":[[0,1,0]]}"#, "`wake` is 0"),
+        (r#"{"wake":[[1,2]]}"#, "not JSON"),
+        (r#"{"wake":[[1,2,3,4,5]]}"#, "not JSON"),
+        (r#"{"wake":[[1,9223372036854775807,0]]}"#, "before the year 3000"),
+        (r#"{"wake":[[1,2,4294967295]]}"#, "`wake` is 4294967295; it must be an attempt up to 1000"),
+    ] {
+        let got = said(body).expect_err(body);
+        assert!(got.contains(expected), "{body} said: {got}");
+    }
+}
+
+#[test]
+fn a_reason_is_short_however_long_the_value_is() {
+    let body = format!(r#"{{"wake":["{}"]}}"#, "x".repeat(140_000));
+    assert!(said(&body, None).expect_err("refused").len() < 500);
+}
+
+#[test]
+fn content_types_and_sizes_are_checked_before_the_body() {
+    let with = |envelope: Envelope<'_>, body: &[u8]| read(body, envelope, READING).map_err(|e| e.to_string());
+    let envelope = Envelope { expiration: Some("5000"), ..Envelope::default() };
+    for content_type in ["application/json; charset=utf-8", "text/plain", "application/cloudevents+json"] {
+        assert!(
+            with(Envelope { content_type: Some(content_type), ..envelope }, b"7").is_ok(),
+            "{content_type}"
+        );
+    }
+    let java = Envelope { content_type: Some("application/x-java-serialized-object"), ..envelope };
+    assert!(with(java, b"7").expect_err("refused").contains("application/x-java-serialized-object"));
+    let zipped = Envelope { content_encoding: Some("gzip"), ..envelope };
+    assert!(with(zipped, b"7").expect_err("refused").contains("gzip"));
+    assert!(with(envelope, &vec![b' '; MAX_BODY + 1]).expect_err("refused").contains("262145 bytes"));
+}
+
+#[test]
+fn a_message_whose_delay_the_broker_took_away_means_now() {
+    let reading = Reading { delay_is_over: true, ..READING };
+    assert_eq!(read(b"7", Envelope::default(), reading), Ok(wake(7, 0)));
+}
+
+proptest! {
+    #[test]
+    fn what_encode_writes_read_understands(wakes in prop::collection::vec((1_i64.., ..YEAR_3000, 0..=MOST_ATTEMPTS, any::<bool>()), 1..50)) {
+        let wakes: Vec<_> = wakes.into_iter()
+            .map(|(order_id, due, attempt, announced)| Wake { due: DbTime(due), order_id, attempt, announced })
+            .collect();
+        let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
+        // As in the process queue: there our own wakes may be about any deadline.
+        let reading = Reading { delay_is_over: true, from_service: false, ..READING };
+        prop_assert_eq!(read(&crate::wire::wake::encode(&wakes), envelope, reading), Ok(wakes));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200), expiration in ".{0,12}") {
+        let envelope = Envelope { expiration: Some(&expiration), ..Envelope::default() };
+        let _ = read(&body, envelope, READING);
+    }
+
+    #[test]
+    fn no_json_makes_it_panic(body in r#"\{("order_id"|"payment_deadline"|"wake"|"data"|"specversion"):(-?[0-9]{1,20}|"[^"\\]{0,30}"|\[\]|null)(,"payment_deadline":"[0-9T:Z.+-]{0,30}")?\}"#) {
+        let _ = said(&body, None);
+    }
+}
