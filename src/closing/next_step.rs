@@ -13,6 +13,8 @@ pub struct RetryPolicy {
     pub max_attempts: u32,
     /// Wait before the second attempt.
     pub base: Duration,
+    /// Length of the shortest lane: a wake that is to wait outside of a pod waits at least this long.
+    pub shortest_lane: Duration,
 }
 
 /// What happens to a wake next.
@@ -22,8 +24,10 @@ pub enum NextStep {
     Done,
     /// Look again at its moment.
     Reschedule(Wake),
-    /// Look again soon; somebody had the order locked.
-    RetryShortly,
+    /// Look again in a fraction of a second; somebody had the order locked.
+    RetryShortly(Wake),
+    /// Look again after a visit to a lane, where waiting costs nothing.
+    ToLane(Wake),
     /// Close it alone; it is too slow for a batch.
     Alone,
     /// A person must look.
@@ -39,6 +43,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
 /// How long until an order is tried again while no order can be closed.
 const BLOCKED_FOR: Duration = Duration::from_secs(10);
+
+/// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane.
+const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
+const MOST_DEFERRALS: u32 = 6;
 
 impl RetryPolicy {
     /// The wait after failed attempt number `attempt` (from 1): base, 2 × base, 4 × base, … up to an hour.
@@ -56,16 +64,33 @@ impl RetryPolicy {
         }
         NextStep::Reschedule(Wake { due: now.plus(self.backoff(attempt)), attempt, ..wake })
     }
+
+    fn to_lane(self, wake: Wake, now: DbTime) -> NextStep {
+        NextStep::ToLane(Wake { due: now.plus(self.shortest_lane), ..wake })
+    }
 }
 
 /// What happens to `wake` after `verdict`.
+///
+/// `deferrals` is how many times in a row the order was found locked. A pod that hands over its wakes waits for nothing:
+/// `may_wait` is false there, and what would wait in the pod goes to a lane.
 #[must_use]
-pub fn next_step(wake: Wake, verdict: &Verdict, policy: RetryPolicy, now: DbTime) -> NextStep {
+pub fn next_step(
+    wake: Wake,
+    verdict: &Verdict,
+    deferrals: u32,
+    may_wait: bool,
+    policy: RetryPolicy,
+    now: DbTime,
+) -> NextStep {
     match verdict {
         Verdict::Closed | Verdict::NotPending => NextStep::Done,
         Verdict::NotDue { deadline } => NextStep::Reschedule(Wake { due: *deadline, attempt: 0, ..wake }),
-        Verdict::Locked => NextStep::RetryShortly,
-        Verdict::Slow => NextStep::Alone,
+        Verdict::Locked if may_wait && deferrals < MOST_DEFERRALS => {
+            NextStep::RetryShortly(Wake { due: now.plus(FIRST_DEFERRAL * (1 << deferrals)), ..wake })
+        }
+        Verdict::Slow if may_wait => NextStep::Alone,
+        Verdict::Locked | Verdict::Slow => policy.to_lane(wake, now),
         // Its attempts stay as they are: it is not the order's failure.
         Verdict::Blocked { .. } => NextStep::Reschedule(Wake { due: now.plus(BLOCKED_FOR), ..wake }),
         // Its own trigger recorded the wake, so it was there; it is gone since.
@@ -81,7 +106,8 @@ mod tests {
     use super::*;
 
     const NOW: DbTime = DbTime(1_000_000_000);
-    const POLICY: RetryPolicy = RetryPolicy { max_attempts: 3, base: Duration::from_secs(1) };
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_attempts: 3, base: Duration::from_secs(1), shortest_lane: Duration::from_secs(2) };
 
     fn wake(attempt: u32) -> Wake {
         Wake { due: DbTime(5), order_id: 7, attempt, announced: true }
@@ -89,27 +115,44 @@ mod tests {
 
     #[test]
     fn each_verdict_has_its_consequence() {
-        let after = |verdict, attempt| next_step(wake(attempt), &verdict, POLICY, NOW);
+        let after = |verdict, attempt| next_step(wake(attempt), &verdict, 0, true, POLICY, NOW);
         assert_eq!(after(Verdict::Closed, 0), NextStep::Done);
         assert_eq!(after(Verdict::NotPending, 0), NextStep::Done);
-        assert_eq!(after(Verdict::Locked, 0), NextStep::RetryShortly);
         assert_eq!(after(Verdict::Slow, 0), NextStep::Alone);
         let deadline = NOW.plus(Duration::from_secs(60));
-        assert_eq!(
-            after(Verdict::NotDue { deadline }, 2),
-            NextStep::Reschedule(Wake { due: deadline, ..wake(0) })
-        );
+        let rescheduled = NextStep::Reschedule(Wake { due: deadline, ..wake(0) });
+        assert_eq!(after(Verdict::NotDue { deadline }, 2), rescheduled);
         let again = |seconds, attempt| {
             NextStep::Reschedule(Wake { due: NOW.plus(Duration::from_secs(seconds)), ..wake(attempt) })
         };
         assert_eq!(after(Verdict::Unknown, 0), again(1, 1));
         assert_eq!(after(Verdict::Blocked { reason: "x".into() }, 2), again(10, 2));
         let recorded = Wake { announced: false, ..wake(0) };
-        assert_eq!(next_step(recorded, &Verdict::Unknown, POLICY, NOW), NextStep::Done);
+        assert_eq!(next_step(recorded, &Verdict::Unknown, 0, true, POLICY, NOW), NextStep::Done);
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 1), again(2, 2));
         let parked =
             NextStep::Park { wake: Wake { due: NOW, ..wake(0) }, reason: "x (after 3 attempts)".into() };
         assert_eq!(after(Verdict::Failed { reason: "x".into() }, 2), parked);
+    }
+
+    #[test]
+    fn a_locked_order_is_looked_at_ever_more_seldom_and_then_waits_in_a_lane() {
+        let locked =
+            |deferrals, may_wait| next_step(wake(2), &Verdict::Locked, deferrals, may_wait, POLICY, NOW);
+        let after = |millis| Wake { due: NOW.plus(Duration::from_millis(millis)), ..wake(2) };
+        for (deferrals, millis) in (0..).zip([25, 50, 100, 200, 400, 800]) {
+            assert_eq!(locked(deferrals, true), NextStep::RetryShortly(after(millis)));
+        }
+        assert_eq!(locked(6, true), NextStep::ToLane(after(2_000)));
+        assert_eq!(locked(u32::MAX, true), NextStep::ToLane(after(2_000)));
+    }
+
+    #[test]
+    fn where_nothing_may_wait_in_the_pod_it_waits_in_a_lane() {
+        let lane = NextStep::ToLane(Wake { due: NOW.plus(Duration::from_secs(2)), ..wake(1) });
+        for verdict in [Verdict::Locked, Verdict::Slow] {
+            assert_eq!(next_step(wake(1), &verdict, 0, false, POLICY, NOW), lane);
+        }
     }
 
     #[test]

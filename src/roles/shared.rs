@@ -52,7 +52,11 @@ impl Shared {
         let (clock, stats) = (Arc::new(DbClock::default()), Arc::new(Stats::default()));
         let closer = Closer::new(&config, database::pool(&config)?, Arc::clone(&clock), Arc::clone(&stats))?;
         let scheduler = Scheduler::new(config.lanes.clone(), config.coalesce, config.max_orders_per_wake);
-        let retry = RetryPolicy { max_attempts: config.max_attempts, base: config.retry_base };
+        let retry = RetryPolicy {
+            max_attempts: config.max_attempts,
+            base: config.retry_base,
+            shortest_lane: config.lanes.as_slice()[0].length,
+        };
         Ok(Arc::new(Self {
             broker: Broker::new(&config),
             closer,

@@ -3,7 +3,7 @@
 use lapin::BasicProperties;
 
 /// One message to publish.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
     /// Routing key on the publisher's exchange.
     pub key: String,

@@ -1,4 +1,4 @@
-//! What a pod has in hand: wakes on their timer, and for each message how many of its orders are still open.
+//! What a pod has in flight: wakes on their timers, and for each message how many of its orders are still open. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -9,7 +9,7 @@ use crate::wire::wake::Wake;
 /// A message's delivery tag: it names the message on its channel until it is acknowledged.
 pub type Tag = u64;
 
-/// A wake in hand, with the message that brought it.
+/// A wake in flight, with the message that brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Held {
     /// First, so that the heap is ordered by the moment.
@@ -30,7 +30,7 @@ pub struct InFlight {
     open: BTreeMap<Tag, usize>,
     /// The sum of `open`.
     orders: usize,
-    /// Messages of which all orders are done, and which the broker has not been told of.
+    /// Messages whose orders are all done and that are not acknowledged yet.
     owed: Vec<Tag>,
 }
 
@@ -44,14 +44,14 @@ pub struct Ack {
 }
 
 impl InFlight {
-    /// Takes a message with this many orders in hand; with none, it is done when that is said once.
+    /// Takes a message with this many orders. One without orders is done when [`InFlight::done`] is called once.
     pub fn take(&mut self, tag: Tag, orders: usize) {
         self.open.insert(tag, orders);
         self.orders += orders;
     }
 
-    /// Puts a wake of a message in hand on the timer.
-    pub fn wait(&mut self, held: Held) {
+    /// Puts a wake of a message that was taken on the timer.
+    pub fn hold(&mut self, held: Held) {
         let timer = if held.wake.attempt > 0 { &mut self.failed } else { &mut self.waiting };
         timer.push(Reverse(held));
     }
@@ -73,17 +73,17 @@ impl InFlight {
         take_due(&mut self.waiting, now, most)
     }
 
-    /// The same of those that have failed before.
+    /// Takes at most `most` wakes off the timer whose moment has come, of those that have failed before.
     pub fn failed_due(&mut self, now: DbTime, most: usize) -> Vec<Held> {
         take_due(&mut self.failed, now, most)
     }
 
     /// Takes all wakes off the timer, whatever their moment.
-    pub fn leave(&mut self) -> Vec<Held> {
+    pub fn take_held(&mut self) -> Vec<Held> {
         self.waiting.drain().chain(self.failed.drain()).map(|Reverse(held)| held).collect()
     }
 
-    /// Notes that one order of a message is done. With its last one the message is owed its acknowledgement.
+    /// One order of a message is done. With its last one the message is due to be acknowledged.
     pub fn done(&mut self, tag: Tag) {
         let Some(open) = self.open.get_mut(&tag) else {
             return;
@@ -98,7 +98,7 @@ impl InFlight {
         }
     }
 
-    /// The acknowledgements that are owed, as few as possible: one for all messages before the first that is still open, and
+    /// The acknowledgements that are due, as few as possible: one for all messages before the first that is still open, and
     /// one for each of the others.
     pub fn take_acks(&mut self) -> Vec<Ack> {
         let mut owed = std::mem::take(&mut self.owed);
@@ -109,25 +109,25 @@ impl InFlight {
         each.map(|(n, tag)| Ack { tag: *tag, multiple: n == 0 && together > 1 }).collect()
     }
 
-    /// Messages whose acknowledgement is owed.
+    /// Messages that are done and not acknowledged.
     #[must_use]
     pub fn owed(&self) -> usize {
         self.owed.len()
     }
 
-    /// Orders in hand, whether waiting, being closed, or being scheduled again.
+    /// Orders in flight, whether waiting, being closed, or being scheduled again.
     #[must_use]
     pub fn orders(&self) -> usize {
         self.orders
     }
 
-    /// Messages in hand.
+    /// Messages with orders that are not done.
     #[must_use]
     pub fn messages(&self) -> usize {
         self.open.len()
     }
 
-    /// Messages that the broker counts as delivered: those in hand and those that are owed their acknowledgement.
+    /// Messages that the broker counts as delivered: those with open orders and those that are done and not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         self.open.len() + self.owed.len()
@@ -160,7 +160,7 @@ mod tests {
         in_flight.take(1, 2);
         in_flight.take(2, 1);
         for held in [held(30, 103, 2), held(10, 101, 1), held(20, 102, 1)] {
-            in_flight.wait(held);
+            in_flight.hold(held);
         }
         assert_eq!(
             (in_flight.orders(), in_flight.messages(), in_flight.next_due()),
@@ -184,13 +184,13 @@ mod tests {
         let mut in_flight = InFlight::default();
         in_flight.take(1, 2);
         let failed = Held { wake: Wake { attempt: 1, ..held(10, 101, 1).wake }, ..held(10, 101, 1) };
-        in_flight.wait(failed);
-        in_flight.wait(held(20, 102, 1));
+        in_flight.hold(failed);
+        in_flight.hold(held(20, 102, 1));
         assert_eq!((in_flight.next_due(), in_flight.next_failed_due()), (Some(DbTime(20)), Some(DbTime(10))));
         assert_eq!(in_flight.due(DbTime(99), 10), [held(20, 102, 1)]);
         assert_eq!(in_flight.failed_due(DbTime(99), 10), [failed]);
-        in_flight.wait(failed);
-        assert_eq!(in_flight.leave(), [failed]);
+        in_flight.hold(failed);
+        assert_eq!(in_flight.take_held(), [failed]);
     }
 
     #[test]
