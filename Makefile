@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster judge outage takeover soak upgrade compare trials trials-release check nightly toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster checker-selftest outage takeover soak upgrade compare trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,8 +67,8 @@ chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 
 cluster: trials ## three brokers: a node killed, a leader killed, a node cut off, a rolling restart, under load (TIMES=3)
 	target/debug/trials cluster --times $(or $(TIMES),3)
 
-judge: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
-	target/debug/trials judge
+checker-selftest: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
+	target/debug/trials checker-selftest
 
 upgrade: toolchain ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
 	dev/build-commit $$(cat migrations/baseline) target/commits/overdue-previous
@@ -100,7 +100,7 @@ trials: toolchain
 	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
 check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; says how long each took
-	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" judge bench-quick \
+	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" checker-selftest bench-quick \
 	  "chaos ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
 
 nightly: ## what is too long for the gate (about 80 minutes); goes on after a failure, and says how long each took

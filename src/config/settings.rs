@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use super::slip::closest;
 pub use super::slip::unknown_variables;
+use super::slip::{closest, nearest};
 pub use super::table::{SETTINGS, Setting};
 
 /// Where a value came from; it is part of every error about it.
@@ -124,9 +124,10 @@ impl Raw {
             }
         }
         if let Some((key, _)) = from_file.pop_first() {
-            let meant = closest(&key, |setting| setting.name);
-            let meant = meant.map(|name| format!(": did you mean `{name}`?"));
-            let more = meant.unwrap_or_else(|| "; `overdue run --help` lists them".to_owned());
+            let more = match closest(&key, |setting| setting.name) {
+                Some(name) => format!(": did you mean `{name}`?"),
+                None => format!("; the nearest is `{}`, and `overdue run --help` lists all", nearest(&key)),
+            };
             let problem = format!("`{key}` is no setting{more}");
             return Err(SettingError::File { path: path.to_owned(), problem });
         }

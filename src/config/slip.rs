@@ -38,6 +38,12 @@ pub(super) fn closest(name: &str, of: impl Fn(&'static Setting) -> &'static str)
     near.filter(|(distance, _)| *distance <= SLIPS).min().map(|(_, name)| name)
 }
 
+/// The setting whose name is nearest to this one, however far away.
+pub(super) fn nearest(name: &str) -> &'static str {
+    let by_distance = |setting: &&Setting| strsim::osa_distance(name, setting.name);
+    SETTINGS.iter().min_by_key(by_distance).map_or("", |setting| setting.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +67,6 @@ mod tests {
         let kubernetes = ["OVERDUE_PORT", "OVERDUE_SERVICE_HOST", "OVERDUE_PORT_8080_TCP_ADDR"];
         assert_eq!(of(&kubernetes), Ok(kubernetes.map(str::to_owned).to_vec()));
         assert_eq!(closest("leed", |setting| setting.name), Some("lead"));
+        assert_eq!(nearest("max_held_orders"), "max_in_flight_orders");
     }
 }

@@ -13,6 +13,7 @@ mod harness;
 mod properties;
 
 mod a_backlog_costs_nothing_twice;
+mod a_shop_keeps_tables_of_its_own;
 mod a_stuck_lane_is_reported;
 mod bad_messages_hold_up_nobody;
 mod closes_unpaid_orders_on_time;

@@ -175,7 +175,7 @@ async fn a_subscriber_hears_events_on_a_queue_of_its_own_and_reaches_nothing_of_
         let consume = channel.basic_consume(name(), "".into(), BasicConsumeOptions::default(), none());
         let mut consumer = consume.await.expect("a consumer");
         let event =
-            tokio::time::timeout(Duration::from_secs(30), consumer.next()).await.expect("an event in time");
+            tokio::time::timeout(Duration::from_secs(300), consumer.next()).await.expect("an event in time");
         assert_eq!(event.expect("an event").expect("an event").routing_key.as_str(), "order.closed");
 
         refused(&connection, "hearing our own messages", async |channel| {

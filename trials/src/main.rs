@@ -1,4 +1,4 @@
-//! Puts Overdue on trial. Everything here is the world around it: servers that fail, a shop that goes on, and a judge.
+//! Puts Overdue on trial. Everything here is the world around it: servers that fail, a shop that goes on, and a checker.
 //! Nothing is shared with the service but its command line and its contracts, plain SQL and plain AMQP.
 
 mod arena;
@@ -29,8 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 enum Trial {
     /// Faults drawn from a seed, and every promise checked after each round
     Chaos(chaos::Args),
-    /// Crimes that a faulty service might commit: is the judge able to convict?
-    Judge,
+    /// Crimes that a faulty service might commit: does the checker convict?
+    CheckerSelftest,
     /// One fault after another in a cluster of three brokers, under load; how late orders were closed meanwhile
     Cluster(chaos::cluster::Args),
     /// Another build and this one do the same work in turns: how much slower or faster this one is
@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
     let trial = async {
         match Trial::parse() {
             Trial::Chaos(args) => chaos::run(&args).await,
-            Trial::Judge => chaos::crime::run().await,
+            Trial::CheckerSelftest => chaos::crime::run().await,
             Trial::Cluster(args) => chaos::cluster::run(&args).await,
             Trial::Compare(args) => compare::run(&args).await,
             Trial::Outage(args) => outage::run(&args).await,

@@ -37,8 +37,11 @@ pub struct Subscriber {
 impl Subscriber {
     /// The next event: message id and body.
     pub async fn next(&mut self) -> (String, Value) {
-        let next = tokio::time::timeout(Duration::from_secs(30), self.consumer.next()).await;
-        let delivery = next.expect("an event within 30 s").expect("a stream").expect("a delivery");
+        let next = tokio::time::timeout(Duration::from_secs(300), self.consumer.next()).await;
+        let delivery = next
+            .expect("an event within five minutes, on a busy machine too")
+            .expect("a stream")
+            .expect("a delivery");
         let id = delivery.properties.message_id().as_ref().expect("a message id").to_string();
         (id, serde_json::from_slice(&delivery.data).expect("JSON"))
     }

@@ -29,7 +29,7 @@ impl Management {
         let login = format!("{}:{}", login.username(), login.password().unwrap_or_default());
         // A connection for each request: after a 500 the broker closes the connection, at times when the next request is on its way.
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(30)))
+            .timeout_global(Some(Duration::from_secs(120)))
             .max_idle_connections(0)
             .max_idle_connections_per_host(0);
         Self {

@@ -1,4 +1,4 @@
-//! `trials judge`: crimes that a faulty service might commit, so that the judge is seen to convict. A checker that has
+//! `trials checker-selftest`: crimes that a faulty service might commit, so that the checker is seen to convict. A checker that has
 //! never found anything proves nothing.
 
 use std::fmt;
@@ -34,7 +34,7 @@ impl Crime {
     }
 }
 
-/// Each with the words by which the judge must convict.
+/// Each with the words by which the checker must convict.
 const CRIMES: [(Crime, &str); 10] = [
     (Crime::PaidOrderClosed, "closed from a status other than PENDING"),
     (Crime::OrderClosedWithoutEvent, "closed orders without an event"),
@@ -56,14 +56,14 @@ impl fmt::Display for Crime {
 
 /// Commits every crime in a round of its own without faults; fails when one goes unpunished.
 pub async fn run() -> Result<()> {
-    let servers = Servers::start(workshop(&format!("judge-{}", std::process::id()))?, 1).await?;
+    let servers = Servers::start(workshop(&format!("checker-{}", std::process::id()))?, 1).await?;
     for (seed, (crime, words)) in (1..).zip(CRIMES) {
         let verdict = round::play(&servers, Script::crime(seed, crime)).await.err();
         let verdict = verdict.with_context(|| format!("{crime} went unpunished"))?.to_string();
         ensure!(verdict.contains(words), "{crime}: convicted of something else: {verdict}");
         println!("{crime}: convicted ({words})");
     }
-    println!("the judge convicts of every crime");
+    println!("the checker convicts of every crime");
     let _ = std::fs::remove_dir_all(&servers.folder);
     Ok(())
 }
