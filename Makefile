@@ -27,9 +27,8 @@ lint: deny ## format, clippy, documentation, licences; warnings are errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 
-deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
-	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
-	else echo "cargo-deny is not installed: licences and advisories NOT checked (cargo install --locked cargo-deny)"; fi
+deny: toolchain ## licences, bans and sources of the dependencies; advisories where their database can be had
+	dev/deny
 
 sqlx: toolchain ## rewrite .sqlx after a change to a query or a migration
 	dev/sqlx write

@@ -37,7 +37,7 @@ pub struct Script {
     strikes: Vec<Strike>,
     pods: usize,
     sweep: bool,
-    crime: Option<Crime>,
+    crimes: &'static [Crime],
     patience: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Script {
         let needed = strikes.iter().any(|(_, fault)| fault.takes_wakes_along());
         let sweep = random.random_bool(0.2) || needed;
         let lives = script::draw(&mut random, LOAD, ORDERS_PER_SECOND, LONGEST_WINDOW);
-        Self { seed, lives, strikes, pods, sweep, crime: None, patience: SETTLE }
+        Self { seed, lives, strikes, pods, sweep, crimes: &[], patience: SETTLE }
     }
 
     /// A steady load, one fault in the middle of it, and no sweep that would make good for what is lost.
@@ -81,14 +81,15 @@ impl Script {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let lives = script::draw(&mut random, load, ORDERS_PER_SECOND, LONGEST_WINDOW);
         let strikes = strike.into_iter().collect();
-        Self { seed, lives, strikes, pods: 3, sweep: false, crime: None, patience: SETTLE }
+        Self { seed, lives, strikes, pods: 3, sweep: false, crimes: &[], patience: SETTLE }
     }
 
-    /// A peaceful load and a crime in the middle of it. Nothing is slow, so the patience is short.
-    pub fn crime(seed: u64, crime: Crime) -> Self {
-        let rubbish = crime.needs_rubbish().then_some((Duration::from_millis(500), Fault::RubbishSent));
+    /// A peaceful load and crimes in the middle of it. Nothing is slow, so the patience is short.
+    pub fn crimes(seed: u64, crimes: &'static [Crime]) -> Self {
+        let needed = crimes.iter().any(|crime| crime.needs_rubbish());
+        let rubbish = needed.then_some((Duration::from_millis(500), Fault::RubbishSent));
         let script = Self::incident(seed, Duration::from_secs(3), rubbish);
-        Self { crime: Some(crime), patience: Duration::from_secs(8), ..script }
+        Self { crimes, patience: Duration::from_secs(8), ..script }
     }
 }
 
@@ -142,9 +143,11 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
     }));
     let calm = async {
         let crime = async {
-            if let Some(crime) = script.crime {
+            if !script.crimes.is_empty() {
                 sleep(Duration::from_secs(2)).await;
-                crime::commit(arena, crime).await?;
+            }
+            for crime in script.crimes {
+                crime::commit(arena, *crime).await?;
                 arena.timeline.note(crime);
             }
             anyhow::Ok(())
