@@ -85,7 +85,7 @@ async fn demo(keep: bool) -> Result<bool> {
     };
     let kept = match played {
         Ok(performance) => Findings::gather(performance, endings).await.map(|found| report::print(&found)),
-        Err(_) => Ok(false), // it has been said why
+        Err(_) => Ok(false), // it has been reported why
     };
     if keep && ended_well {
         println!("{}", keep::how_to_look_around(&stage, &pods)?);

@@ -97,7 +97,7 @@ impl Pods {
         Ok(())
     }
 
-    /// Asks every pod to finish what it has in hand, and waits for it.
+    /// Asks every pod to finish what it has in flight, and waits for it.
     pub async fn stop(&mut self) -> Vec<Ending> {
         for pid in self.pids() {
             if let Err(error) = terminate(pid).await {

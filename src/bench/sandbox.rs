@@ -108,7 +108,7 @@ impl Sandbox {
         Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
     }
 
-    /// Else each pod that creates a queue would announce what has been placed meanwhile.
+    /// Otherwise, each pod that creates a queue would announce what has been placed meanwhile.
     async fn declare(&self) -> Result<(), BenchError> {
         let broker = Broker::new(&self.config);
         let connection = broker.connect("bench").await?;

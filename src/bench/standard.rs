@@ -26,11 +26,11 @@ pub enum Workload {
     Place(i64),
     /// Payments beside a burst.
     Paying(Paying),
-    /// So many orders without their wakes.
+    /// This many orders without their wakes.
     Sweep(i64),
-    /// So many rows left in the outbox.
+    /// This many rows left in the outbox.
     Backlog(i64),
-    /// So many dead rows under an open snapshot.
+    /// This many dead rows under an open snapshot.
     Snapshot(i64),
 }
 

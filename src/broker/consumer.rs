@@ -21,6 +21,8 @@ pub const QUIET: Duration = Duration::from_millis(250);
 /// But cancelled it is after this time: a thin stream is never quiet, and little of it is on its way.
 pub const QUIET_AT_LAST: Duration = Duration::from_secs(1);
 
+const _: () = assert!(QUIET.as_millis() < QUIET_AT_LAST.as_millis());
+
 impl Broker {
     /// Ends a consumer of ours; what was delivered before is still in the stream, and then comes its end.
     ///

@@ -6,9 +6,12 @@
 //! are looked at before the library sees them. Pure; `broker::transport` puts it between socket and library.
 
 use crate::wire::headers::{RAW_PROPERTIES, UNREADABLE};
+use crate::wire::parked::MOST_HEADER_BYTES;
 
 /// So that a parked message keeps them within the headers that it may keep.
 const MOST_RAW: usize = 32 * 1024;
+
+const _: () = assert!(MOST_RAW < MOST_HEADER_BYTES);
 
 /// Nobody's headers are deeper; the library reads them recursively.
 const DEEPEST: usize = 16;

@@ -6,6 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::reason::{refused, unreached};
 use crate::config::{Config, SecretUrl};
 
 /// A question to the management API failed. The text names the setting.
@@ -33,35 +34,6 @@ pub enum ManagementError {
          name another in amqp_url (AMQP_URL)"
     )]
     NoVhost(String),
-}
-
-/// What to do where there was no answer, from what the client says.
-fn unreached(text: &str) -> &'static str {
-    if text.contains("corrupt message") || text.contains("handshake eof") {
-        "write http:// in management_url (OVERDUE_MANAGEMENT_URL): that port does not speak TLS"
-    } else if text.contains("http parse fail") || text.starts_with("protocol:") {
-        "name the port of the management API in management_url (OVERDUE_MANAGEMENT_URL), 15672, or 15671 with https://: \
-         what answers there is something else"
-    } else {
-        "enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
-    }
-}
-
-/// What to do about a refusal, from the broker's reason.
-fn refused(reason: &str) -> &'static str {
-    match reason {
-        "Not management user" => "the user needs the tag `monitoring` (or `management`)",
-        "User not authorised to access virtual host" => "the user needs permissions on the vhost",
-        // Of the versions.
-        "Login failed" | "Not_Authorized" => {
-            "check user and password in management_url (OVERDUE_MANAGEMENT_URL); without a user there, those of amqp_url \
-             (AMQP_URL) are used"
-        }
-        _ => {
-            "check user and password in management_url (OVERDUE_MANAGEMENT_URL), and that the user has the tag \
-             `monitoring` and permissions on the vhost"
-        }
-    }
 }
 
 /// A client for one vhost.
@@ -150,33 +122,4 @@ fn decoded(text: &str) -> String {
         .next()
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What RabbitMQ 3.10.8 and 4.3.6 say, and the client.
-    #[test]
-    fn each_refusal_has_its_remedy_and_an_unknown_one_has_all() {
-        for (reason, expected) in [
-            ("Login failed", "user and password"),
-            ("Not_Authorized", "user and password"),
-            ("Not management user", "tag `monitoring`"),
-            ("User not authorised to access virtual host", "permissions on the vhost"),
-            ("", "user and password"),
-            ("something of a later version", "tag"),
-        ] {
-            assert!(refused(reason).contains(expected), "{reason}: {}", refused(reason));
-        }
-        assert!(!refused("Login failed").contains("tag"));
-        for (text, expected) in [
-            ("io: received corrupt message of type InvalidContentType", "http://"),
-            ("protocol: http parse fail: invalid HTTP version", "15672"),
-            ("io: Connection refused (os error 111)", "rabbitmq_management"),
-            ("something of a later version", "management_url"),
-        ] {
-            assert!(unreached(text).contains(expected), "{text}: {}", unreached(text));
-        }
-    }
 }

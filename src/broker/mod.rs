@@ -27,13 +27,14 @@ use tokio::time::timeout;
 
 use crate::config::{Config, SecretUrl};
 use crate::topology::{Names, Topology};
+use crate::wire::parked::MOST_HEADER_BYTES;
 
 pub use error::BrokerError;
 pub use transport::{BrokerConnection, connect_to_one_of};
 
 /// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
 /// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Closes a connection that is not needed any more.
 pub async fn close(connection: &Connection) {
@@ -90,6 +91,7 @@ const TUNING: [(&str, &str); 2] = [
     // is parked keeps headers of up to 64 KiB, which must fit into one frame.
     ("frame_max", "81920"),
 ];
+const _: () = assert!(MOST_HEADER_BYTES < 81_920, "the headers of a parked message fit into one frame");
 
 /// How to reach the broker and what must exist there.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! What a broker means by a refusal. The codes of AMQP say too little: one code stands for a limit that was reached, for a
-//! queue with other arguments, and for an acknowledgement that came late. All decisions from a broker's text are here.
+//! queue with other arguments, and for an acknowledgement that came late. All decisions from a broker's or its client's text are
+//! here, and each has a safe reading for a text that nobody has seen yet.
 
 use std::sync::Arc;
 
@@ -111,6 +112,35 @@ fn of_io(tls: bool, error: &Arc<std::io::Error>) -> &'static str {
 /// Whether an error is about the broker's certificate; it comes from the TLS library, as an I/O error.
 pub(super) fn untrusted(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::IOError(error) if error.to_string().contains("certificate"))
+}
+
+/// What to do where the management API gives no answer, from what the client says.
+pub(super) fn unreached(text: &str) -> &'static str {
+    if text.contains("corrupt message") || text.contains("handshake eof") {
+        "write http:// in management_url (OVERDUE_MANAGEMENT_URL): that port does not speak TLS"
+    } else if text.contains("http parse fail") || text.starts_with("protocol:") {
+        "name the port of the management API in management_url (OVERDUE_MANAGEMENT_URL), 15672, or 15671 with https://: \
+         what answers there is something else"
+    } else {
+        "enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
+    }
+}
+
+/// What to do where the management API refuses, from the reason that it gives.
+pub(super) fn refused(reason: &str) -> &'static str {
+    match reason {
+        "Not management user" => "the user needs the tag `monitoring` (or `management`)",
+        "User not authorised to access virtual host" => "the user needs permissions on the vhost",
+        // Of the versions.
+        "Login failed" | "Not_Authorized" => {
+            "check user and password in management_url (OVERDUE_MANAGEMENT_URL); without a user there, those of amqp_url \
+             (AMQP_URL) are used"
+        }
+        _ => {
+            "check user and password in management_url (OVERDUE_MANAGEMENT_URL), and that the user has the tag \
+             `monitoring` and permissions on the vhost"
+        }
+    }
 }
 
 #[cfg(test)]

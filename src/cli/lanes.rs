@@ -12,7 +12,7 @@ use crate::database;
 use crate::probes::depth::{Depth, depth};
 use crate::probes::{self, Health, grace};
 
-/// What is said of one queue.
+/// A line about one queue.
 struct Line {
     queue: String,
     state: &'static str,

@@ -200,7 +200,7 @@ const SETTINGS_HELP: &str =
     "Settings are flags here too, such as --database-url and --amqp-url: see `overdue run --help`.";
 
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
-    let flag = |name: &str| said(matches, name);
+    let flag = |name: &str| given(matches, name);
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
     let unknown = unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
@@ -225,8 +225,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
 }
 
 /// The value of a flag: the one that stands nearest to the end of the line.
-fn said(matches: &ArgMatches, name: &str) -> Option<String> {
-    let further = matches.subcommand().and_then(|(_, inner)| said(inner, name));
+fn given(matches: &ArgMatches, name: &str) -> Option<String> {
+    let further = matches.subcommand().and_then(|(_, inner)| given(inner, name));
     further.or_else(|| matches.get_one::<String>(name).cloned())
 }
 

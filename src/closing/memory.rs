@@ -38,7 +38,7 @@ const LONGEST: f64 = 3_600.0;
 /// Notes that closing these orders failed once more.
 ///
 /// # Errors
-/// As the database's. What was not noted is tried again by the next sweep.
+/// Those of the database. What was not noted is tried again by the next sweep.
 pub(super) async fn note(
     pool: &PgPool,
     failures: &[Failure],
@@ -107,7 +107,7 @@ pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembere
 /// late.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
     let tidied = sqlx::query!(
         "DELETE FROM closing_failures AS failure

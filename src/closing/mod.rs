@@ -72,7 +72,7 @@ pub struct Closer {
     /// When failed orders are tried again: the first wait, and what the sweep leaves to the wakes.
     retry: (Duration, Duration),
     suspicion: Arc<Mutex<Suspicion>>,
-    blocked_said: Arc<Mutex<Option<Instant>>>,
+    blocked_reported: Arc<Mutex<Option<Instant>>>,
 }
 
 /// From how many orders on a batch is large: such batches probably share products.
@@ -119,7 +119,7 @@ impl Closer {
             at_once,
             retry: (config.retry_base, config.sweep_grace),
             suspicion: Arc::default(),
-            blocked_said: Arc::default(),
+            blocked_reported: Arc::default(),
         })
     }
 
@@ -251,9 +251,9 @@ impl Closer {
     }
 
     fn say_blocked(&self, orders: usize, order_id: i64, reason: &str) {
-        let mut said = self.blocked_said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|said| said.elapsed() > BLOCKED_AGAIN) {
-            *said = Some(Instant::now());
+        let mut reported = self.blocked_reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_none_or(|reported| reported.elapsed() > BLOCKED_AGAIN) {
+            *reported = Some(Instant::now());
             tracing::error!(
                 event = "closing_blocked",
                 orders,

@@ -22,11 +22,13 @@ const SAMPLE: usize = 8;
 
 /// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
 const SPLIT_FOR: Duration = Duration::from_millis(800);
-/// And how long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
+/// How long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
 /// vain; the orders are looked at again soon, and the pod can stop meanwhile.
 pub(super) const TRY_FOR: Duration = Duration::from_millis(1_600);
 
-/// So many lost sessions in a row are no accident.
+const _: () = assert!(SPLIT_FOR.as_millis() < TRY_FOR.as_millis());
+
+/// This many lost sessions in a row are no accident.
 const OFTEN: usize = 3;
 
 /// How long the database may take to show that it is not away.

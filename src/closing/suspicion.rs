@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-/// So many orders must fail alike, with none closed in between, before it is nobody's: fewer may well be bad each.
+/// This many orders must fail alike, with none closed in between, before it is nobody's: fewer may well be bad each.
 const ENOUGH: usize = 3;
 
 /// Most orders to remember as bad themselves; beyond it they are forgotten, and some attempts are not counted.

@@ -73,7 +73,7 @@ const LOOK_SHARE: u32 = 50;
 /// It holds a page of orders, however many are overdue.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn sweep(
     closer: &Closer,
     grace: Duration,
@@ -187,7 +187,7 @@ fn take(orders: &mut VecDeque<i64>, most: usize) -> Vec<i64> {
 /// closing failed is left out until its next try.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn overdue(
     closer: &Closer,
     grace: Duration,

@@ -19,6 +19,8 @@ use self::settings::{Raw, SettingError};
 use self::value::{coalesce, duration, positive, prefix, truth, whole};
 use crate::error_text::words;
 use crate::lanes::{LaneError, Lanes};
+use crate::wire::message::MOST_ATTEMPTS;
+use crate::wire::wake::MAX_ORDERS_PER_WAKE;
 
 /// Everything that can be set, typed and checked.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ pub struct Config {
     pub max_window: Duration,
     /// Unacknowledged messages of the process queue.
     pub prefetch: u16,
-    /// Orders in hand.
+    /// Orders in flight.
     pub max_in_flight_orders: usize,
     /// Orders per transaction.
     pub close_batch: usize,
@@ -101,8 +103,8 @@ impl Config {
             shop: shop(raw)?,
             lanes: lanes(raw)?,
             coalesce: raw.parse("coalesce", coalesce)?,
-            max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, 1_000)?,
-            max_attempts: whole(raw, "max_attempts", 1, 1_000)?,
+            max_orders_per_wake: whole(raw, "max_orders_per_wake", 1, MAX_ORDERS_PER_WAKE)?,
+            max_attempts: whole(raw, "max_attempts", 1, MOST_ATTEMPTS)?,
             retry_base: positive(raw, "retry_base")?,
             max_window: positive(raw, "max_window")?,
             prefetch: whole(raw, "prefetch", 1, 2_000)?,
@@ -167,7 +169,7 @@ fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
     lanes.map_err(|problem| raw.wrong(to_change(raw, &problem), problem))
 }
 
-/// The setting that somebody has to change: of those that take part, the first that somebody said.
+/// The setting that somebody has to change: of those that take part, the first that has a value of its own.
 fn to_change(raw: &Raw, problem: &LaneError) -> &'static str {
     let take_part: &[&str] = match problem {
         LaneError::ToleranceOverLead(..) => &["lane_tolerance", "lead"],

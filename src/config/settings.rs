@@ -134,23 +134,24 @@ impl Raw {
         Ok(Self(values))
     }
 
-    /// Defaults with a few values said: for tests and embedding.
+    /// Defaults with a few overrides: for tests and embedding.
     ///
     /// # Errors
     /// As [`Raw::collect`]; not for unknown names, which are ignored.
-    pub fn with(said: &[(&str, &str)]) -> Result<Self, SettingError> {
-        let flag = |name: &str| said.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+    pub fn with(overrides: &[(&str, &str)]) -> Result<Self, SettingError> {
+        let flag =
+            |name: &str| overrides.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         Self::collect(flag, |_| None, None)
     }
 
-    /// The same, with a value for a setting that nothing said one for: for commands that do not need it.
+    /// The same, with a value for a setting that has none: for commands that do not need it.
     #[must_use]
     pub fn or(mut self, name: &'static str, value: &str) -> Self {
         self.0.entry(name).or_insert_with(|| (value.to_owned(), Origin::Default));
         self
     }
 
-    /// The same, with another value for a setting, whatever was said.
+    /// The same, with another value for a setting.
     #[must_use]
     pub fn replace(mut self, name: &'static str, value: &str) -> Self {
         self.0.insert(name, (value.to_owned(), Origin::Default));
@@ -160,7 +161,7 @@ impl Raw {
     /// The text of a setting.
     ///
     /// # Errors
-    /// [`SettingError::Missing`] when nothing said one and there is no default.
+    /// [`SettingError::Missing`] when there is no value and no default.
     pub fn text(&self, name: &'static str) -> Result<&str, SettingError> {
         let env = SETTINGS.iter().find(|s| s.name == name).map_or("", |s| s.env);
         self.0.get(name).map(|(value, _)| value.as_str()).ok_or(SettingError::Missing { name, env })
@@ -178,7 +179,7 @@ impl Raw {
         parse(self.text(name)?).map_err(|problem| self.wrong(name, problem))
     }
 
-    /// Whether nobody said a value.
+    /// Whether the value is the default.
     #[must_use]
     pub fn is_default(&self, name: &str) -> bool {
         self.0.get(name).is_none_or(|(_, origin)| *origin == Origin::Default)

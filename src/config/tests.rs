@@ -1,9 +1,9 @@
 use super::*;
 
-fn config(said: &[(&'static str, &str)]) -> Result<Config, String> {
+fn config(overrides: &[(&'static str, &str)]) -> Result<Config, String> {
     let mut all =
         vec![("database_url", "postgres://u:secret@db/shop"), ("amqp_url", "amqp://u:secret@mq/%2f")];
-    all.extend_from_slice(said);
+    all.extend_from_slice(overrides);
     let raw = Raw::with(&all).map_err(|error| error.to_string())?;
     Config::from_raw(&raw).map_err(|error| error.to_string())
 }

@@ -54,14 +54,14 @@ pub(super) async fn alone(
     schema: &str,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), MigrateError> {
-    let (began, mut said) = (Instant::now(), false);
+    let (began, mut reported) = (Instant::now(), false);
     loop {
         let lock = sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_lock($2, pg_catalog.hashtext($1))");
         if lock.bind(schema).bind(locks::MIGRATION).fetch_one(&mut *connection).await? {
             return Ok(());
         }
-        if !said && began.elapsed() > Duration::from_secs(2) {
-            said = true;
+        if !reported && began.elapsed() > Duration::from_secs(2) {
+            reported = true;
             say(format!("somebody else migrates the schema {schema}; waiting for them"));
         }
         sleep(Duration::from_millis(100)).await;

@@ -42,7 +42,7 @@ pub(super) async fn patiently(
 ) -> Result<(), MigrateError> {
     let pid: i32 =
         sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut *connection).await?;
-    let (began, mut said) = (Instant::now(), None::<Instant>);
+    let (began, mut reported) = (Instant::now(), None::<Instant>);
     loop {
         let mut blockers = None;
         let outcome = {
@@ -65,8 +65,8 @@ pub(super) async fn patiently(
                 "no lock {what_for} within {LONGEST:?}: {who} holds it; end that, and try again"
             )));
         }
-        if said.is_none_or(|said| said.elapsed() > AGAIN) {
-            said = Some(Instant::now());
+        if reported.is_none_or(|reported| reported.elapsed() > AGAIN) {
+            reported = Some(Instant::now());
             (waiting.say)(format!("waiting for a lock {}: {who} holds it", waiting.what_for));
         }
         sleep(BETWEEN).await;

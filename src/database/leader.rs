@@ -21,6 +21,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A session that is silent for this long is ended by the server, and its lock is free.
 const SILENCE: Duration = Duration::from_secs(5);
 
+const _: () = assert!(HEARTBEAT.as_millis() * 2 < SILENCE.as_millis(), "one late sign of life is no silence");
+
 /// An office that is held; it is left when this is dropped.
 #[derive(Debug)]
 pub struct Leadership {
@@ -33,7 +35,7 @@ impl Leadership {
     /// Waits until this pod holds the office; `None` when stopped before.
     ///
     /// # Errors
-    /// As the database's.
+    /// Those of the database.
     pub async fn campaign(
         config: &Config,
         key: RoleKey,

@@ -162,7 +162,7 @@ pub async fn reach(pool: &PgPool) -> Result<(), DatabaseError> {
 
 /// How often the clock is read. It may drift by 200 µs for each second between two readings.
 const TICK: Duration = Duration::from_secs(2);
-/// So many ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
+/// Ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
 const NOTE_EVERY: u32 = 5;
 
 /// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.

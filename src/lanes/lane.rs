@@ -106,7 +106,7 @@ impl Lanes {
         let mut lanes = labels.map(Lane::from_str).collect::<Result<Vec<_>, _>>()?;
         lanes.sort_by_key(|lane| lane.length);
         let shortest = lanes.first().ok_or(LaneError::Empty)?;
-        // Else a wake that has just come out of it, with the lead left, would fit into it again, forever.
+        // Otherwise, a wake that has just come out of it, with the lead left, would fit into it again, forever.
         if shortest.length <= lead + tolerance {
             return Err(LaneError::ShorterThanLead(shortest.label.clone(), lead + tolerance));
         }

@@ -19,7 +19,7 @@ const TOGETHER: i64 = 500;
 /// is placed meanwhile has its own wake.
 ///
 /// # Errors
-/// As the database's. What was recorded before stays; to announce everything again is harmless.
+/// Those of the database. What was recorded before stays; to announce everything again is harmless.
 pub async fn announce(pool: &PgPool, progress: impl FnMut(u64)) -> Result<u64, DatabaseError> {
     let mut announced = Announced::default();
     announced.the_rest(pool, progress).await?;

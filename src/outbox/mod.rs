@@ -94,6 +94,8 @@ impl Mark {
 /// when that has gone silent.
 const READ: Duration = Duration::from_secs(2);
 
+const _: () = assert!(READ.as_millis() < ANSWER.as_millis());
+
 /// Looks for the oldest rows of a kind past the mark.
 ///
 /// # Errors

@@ -106,7 +106,7 @@ impl<'a> Cursor<'a> {
 
     pub async fn close(mut self) -> Result<(), BrokerError> {
         self.flush().await?;
-        // Else what is given back would come again at once.
+        // Otherwise, what is given back would come again at once.
         let cancel =
             self.channel.basic_cancel(self.deliveries.get_ref().tag(), BasicCancelOptions::default());
         self.broker.bounded("basic.cancel", cancel).await?;

@@ -75,7 +75,7 @@ impl Selection {
 /// again; at most a few hundred are both, which is harmless.
 ///
 /// # Errors
-/// As the broker's.
+/// Those of the broker.
 pub async fn go_through(
     broker: &Broker,
     selection: &Selection,

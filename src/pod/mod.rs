@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker;
 use crate::config::Config;
 use crate::database::leader::Leadership;
 use crate::database::locks::RoleKey;
@@ -27,9 +28,9 @@ pub struct Pod {
 /// How a pod ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// On request; everything in hand was finished.
+    /// On request; everything in flight was finished.
     Clean,
-    /// On request, but what was in hand was not finished in time, and was given back.
+    /// On request, but what was in flight was not finished in time, and was given back.
     Cut,
     /// Something that only a person can mend.
     Failed(Role, RoleError),
@@ -44,7 +45,7 @@ impl Pod {
         Ok(Self { shared: Shared::new(config)? })
     }
 
-    /// Plays the roles until `soft` asks to stop (finish what is in hand) or `hard` insists (leave it
+    /// Plays the roles until `soft` asks to stop (finish what is in flight) or `hard` insists (leave it
     /// after a moment).
     pub async fn run(&self, roles: &[Role], soft: &CancellationToken, hard: &CancellationToken) -> Ended {
         let mut playing = JoinSet::new();
@@ -75,7 +76,7 @@ impl Pod {
                     None => break,
                     Some(Ok((_, Ok(())))) => {}
                     Some(Ok((_, Err(error)))) if soft.is_cancelled() => {
-                        tracing::warn!(event = "drain_unfinished", %error, "did not finish what was in hand");
+                        tracing::warn!(event = "drain_unfinished", %error, "did not finish what was in flight");
                         ended = cut(ended);
                     }
                     Some(Ok((role, Err(error)))) => {
@@ -110,7 +111,7 @@ impl Pod {
                 return Ok(());
             };
             if soft.is_cancelled() {
-                // Whatever else broke, nothing was in hand.
+                // Whatever else broke, nothing was in flight.
                 return if matches!(error, RoleError::Unfinished { .. }) { Err(error) } else { Ok(()) };
             }
             let lasted = started.elapsed() > STABLE;
@@ -178,7 +179,9 @@ impl Pod {
 /// After the drain, what a role may take to give back what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
 
-/// After a second signal: what has nothing in hand, or has just finished, still says goodbye, and then nothing was cut.
+const _: () = assert!(broker::GOODBYE.as_millis() < GIVING_BACK.as_millis(), "a goodbye fits into it");
+
+/// After a second signal: what has nothing in flight, or has just finished, still says goodbye, and then nothing was cut.
 const GOODBYES: Duration = Duration::from_secs(1);
 
 fn cut(ended: Ended) -> Ended {

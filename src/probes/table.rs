@@ -11,7 +11,7 @@ use crate::database::{DatabaseError, bounded};
 /// The database's time and all probes.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
     let rows = sqlx::query!(
         r#"SELECT pg_catalog.clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
@@ -35,7 +35,7 @@ pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> 
 /// Notes that a probe is about to be published; its number and token. Until it is [`confirmed`] nobody waits for it.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), DatabaseError> {
     // The token begins with the shop, so that another shop that takes the probe can tell.
     let row = sqlx::query!(
@@ -51,7 +51,7 @@ pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), Datab
 /// Notes that the broker has taken responsibility for a probe, which must be back after this time.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn confirmed(pool: &PgPool, number: i64, within: Duration) -> Result<(), DatabaseError> {
     let placed = sqlx::query!(
         "UPDATE lane_probes SET placed_at = pg_catalog.now(), due_at = pg_catalog.now() + pg_catalog.make_interval(secs => $2) WHERE number = $1",
@@ -66,7 +66,7 @@ pub async fn confirmed(pool: &PgPool, number: i64, within: Duration) -> Result<(
 /// ours, or one that is back already, is passed over.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
     let rows = sqlx::query!(
         r#"UPDATE lane_probes SET returned_at = pg_catalog.clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
@@ -82,7 +82,7 @@ pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, D
 /// How many of these probes were sent by another shop. Both take each other's messages then.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, DatabaseError> {
     let shop = sqlx::query_scalar!(
         r#"SELECT pg_catalog.replace(shop_id::text, '-', '') AS "shop!" FROM overdue_database"#
@@ -94,7 +94,7 @@ pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, 
 /// Forgets the probes of a lane that say nothing more.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn forget(pool: &PgPool, probes: &[&Probe]) -> Result<(), DatabaseError> {
     let old = forgettable(probes);
     if !old.is_empty() {

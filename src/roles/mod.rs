@@ -64,7 +64,7 @@ pub enum RoleError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// Told to stop, and what was in hand was not finished in time; it was given back.
+    /// Asked to stop, and what was in flight was not finished in time; it was given back.
     #[error("gave back {orders} order{} unfinished", if *.orders == 1 { "" } else { "s" })]
     Unfinished {
         /// How many.

@@ -40,7 +40,7 @@ pub struct Shared {
     /// When the database was last found to be what a pod needs.
     fit_since: tokio::sync::Mutex<Option<Instant>>,
     /// When it was last reported that another shop uses the same names.
-    pub another_shop_said: Mutex<Option<Instant>>,
+    pub another_shop_reported: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -66,7 +66,7 @@ impl Shared {
             stats,
             config,
             behind: AtomicBool::new(false),
-            another_shop_said: Mutex::default(),
+            another_shop_reported: Mutex::default(),
             fit_since: tokio::sync::Mutex::default(),
         }))
     }

@@ -12,7 +12,7 @@ use crate::closing::sweep::{Pace, Swept, sweep};
 /// Sweeps in the configured period until `stop`, or until the database breaks.
 ///
 /// # Errors
-/// As the database's.
+/// Those of the database.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!(event = "sweeping", "sweeping");
     while !stop.is_cancelled() {

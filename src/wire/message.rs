@@ -77,7 +77,7 @@ pub struct Reading {
 pub const MAX_BODY: usize = 256 * 1024;
 
 /// The most that the setting `max_attempts` may be.
-const MOST_ATTEMPTS: u32 = 1_000;
+pub const MOST_ATTEMPTS: u32 = 1_000;
 
 /// 3000-01-01T00:00:00Z in microseconds since 1970.
 const YEAR_3000: i64 = 32_503_680_000_000_000;

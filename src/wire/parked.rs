@@ -9,7 +9,7 @@ use super::outgoing::Outgoing;
 use crate::clock::DbTime;
 
 /// Headers must fit one frame (80 KiB, see `broker`); beyond this a sender's own headers are left out.
-const MOST_HEADER_BYTES: usize = 64 * 1024;
+pub const MOST_HEADER_BYTES: usize = 64 * 1024;
 
 /// A reason is for a person to read; a database error may carry a whole row.
 const MOST_REASON: usize = 1_000;

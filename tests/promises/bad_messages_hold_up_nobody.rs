@@ -174,7 +174,7 @@ async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_th
         eventually("all are parked", async || world.depth(&parked).await as usize == COUNT).await;
         world.closed(order).await;
         let peak = pod.peak_memory();
-        // A hundred in hand, what is on its way out, and what a pod needs anyway.
+        // A hundred in flight, what is on its way out, and what a pod needs anyway.
         assert!(peak < 250_000, "{peak} KiB");
 
         let larger = vec![b'7'; MEBIBYTE + 1];

@@ -28,7 +28,7 @@ async fn a_change_is_reported_once_over_all_pods() {
             let reported = reports.into_iter().filter(|report| *report.as_ref().expect("noted")).count();
             assert_eq!(reported, 1, "{change}");
             assert_eq!(noted().await, server);
-            assert!(!look().await.expect("noted"), "it is said once");
+            assert!(!look().await.expect("noted"), "it is reported once");
         }
         // A pod looks when its sessions begin.
         world.sql("UPDATE overdue_database SET system_identifier = 1").await;

@@ -25,7 +25,7 @@ async fn stopped_in_time(pod: Process) -> String {
 async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_again() {
     World::with(async |world| {
         world.stock(1, 10_000).await;
-        // Small messages, so that many are on their way to each pod, more than it has taken in hand.
+        // Small messages, so that many are on their way to each pod, more than it has taken.
         let small = ["--sweep-grace", "1h", "--max-orders-per-wake", "20", "--max-in-flight-orders", "500"];
         let first = world.process(&small);
         let second = world.pod(&[("sweep_grace", "1h"), ("max_orders_per_wake", "20")]);
@@ -108,7 +108,7 @@ async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
         pod.send("TERM").await;
         let asked = Instant::now();
         let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "nothing was in hand: {log}");
+        assert_eq!(code, 0, "nothing was in flight: {log}");
         // The drain, 3 s for giving back, and as many for the database's connections.
         assert!(asked.elapsed() < 17 * SECOND, "{:?}: {log}", asked.elapsed());
     })

@@ -94,7 +94,7 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
         let order = world.place(4 * SECOND, &[]).await;
         world.outbox_empty().await;
         let queue = world.names.process();
-        eventually("the wake is in hand", async || world.depth(&queue).await == 0).await;
+        eventually("the wake is in flight", async || world.depth(&queue).await == 0).await;
         pod.send("TERM").await;
         pod.says("event=stopping orders=1").await;
         let asked = Instant::now();

@@ -30,8 +30,8 @@ async fn the_committed_schema_is_what_the_migrations_make() {
 }
 
 /// What differs now.
-async fn differences(world: &World, said: &[(&str, &str)]) -> Vec<String> {
-    let config = world.config(said);
+async fn differences(world: &World, overrides: &[(&str, &str)]) -> Vec<String> {
+    let config = world.config(overrides);
     let pool = database::pool(&config).expect("a pool");
     let findings = database::verify(&pool, &config).await.expect("findings");
     pool.close().await;
@@ -93,18 +93,18 @@ async fn each_damage_is_found_at_start_and_repaired_or_refused_by_migrate() {
         for (number, (damage, named, repaired)) in DAMAGES.iter().enumerate() {
             let schema = format!("shop{number}");
             world.sql(&format!("CREATE SCHEMA {schema}")).await;
-            let said = ["--schema", &schema];
-            let (code, _, error) = world.run(&[&["migrate"][..], &said].concat()).await;
+            let overrides = ["--schema", &schema];
+            let (code, _, error) = world.run(&[&["migrate"][..], &overrides].concat()).await;
             assert_eq!((code, error.as_str()), (0, ""), "{damage}");
             world.sql(&format!("SET search_path = {schema}; {damage}; RESET search_path")).await;
 
             let found = differences(world, &[("schema", &schema)]).await;
             assert!(found.iter().any(|text| text.contains(named)), "{damage}: {found:?}");
-            let (code, _, error) = world.run(&[&["run"][..], &said].concat()).await;
+            let (code, _, error) = world.run(&[&["run"][..], &overrides].concat()).await;
             assert_eq!(code, 1, "{damage}: {error}");
             assert!(error.contains("overdue migrate"), "{damage}: {error}");
 
-            let (code, _, error) = world.run(&[&["migrate"][..], &said].concat()).await;
+            let (code, _, error) = world.run(&[&["migrate"][..], &overrides].concat()).await;
             assert_eq!(code, i32::from(!repaired), "{damage}: {error}");
             let left = differences(world, &[("schema", &schema)]).await;
             assert_eq!(left.is_empty(), *repaired, "{damage}: {left:?}");

@@ -197,7 +197,7 @@ impl Arena {
     }
 
     /// Waits until everything has settled, and stays so for a while; how long it took.
-    pub async fn settle(&self, patience: Duration) -> Result<Duration> {
+    pub async fn wait_until_idle(&self, patience: Duration) -> Result<Duration> {
         let began = Instant::now();
         let (mut noted, mut empty_since) = (began, None);
         loop {
@@ -246,7 +246,7 @@ impl Arena {
     }
 }
 
-/// A message that a pod has in hand is in no queue; it is in one again, or done, sooner than this.
+/// A message that a pod has in flight is in no queue; it is in one again, or done, sooner than this.
 const UNSEEN: Duration = Duration::from_millis(1_200);
 
 /// Longest wait for a connection. Short, because the pool's pauses between attempts grow to a fifth of it.

@@ -132,7 +132,7 @@ impl Pod {
         Ok(())
     }
 
-    /// SIGTERM and its end; how long it took. Exit code 1 will do: what was in hand could not be finished in time and
+    /// SIGTERM and its end; how long it took. Exit code 1 will do: what was in flight could not be finished in time and
     /// was given back, as when a server was away.
     pub async fn stop(&self) -> Result<Duration> {
         self.end(&[0, 1]).await

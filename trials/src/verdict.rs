@@ -14,7 +14,7 @@ use crate::shop::letter::Parked;
 
 /// Fails when a promise was broken; returns how long it took to settle. `rubbish` was sent and cannot be understood.
 pub async fn conclude(arena: &Arena, patience: Duration, rubbish: &[Letter]) -> Result<Duration> {
-    let settled = arena.settle(patience).await?;
+    let settled = arena.wait_until_idle(patience).await?;
     arena.timeline.note(format!("settled after {settled:?}"));
     stop(arena).await?;
     // What the broker had given to somebody who has not heard it, over a line that was silent, comes back only now.
@@ -26,9 +26,9 @@ pub async fn conclude(arena: &Arena, patience: Duration, rubbish: &[Letter]) -> 
     for pod in &arena.pods {
         pod.heal().await?;
     }
-    arena.settle(patience).await?;
+    arena.wait_until_idle(patience).await?;
     stop(arena).await?;
-    // What a pod had in hand and gave back would be seen now.
+    // What a pod had in flight and gave back would be seen now.
     let left = arena.unsettled().await?;
     ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
     let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;

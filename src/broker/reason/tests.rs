@@ -135,3 +135,27 @@ fn a_connection_that_fails_names_what_to_change() {
     let unresolved = "failed to lookup address information: Name or service not known";
     assert!(said(true, io::Error::other(unresolved)).contains("cannot be resolved"));
 }
+
+/// What RabbitMQ 3.10.8 and 4.3.6 say, and the client.
+#[test]
+fn each_refusal_has_its_remedy_and_an_unknown_one_has_all() {
+    for (reason, expected) in [
+        ("Login failed", "user and password"),
+        ("Not_Authorized", "user and password"),
+        ("Not management user", "tag `monitoring`"),
+        ("User not authorised to access virtual host", "permissions on the vhost"),
+        ("", "user and password"),
+        ("something of a later version", "tag"),
+    ] {
+        assert!(refused(reason).contains(expected), "{reason}: {}", refused(reason));
+    }
+    assert!(!refused("Login failed").contains("tag"));
+    for (text, expected) in [
+        ("io: received corrupt message of type InvalidContentType", "http://"),
+        ("protocol: http parse fail: invalid HTTP version", "15672"),
+        ("io: Connection refused (os error 111)", "rabbitmq_management"),
+        ("something of a later version", "management_url"),
+    ] {
+        assert!(unreached(text).contains(expected), "{text}: {}", unreached(text));
+    }
+}

@@ -106,13 +106,13 @@ pub(super) struct Publication {
 pub(super) enum Report {
     /// Stopping, with so many orders in flight.
     Stopping(usize),
-    /// So many orders go to other pods.
+    /// This many orders go to other pods.
     HandingOver(usize),
     /// An order that cannot be closed is parked: which, and why.
     ParkingOrder(i64, String),
-    /// So many orders that do not exist are parked; the first of them.
+    /// This many orders that do not exist are parked; the first of them.
     ParkingUnknown(usize, i64),
-    /// So many messages that cannot be understood are parked; why the last one cannot.
+    /// This many messages that cannot be understood are parked; why the last one cannot.
     ParkingMalformed(usize, Malformed),
 }
 

@@ -39,7 +39,7 @@ pub struct InFlight {
 pub struct Ack {
     /// Of this message.
     pub tag: Tag,
-    /// And of all that were delivered before it.
+    /// Also of all that were delivered before it.
     pub multiple: bool,
 }
 

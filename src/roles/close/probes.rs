@@ -46,9 +46,9 @@ pub(super) async fn record_returned(shared: &Shared, tokens: &[String]) -> Resul
 async fn report_another_shop(shared: &Shared, tokens: &[String]) {
     let Ok(foreign @ 1..) = probes::of_another_shop(&shared.closer.pool, tokens).await else { return };
     shared.stats.add(Count::ForeignProbes, foreign);
-    let mut said = shared.another_shop_said.lock().unwrap_or_else(PoisonError::into_inner);
-    if said.is_none_or(|said| said.elapsed() > AGAIN) {
-        *said = Some(Instant::now());
+    let mut reported = shared.another_shop_reported.lock().unwrap_or_else(PoisonError::into_inner);
+    if reported.is_none_or(|reported| reported.elapsed() > AGAIN) {
+        *reported = Some(Instant::now());
         tracing::error!(
             event = "foreign_probes",
             exchange = shared.broker.names.exchange(),

@@ -39,7 +39,7 @@ pub(super) async fn again(
         doubtful,
         teller: None,
         together: FEW,
-        said: Sparingly::default(),
+        reported: Sparingly::default(),
         error_class: false,
         looked_for: Duration::ZERO,
     };
@@ -67,8 +67,8 @@ struct Again<'a> {
     together: usize,
     /// How long the last look took.
     looked_for: Duration,
-    /// When the trouble was last said in the log.
-    said: Sparingly,
+    /// When the trouble was last reported.
+    reported: Sparingly,
     /// Whether there was trouble since all was well.
     error_class: bool,
 }
@@ -138,7 +138,7 @@ impl Again<'_> {
     /// Names the trouble and the remedy, in one line for all events and not in each round.
     async fn say(&mut self, refused: &[(&OrderEvent, Why)]) -> Result<(), RoleError> {
         self.error_class |= !refused.is_empty();
-        if refused.is_empty() || !self.said.now() {
+        if refused.is_empty() || !self.reported.now() {
             return Ok(());
         }
         let waiting = refused::waiting(&mut *self.database.lock().await).await?;

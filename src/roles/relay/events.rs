@@ -44,7 +44,7 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
         teller,
         mark: Mark::default(),
         looked_for: Duration::ZERO,
-        said: Sparingly::default(),
+        reported: Sparingly::default(),
         behind_since: None,
     };
     let work = async { tokio::try_join!(relay(events, stop), again(shared, &database, &doubtful, stop)) };
@@ -76,7 +76,7 @@ struct Events<'a> {
     mark: Mark,
     /// How long the last look took.
     looked_for: Duration,
-    said: Sparingly,
+    reported: Sparingly,
     /// Since when this pod, or another, has been behind with closing.
     behind_since: Option<Instant>,
 }
@@ -92,7 +92,7 @@ impl Events<'_> {
         }
         let look = self.look().await?;
         self.looked_for = look.took;
-        complain(&look, &mut self.said);
+        complain(&look, &mut self.reported);
         let burst = look.rows.iter().any(|row| row.orders.len() >= LARGE_BATCH);
         let behind = this_pod_behind
             || (burst && outbox::large_batch_at_work(&mut *self.database.lock().await).await?);

@@ -80,9 +80,9 @@ impl Sparingly {
 }
 
 /// Rows that cannot be read are named; nobody who writes by the schema can have made them.
-fn complain(look: &Look, said: &mut Sparingly) {
+fn complain(look: &Look, reported: &mut Sparingly) {
     if let Some(first) = look.unreadable.first()
-        && said.now()
+        && reported.now()
     {
         tracing::error!(
             event = "outbox_rows_unreadable",

@@ -30,7 +30,7 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
         connection,
         mark: Mark::default(),
         looked_for: Duration::ZERO,
-        said: Sparingly::default(),
+        reported: Sparingly::default(),
     };
     while !stop.is_cancelled() {
         let more = tokio::select! {
@@ -57,7 +57,7 @@ struct Wakes {
     mark: Mark,
     /// How long the last look took.
     looked_for: Duration,
-    said: Sparingly,
+    reported: Sparingly,
 }
 
 impl Wakes {
@@ -68,7 +68,7 @@ impl Wakes {
         let look =
             outbox::look(&mut self.connection, Kind::Wakes, &mut self.mark, most, &shared.clock).await?;
         self.looked_for = look.took;
-        complain(&look, &mut self.said);
+        complain(&look, &mut self.reported);
         if !look.rows.is_empty() {
             self.publisher.publish(shared.scheduler.messages(wakes(&look), shared.clock.now())).await?;
             outbox::delete_wakes(&mut self.connection, &look.ids()).await?;

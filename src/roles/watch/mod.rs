@@ -24,7 +24,7 @@ use crate::stats::{Count, Stats};
 
 /// Longest time between two looks; short against any grace that makes sense.
 const LOOK: Duration = Duration::from_secs(2);
-/// A trouble that lasts is said again after this time.
+/// A trouble that lasts is reported again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// One session: connects, watches until `stop` or until something breaks.
@@ -58,13 +58,13 @@ struct Watch {
     connection: BrokerConnection,
     began: Instant,
     /// The lanes that do not deliver.
-    stuck: BTreeMap<String, Said>,
+    stuck: BTreeMap<String, Reported>,
     /// When it was last reported that nobody takes wakes.
     untaken: Option<Instant>,
 }
 
 /// When a trouble was last reported.
-struct Said {
+struct Reported {
     at: Instant,
     /// The same by the database's clock, as probes are noted.
     time: DbTime,
@@ -86,7 +86,7 @@ impl Watch {
         loop {
             tokio::select! {
                 looked = self.look() => looked?,
-                // Nothing is in hand that would have to be finished: a probe cut off here is never waited for.
+                // Nothing is in flight that would have to be finished: a probe cut off here is never waited for.
                 () = stop.cancelled() => return Ok(()),
             }
             tokio::select! {
@@ -107,7 +107,7 @@ impl Watch {
                 Health::Stuck { since } => self.report(&queue, since, now).await,
                 Health::Well { at }
                     if probes::is_taken(&ours)
-                        && self.stuck.get(&queue).is_some_and(|said| said.time < at) =>
+                        && self.stuck.get(&queue).is_some_and(|reported| reported.time < at) =>
                 {
                     self.stuck.remove(&queue);
                     tracing::warn!(event = "lane_recovered", queue, "the lane delivers again");
@@ -149,7 +149,7 @@ impl Watch {
     /// Says that a lane is stuck, at once and then from time to time, and repairs what declaring can repair.
     async fn report(&mut self, queue: &str, since: DbTime, now: DbTime) {
         // A probe may have come back while nobody took it: whoever takes wakes has to have had the time to.
-        if self.began.elapsed() < grace(&self.shared.config) || !self.due_to_be_said(queue) {
+        if self.began.elapsed() < grace(&self.shared.config) || !self.due_to_be_reported(queue) {
             return;
         }
         let process = self.shared.broker.names.process();
@@ -172,7 +172,7 @@ impl Watch {
 
     /// Says that nothing leads into a lane, and repairs it if it may.
     async fn report_cut_off(&mut self, queue: &str, key: &str, now: DbTime) {
-        if self.due_to_be_said(queue) {
+        if self.due_to_be_reported(queue) {
             self.note_stuck(queue, now);
             let exchange = self.shared.broker.names.exchange();
             tracing::error!(
@@ -187,8 +187,8 @@ impl Watch {
     }
 
     fn note_stuck(&mut self, queue: &str, now: DbTime) {
-        let said = Said { at: Instant::now(), time: now };
-        if self.stuck.insert(queue.to_owned(), said).is_none() {
+        let reported = Reported { at: Instant::now(), time: now };
+        if self.stuck.insert(queue.to_owned(), reported).is_none() {
             self.shared.stats.add(Count::StuckTotal, 1);
         }
     }
@@ -210,7 +210,7 @@ impl Watch {
                 tracing::warn!(event = "wakes_taken_again", queue = process, "wakes are taken again");
             }
         } else if self.began.elapsed() > grace(&self.shared.config)
-            && self.untaken.is_none_or(|said| said.elapsed() > AGAIN)
+            && self.untaken.is_none_or(|reported| reported.elapsed() > AGAIN)
         {
             self.untaken = Some(Instant::now());
             tracing::error!(
@@ -223,8 +223,8 @@ impl Watch {
         }
     }
 
-    fn due_to_be_said(&self, queue: &str) -> bool {
-        self.stuck.get(queue).is_none_or(|said| said.at.elapsed() > AGAIN)
+    fn due_to_be_reported(&self, queue: &str) -> bool {
+        self.stuck.get(queue).is_none_or(|reported| reported.at.elapsed() > AGAIN)
     }
 
     async fn depth(&self, queue: &str) -> Option<Depth> {

@@ -25,13 +25,13 @@ pub struct TestPod {
 
 impl World {
     /// Starts a pod with every role.
-    pub fn pod(&self, said: &[(&str, &str)]) -> TestPod {
-        self.pod_with_roles(&Role::ALL, said)
+    pub fn pod(&self, overrides: &[(&str, &str)]) -> TestPod {
+        self.pod_with_roles(&Role::ALL, overrides)
     }
 
     /// Starts a pod with some roles.
-    pub fn pod_with_roles(&self, roles: &[Role], said: &[(&str, &str)]) -> TestPod {
-        let pod = Pod::new(self.config(said)).expect("a pod");
+    pub fn pod_with_roles(&self, roles: &[Role], overrides: &[(&str, &str)]) -> TestPod {
+        let pod = Pod::new(self.config(overrides)).expect("a pod");
         let soft = CancellationToken::new();
         let running = tokio::spawn({
             let (pod, soft, roles) = (pod.clone(), soft.clone(), roles.to_vec());

@@ -90,8 +90,8 @@ impl World {
         execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 
-    /// A configuration for this world, with some settings said.
-    pub fn config(&self, said: &[(&str, &str)]) -> Config {
+    /// A configuration for this world, with some settings changed.
+    pub fn config(&self, overrides: &[(&str, &str)]) -> Config {
         let mut all = vec![
             ("database_url", self.database_url.as_str()),
             ("amqp_url", self.amqp_url.as_str()),
@@ -99,7 +99,7 @@ impl World {
         ];
         let management = env("OVERDUE_MANAGEMENT_URL");
         all.push(("management_url", &management));
-        all.extend_from_slice(said);
+        all.extend_from_slice(overrides);
         Config::from_raw(&Raw::with(&all).expect("settings")).expect("a configuration")
     }
 
