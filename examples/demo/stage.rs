@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lapin::{Connection, ConnectionProperties};
+use overdue_testkit::management::Management;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -11,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::addresses::{Addresses, DATABASE, Login, VHOST};
-use crate::management::Management;
+use crate::management::explained;
 use crate::{During, Failure, Result};
 
 /// The rights are read from the file that production imports, so that the demo also shows that they suffice.
@@ -29,7 +30,8 @@ impl Stage {
     /// Reads the addresses; touches nothing.
     pub fn from_env() -> Result<Self> {
         let at = Addresses::from_env()?;
-        let management = Management::new(at.management.clone(), at.administrator.clone());
+        let Login { user, password } = &at.administrator;
+        let management = Management::new(at.management.clone(), user, password);
         Ok(Self { at, management })
     }
 
@@ -55,9 +57,9 @@ impl Stage {
     /// Removes what [`Stage::build`] made.
     pub async fn strike(&self) -> Result<()> {
         let dropped = self.drop_database().await;
-        self.management.delete(&["vhosts", VHOST]).await?;
+        self.management.delete(&["vhosts", VHOST]).await.map_err(explained)?;
         for login in self.users() {
-            self.management.delete(&["users", &login.user]).await?;
+            self.management.delete(&["users", &login.user]).await.map_err(explained)?;
         }
         dropped.map(drop)
     }
@@ -78,14 +80,16 @@ impl Stage {
 
     async fn make_vhost(&self) -> Result<()> {
         let api = &self.management;
-        api.delete(&["vhosts", VHOST]).await?;
-        api.put(&["vhosts", VHOST], json!({"description": "made by Overdue's demo"})).await?;
+        api.delete(&["vhosts", VHOST]).await.map_err(explained)?;
+        api.put(&["vhosts", VHOST], json!({"description": "made by Overdue's demo"}))
+            .await
+            .map_err(explained)?;
         let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
-        api.put(&["permissions", VHOST, &self.at.crew.user], everything).await?;
+        api.put(&["permissions", VHOST, &self.at.crew.user], everything).await.map_err(explained)?;
         for login in self.users() {
             for user in defined("users", "name", login)? {
                 let body = json!({"password": login.password, "tags": user["tags"]});
-                api.put(&["users", &login.user], body).await?;
+                api.put(&["users", &login.user], body).await.map_err(explained)?;
             }
         }
         self.grant("permissions", "permissions").await?;
@@ -97,7 +101,7 @@ impl Stage {
     async fn grant(&self, what: &str, path: &str) -> Result<()> {
         for login in self.users() {
             for rights in defined(what, "user", login)? {
-                self.management.put(&[path, VHOST, &login.user], rights).await?;
+                self.management.put(&[path, VHOST, &login.user], rights).await.map_err(explained)?;
             }
         }
         Ok(())

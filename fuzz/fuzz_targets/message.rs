@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| overdue_fuzz::message::holds(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| overdue_properties::message::holds(input));

@@ -28,14 +28,14 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     stop_on_signals(soft.clone(), hard.clone())?;
     tracing::info!(
-    event = "starting",
-            version = env!("CARGO_PKG_VERSION"),
-            pid = std::process::id(),
-            roles = args.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            %database,
-            %broker,
-            "starting"
-        );
+        event = "starting",
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        roles = args.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        %database,
+        %broker,
+        "starting"
+    );
     if !context.unknown.is_empty() {
         let variables = context.unknown.join(", ");
         tracing::warn!(

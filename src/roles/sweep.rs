@@ -20,12 +20,12 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         let swept = sweep(&shared.closer, grace, pace, stop, |_| {}).await?;
         if swept != Swept::default() {
             tracing::warn!(
-            event = "swept",
-                            closed = swept.closed,
-                            first_closed = ?swept.first_closed,
-                            left = swept.left,
-                            "overdue orders that no wake had closed"
-                        );
+                event = "swept",
+                closed = swept.closed,
+                first_closed = ?swept.first_closed,
+                left = swept.left,
+                "overdue orders that no wake had closed"
+            );
         }
         tokio::select! {
             () = sleep(shared.config.sweep_every) => {}

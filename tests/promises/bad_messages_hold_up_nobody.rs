@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use overdue_testkit::random::{Random, seeded};
 use serde_json::json;
 
-use crate::harness::{CONTENT_TYPE, Dice, Hostile, Process, World, eventually, patiently, short};
+use crate::harness::{CONTENT_TYPE, Hostile, Process, World, eventually, patiently, short};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How late an order may be that a flood meets.
@@ -24,7 +25,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Publishes bad messages; how many will be parked.
-async fn flood(world: &World, dice: &mut Dice, count: usize, settled: i64) -> usize {
+async fn flood(world: &World, dice: &mut Random, count: usize, settled: i64) -> usize {
     let (connection, channel) = world.channel().await;
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
     let mut raw = world.raw().await;
@@ -105,7 +106,7 @@ async fn unimpressed(pod: Process) {
 async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhile() {
     World::with(async |world| {
         let count = usize::try_from(number("BAD_MESSAGES", 3_000)).expect("a number");
-        let mut dice = Dice(number("BAD_MESSAGES_SEED", 7));
+        let mut dice = seeded(number("BAD_MESSAGES_SEED", 7));
         world.stock(1, 1_000_000).await;
         let quick = ["--sweep-grace", "1h", "--max-attempts", "2", "--retry-base", "50ms"];
         let pods = [world.process(&quick), world.process(&quick)];

@@ -9,8 +9,6 @@
 )]
 
 mod harness;
-#[path = "../../fuzz/src/lib.rs"]
-mod properties;
 
 mod a_backlog_costs_nothing_twice;
 mod a_shop_keeps_tables_of_its_own;

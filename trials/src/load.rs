@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use overdue_testkit::random::{Random, SeedableRng};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -27,7 +26,7 @@ pub struct Load {
 impl Load {
     /// Keeps the shop busy until `scene` ends, then lets every buyer finish.
     pub async fn during<T>(self, till: &Arc<Till>, scene: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut random = ChaCha8Rng::from_os_rng();
+        let mut random = Random::from_os_rng();
         let mut scene = pin!(scene);
         let mut lives = JoinSet::new();
         let mut second = interval(Duration::from_secs(1));

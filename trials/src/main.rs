@@ -2,7 +2,6 @@
 //! Nothing is shared with the service but its command line and its contracts, plain SQL and plain AMQP.
 
 mod arena;
-mod breaker;
 mod chaos;
 mod checker;
 mod compare;

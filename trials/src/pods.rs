@@ -8,9 +8,9 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
-use crate::breaker::{Breaker, Line};
 use crate::servers::process::run;
 use crate::servers::{Process, project};
+use overdue_testkit::breaker::{Breaker, Line};
 
 /// One shop's place in the servers, and how its pods are told of it.
 #[derive(Clone, Debug)]

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use overdue_testkit::random::seeded;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -43,7 +42,7 @@ pub async fn run(args: &Args) -> Result<()> {
     };
     let arena =
         Arena::with_binary(Arc::clone(&servers), &plan, &args.previous).await.context("setting up")?;
-    let mut random = ChaCha8Rng::seed_from_u64(15);
+    let mut random = seeded(15);
     let mut lives = JoinSet::new();
     for life in script::draw(&mut random, LOAD, 40, Duration::from_millis(3_500)) {
         let till = Arc::clone(&arena.till);

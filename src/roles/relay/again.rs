@@ -145,14 +145,14 @@ impl Again<'_> {
         let exchange = self.shared.broker.topology.events.as_str();
         let (event, why) = refused[0];
         tracing::error!(
-        event = "event_refused",
-                    kind = %event.kind,
-                    exchange,
-                    waiting,
-                    "a subscriber's queue keeps events from being told: {}; find it among the bindings of the exchange, and empty it, mend it \
-                     or unbind it; other events go on, and these are tried again",
-                    why.reason()
-                );
+            event = "event_refused",
+            kind = %event.kind,
+            exchange,
+            waiting,
+            "a subscriber's queue keeps events from being told: {}; find it among the bindings of the exchange, and empty it, mend it \
+             or unbind it; other events go on, and these are tried again",
+            why.reason()
+        );
         Ok(())
     }
 }

@@ -2,29 +2,7 @@
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString};
-
-/// SplitMix64: numbers that look random, from a seed.
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// The next number.
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `sides`.
-    pub fn below(&mut self, sides: usize) -> usize {
-        usize::try_from(self.roll() % sides as u64).expect("it fits")
-    }
-
-    fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        of[self.below(of.len())]
-    }
-}
+use overdue_testkit::random::{Random, Rng, one};
 
 /// A message that no well-behaved service sends.
 pub struct Hostile {
@@ -67,17 +45,17 @@ const BROKEN: [&str; 26] = [
 
 impl Hostile {
     /// The next one. `unknown` numbers an order that does not exist, `settled` one that needs nothing any more.
-    pub fn new(dice: &mut Dice, unknown: i64, settled: i64) -> Self {
-        let key = dice.one(&["order.delay", "order.process"]);
+    pub fn new(dice: &mut Random, unknown: i64, settled: i64) -> Self {
+        let key = one(dice, &["order.delay", "order.process"]);
         let from_service = usize::from(key == "order.delay");
         let mut properties = BasicProperties::default().with_headers(forged(dice));
-        if dice.below(4) == 0 {
-            let id = dice.below(100).to_string();
+        if dice.random_range(0..4) == 0 {
+            let id = dice.random_range(0..100).to_string();
             properties = properties.with_message_id(id.into()).with_type("overdue.wake".into());
         }
         let deadline =
-            dice.one(&["2000-01-01T00:00:00Z", "2020-02-29T23:59:60Z", "2024-01-01T00:00:00+14:00"]);
-        let (body, parks) = match dice.below(16) {
+            one(dice, &["2000-01-01T00:00:00Z", "2020-02-29T23:59:60Z", "2024-01-01T00:00:00+14:00"]);
+        let (body, parks) = match dice.random_range(0..16) {
             // The form of our own wakes, which services may not use: about nothing, or about what is settled already.
             0 => (format!("{{\"wake\":[[{unknown},0,0]]}}").into_bytes(), from_service),
             1 => (format!("{{\"wake\":[[{unknown},-9223372036854775808,4294967295]]}}").into_bytes(), 1),
@@ -87,29 +65,36 @@ impl Hostile {
                 (format!("{{\"order_id\":{settled},\"payment_deadline\":\"{deadline}\"}}").into_bytes(), 0)
             }
             // Bytes, depth, size.
-            5 => ((0..dice.below(200)).map(|_| dice.roll().to_be_bytes()[0] | 0x80).collect(), 1),
-            6 => ("[".repeat(1 + dice.below(5_000)).into_bytes(), 1),
-            7 => ("{\"data\":".repeat(1 + dice.below(5_000)).into_bytes(), 1),
-            8 => (format!("{{\"order_id\":\"{}\"}}", "\u{1F525}".repeat(dice.below(300))).into_bytes(), 1),
+            5 => (
+                (0..dice.random_range(0..200))
+                    .map(|_| dice.random::<u64>().to_be_bytes()[0] | 0x80)
+                    .collect(),
+                1,
+            ),
+            6 => ("[".repeat(1 + dice.random_range(0..5_000)).into_bytes(), 1),
+            7 => ("{\"data\":".repeat(1 + dice.random_range(0..5_000)).into_bytes(), 1),
+            8 => (
+                format!("{{\"order_id\":\"{}\"}}", "\u{1F525}".repeat(dice.random_range(0..300)))
+                    .into_bytes(),
+                1,
+            ),
             // Properties that say that it is something else.
             9 => {
-                let kind = dice.one(&[
-                    "image/png",
-                    "application/x-java-serialized-object",
-                    "\u{1b}[2J",
-                    "text/html",
-                ]);
+                let kind = one(
+                    dice,
+                    &["image/png", "application/x-java-serialized-object", "\u{1b}[2J", "text/html"],
+                );
                 properties = properties.with_content_type(kind.into());
                 (b"1".to_vec(), 1)
             }
             10 => {
-                properties = properties.with_content_encoding(dice.one(&["gzip", "br", "\u{202e}"]).into());
+                properties = properties.with_content_encoding(one(dice, &["gzip", "br", "\u{202e}"]).into());
                 (b"{\"order_id\":1}".to_vec(), 1)
             }
             // The largest that the broker accepts is further than anybody's window.
             11 => {
                 properties = properties.with_expiration("4294967295".into());
-                (dice.one(&BROKEN).as_bytes().to_vec(), 1)
+                (one(dice, &BROKEN).as_bytes().to_vec(), 1)
             }
             12 => {
                 // With a forged x-death, RabbitMQ before 4.0.1 would see a cycle when it expires, and keep it to itself.
@@ -119,24 +104,25 @@ impl Hostile {
                         headers.insert(name.clone(), value.clone());
                     }
                 }
-                properties =
-                    properties.with_headers(headers).with_expiration(dice.below(3).to_string().into());
-                (dice.one(&BROKEN).as_bytes().to_vec(), 1)
+                properties = properties
+                    .with_headers(headers)
+                    .with_expiration(dice.random_range(0..3).to_string().into());
+                (one(dice, &BROKEN).as_bytes().to_vec(), 1)
             }
-            _ => (dice.one(&BROKEN).as_bytes().to_vec(), 1),
+            _ => (one(dice, &BROKEN).as_bytes().to_vec(), 1),
         };
         Self { key, body, properties, parks }
     }
 
     /// One of this many bytes.
-    pub fn large(dice: &mut Dice, bytes: usize) -> Self {
-        let key = dice.one(&["order.delay", "order.process"]);
+    pub fn large(dice: &mut Random, bytes: usize) -> Self {
+        let key = one(dice, &["order.delay", "order.process"]);
         Self { key, body: vec![b'7'; bytes], properties: BasicProperties::default(), parks: 1 }
     }
 }
 
 /// Headers in the broker's name, and in ours.
-fn forged(dice: &mut Dice) -> FieldTable {
+fn forged(dice: &mut Random) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(LongString::from(text));
     let mut headers = FieldTable::default();
     let mut death = FieldTable::default();
@@ -155,7 +141,7 @@ fn forged(dice: &mut Dice) -> FieldTable {
         ("tenant", AMQPValue::Void),
     ];
     for (name, value) in all {
-        if dice.below(4) == 0 {
+        if dice.random_range(0..4) == 0 {
             headers.insert(name.into(), value);
         }
     }

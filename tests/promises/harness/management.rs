@@ -1,119 +1,54 @@
-//! RabbitMQ's management API, as far as tests need it: vhosts, users, connections, messages.
+//! RabbitMQ's management API for tests: an answer that is not the wanted one fails the test.
 
-use std::time::Duration;
-
-use base64::prelude::{BASE64_STANDARD, Engine};
+use overdue_testkit::management::Management as Client;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::world::World;
+use super::world::{World, env};
 
 /// A client with the rights of the user in `AMQP_URL`.
 #[derive(Clone, Debug)]
-pub struct Management {
-    agent: ureq::Agent,
-    base: Url,
-    authorization: String,
-}
+pub struct Management(Client);
 
 impl Management {
     /// From `OVERDUE_MANAGEMENT_URL` and `AMQP_URL`.
     pub fn from_env() -> Self {
-        let url = |name: &str| {
-            let value = std::env::var(name)
-                .unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"));
-            Url::parse(&value).unwrap_or_else(|error| panic!("{name}: {error}"))
-        };
+        let url = |name: &str| Url::parse(&env(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (base, broker) = (url("OVERDUE_MANAGEMENT_URL"), url("AMQP_URL"));
         let login = if base.username().is_empty() { &broker } else { &base };
-        let login = format!("{}:{}", login.username(), login.password().unwrap_or_default());
-        // A connection for each request: after a 500 the broker closes the connection, at times when the next request is on its way.
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(120)))
-            .max_idle_connections(0)
-            .max_idle_connections_per_host(0);
-        Self {
-            agent: config.http_status_as_error(false).build().into(),
-            authorization: format!("Basic {}", BASE64_STANDARD.encode(login)),
-            base,
-        }
+        let (user, password) = (login.username(), login.password().unwrap_or_default());
+        Self(Client::new(base.clone(), user, password))
     }
 
     /// The same API as another user sees it.
     pub fn as_user(&self, user: &str, password: &str) -> Self {
-        let authorization = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
-        Self { authorization, ..self.clone() }
+        Self(self.0.as_user(user, password))
     }
 
     /// The status of a request, whatever it is.
     pub async fn status(&self, method: &'static str, path: &[&str], body: Value) -> u16 {
-        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
-        blocking(move || {
-            let request = ureq::http::Request::builder().method(method).uri(url.as_str());
-            let request =
-                request.header("authorization", authorization).header("content-type", "application/json");
-            let request = request.body(body.to_string()).expect("a request");
-            let answer = agent.run(request).unwrap_or_else(|error| panic!("{method} {url}: {error}"));
-            answer.status().as_u16()
-        })
-        .await
+        self.0.ask(method, path, Some(body)).await.expect("an answer").0
     }
 
-    /// Asks; `path` are the segments behind `/api`.
+    /// Asks; `path` are the segments behind `/api`. What cannot be had has the API's own explanation as its answer.
     pub async fn get(&self, path: &[&str]) -> Value {
-        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
-        blocking(move || {
-            let answer = agent.get(url.as_str()).header("authorization", authorization).call();
-            let mut answer = answer.unwrap_or_else(|error| panic!("GET {url}: {error}"));
-            answer.body_mut().read_json().unwrap_or_else(|error| panic!("GET {url}: {error}"))
-        })
-        .await
+        let (_, body) = self.0.ask("GET", path, None).await.expect("an answer");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path:?}: {error}: {body}"))
     }
 
     /// Puts (creates or replaces).
     pub async fn put(&self, path: &[&str], body: Value) {
-        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
-        blocking(move || {
-            let answer = agent.put(url.as_str()).header("authorization", authorization).send_json(body);
-            let answer = answer.unwrap_or_else(|error| panic!("PUT {url}: {error}"));
-            assert!(answer.status().is_success(), "PUT {url}: {}", answer.status());
-        })
-        .await;
+        self.0.put(path, body).await.expect("it is put");
     }
 
     /// Posts.
     pub async fn post(&self, path: &[&str], body: Value) -> Value {
-        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
-        blocking(move || {
-            let answer = agent.post(url.as_str()).header("authorization", authorization).send_json(body);
-            let mut answer = answer.unwrap_or_else(|error| panic!("POST {url}: {error}"));
-            let text = answer.body_mut().read_to_string().unwrap_or_default();
-            assert!(answer.status().is_success(), "POST {url}: {} {text}", answer.status());
-            serde_json::from_str(&text).unwrap_or(Value::Null)
-        })
-        .await
+        self.0.post(path, body).await.expect("it is posted")
     }
 
     /// Deletes; what is not there is fine.
     pub async fn delete(&self, path: &[&str]) {
-        let (agent, url, authorization) = (self.agent.clone(), self.url(path), self.authorization.clone());
-        blocking(move || {
-            let answer = agent.delete(url.as_str()).header("authorization", authorization).call();
-            let answer = answer.unwrap_or_else(|error| panic!("DELETE {url}: {error}"));
-            assert!(
-                answer.status().is_success() || answer.status() == 404,
-                "DELETE {url}: {}",
-                answer.status()
-            );
-        })
-        .await;
-    }
-
-    fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        let _ = (url.set_username(""), url.set_password(None));
-        url.path_segments_mut().expect("an http URL").pop_if_empty().push("api").extend(path);
-        url
+        self.0.delete(path).await.expect("it is deleted");
     }
 }
 
@@ -143,8 +78,4 @@ impl World {
         url.set_password(Some("limited")).expect("a URL with a password");
         url.into()
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("an answer of the management API")
 }

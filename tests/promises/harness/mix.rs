@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::hostile::Dice;
 use super::world::World;
+use overdue_testkit::random::{Rng, seeded};
 
 /// Codes that a trigger may raise: unknown ones, the shop's own, and those that mean that the database is away.
 pub const CODES: [&str; 19] = [
@@ -42,17 +42,17 @@ pub fn is_bad(user: i64) -> bool {
 
 /// What each bad order of a mix does, by its number among the 200.
 pub fn draw(seed: u64) -> BTreeMap<usize, i64> {
-    let mut dice = Dice(seed);
+    let mut dice = seeded(seed);
     let mut mix = BTreeMap::new();
     // In some mixes all fail with one code, in others each with its own.
-    let (alike, code) = (dice.below(2) == 0, dice.below(CODES.len()));
-    for _ in 0..dice.below(41) {
-        let code = if alike { code } else { dice.below(CODES.len()) };
-        mix.insert(dice.below(200), 1_000 + i64::try_from(code).expect("a code"));
+    let (alike, code) = (dice.random_range(0..2) == 0, dice.random_range(0..CODES.len()));
+    for _ in 0..dice.random_range(0..41) {
+        let code = if alike { code } else { dice.random_range(0..CODES.len()) };
+        mix.insert(dice.random_range(0..200), 1_000 + i64::try_from(code).expect("a code"));
     }
-    for _ in 0..dice.below(4) {
+    for _ in 0..dice.random_range(0..4) {
         let kinds = [HANGS, HANGS, HANGS, HANGS, SLOW, SLOW, SLOW, SLOW, HUGE];
-        mix.insert(dice.below(200), kinds[dice.below(kinds.len())]);
+        mix.insert(dice.random_range(0..200), kinds[dice.random_range(0..kinds.len())]);
     }
     mix
 }

@@ -1,8 +1,6 @@
 //! What the tests stand on: a world of one's own, a shop in it, pods, and a breaker and an alarm for connections.
 
 mod alarm;
-#[path = "../../../trials/src/breaker.rs"]
-mod breaker;
 mod events;
 mod hostile;
 mod management;
@@ -17,9 +15,9 @@ mod verify;
 mod world;
 
 pub use alarm::Alarm;
-pub use breaker::{Breaker, Line};
 pub use events::{Subscriber, order_of};
-pub use hostile::{Dice, Hostile};
+pub use hostile::Hostile;
+pub use overdue_testkit::breaker::{Breaker, Line};
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use roles::{Roles, run as run_as};

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
+use overdue_testkit::random::{Random, Rng};
 
 /// The other end of a pod's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +79,7 @@ pub struct Targets {
 pub type Strike = (Duration, Fault);
 
 /// Draws three to six faults.
-pub fn draw(random: &mut ChaCha8Rng, load: Duration, targets: Targets) -> Vec<Strike> {
+pub fn draw(random: &mut Random, load: Duration, targets: Targets) -> Vec<Strike> {
     let count = random.random_range(3..=6);
     let mut strikes: Vec<Strike> =
         (0..count).map(|_| (load.mul_f64(random.random_range(0.05..0.9)), fault(random, targets))).collect();
@@ -88,7 +87,7 @@ pub fn draw(random: &mut ChaCha8Rng, load: Duration, targets: Targets) -> Vec<St
     strikes
 }
 
-fn fault(random: &mut ChaCha8Rng, Targets { pods, nodes }: Targets) -> Fault {
+fn fault(random: &mut Random, Targets { pods, nodes }: Targets) -> Fault {
     let (pod, node) = (random.random_range(0..pods), random.random_range(0..nodes));
     let end = if random.random_bool(0.5) { End::Broker } else { End::Database };
     let mut lasting = |most: u64| Duration::from_millis(random.random_range(50..=most));

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use overdue_testkit::random::{Rng, seeded};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -65,7 +64,7 @@ pub struct Outcome {
 impl Script {
     /// The same seed draws the same script.
     pub fn draw(seed: u64, nodes: usize) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random = seeded(seed);
         // The faults first: what they are should not depend on how busy the shop is.
         let pods = random.random_range(2..=3);
         let strikes = fault::draw(&mut random, LOAD, Targets { pods, nodes });
@@ -78,7 +77,7 @@ impl Script {
 
     /// A steady load, one fault in the middle of it, and no sweep that would make good for what is lost.
     pub fn incident(seed: u64, load: Duration, strike: Option<Strike>) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random = seeded(seed);
         let lives = script::draw(&mut random, load, ORDERS_PER_SECOND, LONGEST_WINDOW);
         let strikes = strike.into_iter().collect();
         Self { seed, lives, strikes, pods: 3, sweep: false, crimes: &[], patience: SETTLE }

@@ -9,9 +9,9 @@ use super::buyer::Buyer;
 use super::watch::Watch;
 use super::{Figures, Kind};
 use crate::arena::Arena;
-use crate::breaker::Line;
 use crate::load::bulk;
 use crate::measure::{lateness, newest_outbox_row, now, outbox_until, overdue, until};
+use overdue_testkit::breaker::Line;
 
 /// How long the shop is watched before, and afterwards.
 const CALM: Duration = Duration::from_secs(25);

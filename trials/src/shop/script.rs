@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use overdue_testkit::random::Random;
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use rand_chacha::ChaCha8Rng;
 
 /// Products 1 to this; product 1 is in many orders.
 pub const PRODUCTS: i64 = 20;
@@ -55,14 +55,14 @@ pub enum End {
 }
 
 /// Draws the orders of one round.
-pub fn draw(random: &mut ChaCha8Rng, load: Duration, per_second: u32, longest: Duration) -> Vec<Life> {
+pub fn draw(random: &mut Random, load: Duration, per_second: u32, longest: Duration) -> Vec<Life> {
     let count = load.as_millis() * u128::from(per_second) / 1_000;
     let mut lives: Vec<_> = (0..count).map(|_| life(random, load, longest)).collect();
     lives.sort_by_key(|life| life.at);
     lives
 }
 
-fn life(random: &mut ChaCha8Rng, load: Duration, longest: Duration) -> Life {
+fn life(random: &mut Random, load: Duration, longest: Duration) -> Life {
     let window =
         Duration::from_millis(random.random_range(300..=u64::try_from(longest.as_millis()).unwrap_or(1)));
     let mut products: Vec<i64> =

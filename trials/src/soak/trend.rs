@@ -77,15 +77,15 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng, SeedableRng};
+    use overdue_testkit::random::{Random, Rng, seeded};
 
     use super::*;
 
     const LIMIT: Limit = Limit { share: 0.1, besides: 3.0 };
 
     /// Ten minutes of samples, one in each second.
-    fn grows(value: impl Fn(f64, &mut rand_chacha::ChaCha8Rng) -> f64) -> bool {
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    fn grows(value: impl Fn(f64, &mut Random) -> f64) -> bool {
+        let mut random = seeded(7);
         let times: Vec<_> = (0..600).map(f64::from).collect();
         let values: Vec<_> = times.iter().map(|time| value(*time, &mut random)).collect();
         Course::of(&times, &values).expect("long enough").exceeds(LIMIT)

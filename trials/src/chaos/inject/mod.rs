@@ -14,9 +14,9 @@ use tokio::time::sleep;
 
 use super::fault::{End, Fault};
 use crate::arena::Arena;
-use crate::breaker::{Breaker, Line};
 use crate::measure::until;
 use crate::shop::Letter;
+use overdue_testkit::breaker::{Breaker, Line};
 
 /// What was sent and cannot be understood.
 pub type Rubbish = Mutex<Vec<Letter>>;

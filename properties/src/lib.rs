@@ -1,5 +1,8 @@
 //! What must hold for every input of every decoder. The fuzz targets look for inputs that break it; the tests of the
-//! service run the kept corpus and generated inputs through the same functions, as `tests/promises/properties`.
+//! service run the kept corpus and generated inputs through the same functions.
+
+#![expect(clippy::expect_used, reason = "an expectation that fails is a property that does not hold")]
+#![allow(clippy::missing_panics_doc, reason = "all of them panic where a property does not hold")]
 
 pub mod corpus;
 pub mod frames;

@@ -8,8 +8,8 @@ use std::path::Path;
 /// When the file is not there, or a line is neither `name: text` nor hex.
 #[must_use]
 pub fn of(decoder: &str) -> Vec<(String, Vec<u8>)> {
-    // The tests of the service include this file; their manifest is beside the folder `fuzz`.
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(decoder).with_extension("txt");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let path = corpus.join(decoder).with_extension("txt");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.starts_with('#'));
     lines

@@ -25,6 +25,7 @@ pub fn holds(input: &[u8]) {
 }
 
 /// Flags and properties as a pod sees them.
+#[must_use]
 pub fn properties(input: &[u8]) -> BasicProperties {
     let out = passed(&frame(input), 1_024);
     read(&out[HEAD + START.len()..out.len() - 1]).expect("what passes can be read")

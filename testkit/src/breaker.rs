@@ -1,5 +1,5 @@
 //! A breaker between a pod and a server: it forwards, cuts, stalls or silences TCP connections, and can make the broker
-//! close a channel. The promises in `tests/` use it too.
+//! close a channel.
 
 use std::io;
 use std::sync::Arc;
@@ -41,6 +41,9 @@ pub struct Breaker {
 
 impl Breaker {
     /// Stands in front of the server that this URL names.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, or no port is free.
     pub async fn before(url: &str) -> io::Result<Self> {
         let mut through = Url::parse(url).map_err(io::Error::other)?;
         let amqp = through.scheme().starts_with("amqp");
