@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < SILENCE.as_millis(), "one late sign of life is no silence");
 
-/// An office that is held; it is left when this is dropped.
+/// A lead that is held; it is given up when this is dropped.
 #[derive(Debug)]
 pub struct Leadership {
     session: PgConnection,
@@ -32,7 +32,7 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Waits until this pod holds the office; `None` when stopped before.
+    /// Waits until this pod leads; `None` when stopped before.
     ///
     /// # Errors
     /// Those of the database.
@@ -62,7 +62,7 @@ impl Leadership {
         Ok(None)
     }
 
-    /// Gives signs of life for as long as the office is held; returns only when it is lost. A table in the outbox's place has
+    /// Gives signs of life for as long as this pod leads; returns only when the lead is lost. A table in the outbox's place has
     /// another number: other pods would lead by that one.
     pub async fn hold(&mut self) -> DatabaseError {
         loop {
@@ -78,7 +78,7 @@ impl Leadership {
         }
     }
 
-    /// Leaves the office at once, so that another pod need not wait.
+    /// Gives up the lead at once, so that another pod need not wait.
     pub async fn resign(self) {
         let _ = timeout(SILENCE, self.session.close()).await;
     }

@@ -102,7 +102,7 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
         let (code, log) = pod.end().await;
         assert!(asked.elapsed() < 4 * SECOND, "{log}");
         assert_eq!(code, 1, "{log}");
-        assert!(log.contains("event=gave_back"), "{log}");
+        assert!(log.contains("event=stopped"), "{log}");
         assert_eq!(world.status(order).await, "PENDING");
         let second = world.pod(&[("lanes", "5s"), ("sweep_grace", "1h")]);
         world.closed(order).await;
@@ -111,15 +111,15 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
     .await;
 }
 
-/// The offices that must move: the relay's and the sweep's.
-const OFFICES: [i64; 2] = [1, 2];
+/// The keys of the roles whose leader must move: the relay's and the sweep's.
+const KEYS: [i64; 2] = [1, 2];
 
 /// Waits until others than these sessions lead; the sessions that do.
 async fn led_by_others(world: &World, than: [i64; 2]) -> [i64; 2] {
     let mut leaders = [0; 2];
-    for (leader, office) in leaders.iter_mut().zip(OFFICES) {
+    for (leader, key) in leaders.iter_mut().zip(KEYS) {
         eventually("another pod leads", async || {
-            *leader = world.leader(office, "outbox").await;
+            *leader = world.leader(key, "outbox").await;
             *leader != 0 && !than.contains(leader)
         })
         .await;

@@ -270,8 +270,8 @@ async fn a_table_in_the_outboxs_place_moves_the_leadership_to_it() {
         // Offices that are held by a table; either table, old and new, would do for one pod.
         let leading_by = async |table: &str| {
             let mut held = 0;
-            for office in 1..=3 {
-                held += usize::from(world.leader(office, table).await != 0);
+            for key in 1..=3 {
+                held += usize::from(world.leader(key, table).await != 0);
             }
             held
         };

@@ -204,15 +204,15 @@ impl Pod {
         Ok(())
     }
 
-    /// When it began to lead an office, as its log says it, unless it has ended or lost a session since then.
-    pub async fn leads_since(&self, office: &str) -> Option<String> {
+    /// When it began to lead a role, as its log says it, unless it has ended or lost a session since then.
+    pub async fn leads_since(&self, key: &str) -> Option<String> {
         self.pid().await?;
         let (log, mut since) = (std::fs::read_to_string(&self.log).ok()?, None);
         for line in log.lines() {
-            let role = format!("role={}", office.to_lowercase());
+            let role = format!("role={}", key.to_lowercase());
             if is(line, "starting") || (is(line, "session_broken") && line.contains(&role)) {
                 since = None;
-            } else if is(line, "leading") && line.contains(&format!("key={office}")) {
+            } else if is(line, "leading") && line.contains(&format!("key={key}")) {
                 since = line.split_whitespace().next().map(str::to_owned);
             }
         }

@@ -78,6 +78,14 @@ pub const WORKLOADS: &[Workload] = &[
             (CPU, Goal::AtMost(1.05)),
         ],
     },
+    Workload {
+        name: "pods",
+        kind: Kind::Bench(&["pods", "--orders", "150000", "--pods", "2"]),
+        goals: &[
+            ("closed per second by all pods", Goal::AtLeast(0.95)),
+            ("CPU of all pods per 1,000 orders", Goal::AtMost(1.05)),
+        ],
+    },
     Workload { name: "items", kind: Kind::Items, goals: &[(items::TOOK, Goal::AtMost(1.8))] },
 ];
 

@@ -18,8 +18,8 @@ pub enum RoleKey {
     Sweep,
 }
 
-pub async fn play(arena: &Arena, times: usize, office: RoleKey) -> Result<Vec<Measure>> {
-    let mut measure = match office {
+pub async fn play(arena: &Arena, times: usize, key: RoleKey) -> Result<Vec<Measure>> {
+    let mut measure = match key {
         RoleKey::Relay => {
             Measure::seconds("the relay's leader is killed: its outbox drained by the next", Some(10.0))
         }
@@ -28,12 +28,12 @@ pub async fn play(arena: &Arena, times: usize, office: RoleKey) -> Result<Vec<Me
         }
     };
     for _ in 0..times {
-        let leader = leader(arena, office).await?;
-        arena.timeline.note(format!("{} leads the {office:?}", leader.name()));
+        let leader = leader(arena, key).await?;
+        arena.timeline.note(format!("{} leads the {key:?}", leader.name()));
         leader.kill().await?;
         // What is recorded from now on is the next leader's work alone.
         let pool = &arena.eyes;
-        let took = match office {
+        let took = match key {
             RoleKey::Relay => {
                 bulk(pool, 1, Duration::from_secs(1), Duration::ZERO).await?;
                 let row = newest_outbox_row(pool).await?;
@@ -57,11 +57,11 @@ pub async fn play(arena: &Arena, times: usize, office: RoleKey) -> Result<Vec<Me
 }
 
 /// The pod that said last that it leads.
-async fn leader(arena: &Arena, office: RoleKey) -> Result<&Pod> {
+async fn leader(arena: &Arena, key: RoleKey) -> Result<&Pod> {
     for _ in 0..100 {
         let mut leading = Vec::new();
         for pod in &arena.pods {
-            leading.extend(pod.leads_since(&format!("{office:?}")).await.map(|since| (since, pod)));
+            leading.extend(pod.leads_since(&format!("{key:?}")).await.map(|since| (since, pod)));
         }
         // In RFC 3339, later is greater.
         leading.sort_by(|(one, _), (other, _)| one.cmp(other));
