@@ -1,7 +1,7 @@
 //! The consumer of the process queue: wakes become closed orders.
 //!
-//! Three phases, again and again: wait for an event (all waiting is in [`Session::wait`]), decide what to do about it
-//! ([`decide`], pure), carry the effects out ([`carry_out`]).
+//! Three phases, again and again: wait for an event (all waiting is in `Session::wait`), decide what to do about it
+//! (`decide`, pure), carry the effects out (`carry_out`).
 
 mod carry_out;
 mod decide;

@@ -25,7 +25,7 @@ pub struct Args {
     /// How many pairs
     #[arg(long, default_value_t = 7)]
     pairs: usize,
-    /// Only these workloads: burst, steady, place, items
+    /// Only these workloads: burst, steady, place, pods, items
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }

@@ -1,0 +1,127 @@
+//! What arrives and what becomes of orders, taken into the state: held, sent on, parked, or done.
+
+use super::WakeConsumer;
+use super::event::{Arrival, Effect, Now, Report};
+use crate::clock::DbTime;
+use crate::closing::Verdict;
+use crate::closing::next_step::{NextStep, next_step};
+use crate::lanes::LONGEST_HOLD;
+use crate::roles::close::in_flight::{Held, Tag};
+use crate::wire::keys::KEY_PROCESS;
+use crate::wire::outgoing::Outgoing;
+use crate::wire::parked::parked;
+use crate::wire::wake::{self, Wake};
+
+impl WakeConsumer {
+    pub(super) fn take(&mut self, arrivals: Vec<Arrival>, now: Now) {
+        for arrival in arrivals {
+            match arrival {
+                Arrival::Wakes(tag, wakes) => {
+                    self.in_flight.take(tag, wakes.len());
+                    for wake in wakes {
+                        self.hold_or_reschedule(wake, tag, now.time);
+                    }
+                }
+                Arrival::Probe(tag, token) => {
+                    self.in_flight.take(tag, 0);
+                    self.probes.push((token, tag));
+                }
+                Arrival::Malformed(tag, malformed) => {
+                    let (reason, message) = *malformed;
+                    self.in_flight.take(tag, 1);
+                    let before = self.malformed.take().map_or(0, |(count, _)| count);
+                    self.malformed = Some((before + 1, reason));
+                    self.to_park.push((message, vec![tag]));
+                }
+            }
+        }
+        let all = self.in_flight.unacknowledged() >= self.limits.messages;
+        self.drain.delivered(now.instant, all);
+    }
+
+    /// Holds a wake, or sends it on where much time remains.
+    fn hold_or_reschedule(&mut self, wake: Wake, tag: Tag, now: DbTime) {
+        let near = wake.due.since(now) <= LONGEST_HOLD && self.has_leisure();
+        if (near || self.scheduler.holds(&wake, now)) && self.drain.may_wait() {
+            self.in_flight.hold(Held { wake, tag, deferrals: 0 });
+        } else {
+            self.to_reschedule.push((wake, tag));
+        }
+    }
+
+    /// Whether there is room for wakes that another lane could carry nearer to their moment: holding them costs nothing but
+    /// room, while every further lane costs messages, and the fewer orders one carries the more. Half of the room is for
+    /// wakes that are due, which would otherwise stand in the queue behind those that are not.
+    fn has_leisure(&self) -> bool {
+        2 * self.in_flight.unacknowledged() <= self.limits.messages
+            && 2 * self.in_flight.orders() <= self.limits.orders
+    }
+
+    pub(super) fn apply_verdicts(
+        &mut self,
+        batch: Vec<(Held, Verdict)>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (mut unknown_failed, mut unknown_orders) = (0, Vec::new());
+        for (held, verdict) in batch {
+            let (Held { wake, tag, deferrals }, unknown) = (held, verdict == Verdict::Unknown);
+            unknown_failed += usize::from(unknown && wake.announced);
+            match next_step(wake, &verdict, deferrals, self.drain.may_wait(), self.retry, now.time) {
+                NextStep::Done => self.in_flight.done(tag),
+                NextStep::Reschedule(wake) => self.hold_or_reschedule(wake, tag, now.time),
+                NextStep::RetryShortly(wake) => {
+                    self.in_flight.hold(Held { wake, tag, deferrals: deferrals + 1 });
+                }
+                NextStep::ToLane(wake) => self.to_reschedule.push((wake, tag)),
+                NextStep::Alone => self.slow.push_back(held),
+                NextStep::Park { wake, .. } if unknown => unknown_orders.push((wake, tag)),
+                NextStep::Park { wake, reason } => {
+                    self.to_park.push((parked_wakes(&[wake], &reason, now.time), vec![tag]));
+                    effects.push(Effect::Report(Report::ParkingOrder(wake.order_id, reason)));
+                }
+            }
+        }
+        if unknown_failed > 0 {
+            effects.push(Effect::CountFailed(unknown_failed));
+        }
+        self.park_unknown(&unknown_orders, now.time, effects);
+    }
+
+    /// Anybody may name orders that do not exist: one message and one line in the log for all of a batch.
+    fn park_unknown(&mut self, orders: &[(Wake, Tag)], now: DbTime, effects: &mut Vec<Effect>) {
+        for orders in orders.chunks(self.limits.orders_per_wake) {
+            let (wakes, tags): (Vec<_>, Vec<_>) = orders.iter().copied().unzip();
+            let (first, count, attempts) = (wakes[0].order_id, wakes.len(), self.retry.max_attempts);
+            let reason = match count {
+                1 => format!("order {first} does not exist (after {attempts} attempts)"),
+                _ => format!("{count} orders do not exist (after {attempts} attempts)"),
+            };
+            self.to_park.push((parked_wakes(&wakes, &reason, now), tags));
+            effects.push(Effect::Report(Report::ParkingUnknown(count, first)));
+        }
+    }
+
+    pub(super) fn done(&mut self, tags: &[Tag]) {
+        for tag in tags {
+            self.in_flight.done(*tag);
+        }
+    }
+
+    /// From now on, whatever is not in the database's hands is published again for other pods.
+    pub(super) fn hand_over(&mut self, effects: &mut Vec<Effect>) {
+        let held = self.in_flight.take_held().into_iter().chain(self.slow.drain(..));
+        let left: Vec<_> = held.map(|held| (held.wake, held.tag)).collect();
+        if !left.is_empty() {
+            effects.push(Effect::Report(Report::HandingOver(left.len())));
+        }
+        self.to_reschedule.extend(left);
+    }
+}
+
+fn parked_wakes(wakes: &[Wake], reason: &str, now: DbTime) -> Outgoing {
+    let properties = lapin::BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type(wake::WAKE_TYPE.into());
+    parked(wake::encode(wakes), &properties, reason, KEY_PROCESS, now)
+}
