@@ -1,4 +1,5 @@
-//! Every advisory lock that Overdue takes. SQL gets the keys as parameters.
+//! The advisory locks that pods and `migrate` take. SQL gets the keys as parameters. One more is taken by `overdue_give_back`
+//! (migrations/functions.sql), whose key is the number below alone, with the table of the products.
 //!
 //! PostgreSQL's keys are pairs of 32 bits. The first half is one of the numbers below: "OVER" in ASCII and what the lock is for, so
 //! that no lock of the shop's own programs is meant. The second half names the shop: mostly its outbox table, because a database

@@ -99,7 +99,7 @@ impl Drain {
         !matches!(self, Self::HandingOver | Self::Done)
     }
 
-    /// Whether deliveries may still come that nobody has been asked to stop sending.
+    /// Whether the broker has been asked for no more messages.
     pub fn is_cancelled(self) -> bool {
         !matches!(self, Self::Taking | Self::Quieting { .. })
     }

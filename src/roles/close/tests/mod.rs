@@ -24,7 +24,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A consumer with a clock that goes when it is told to.
+/// A consumer with a clock that the test moves.
 struct Desk {
     consumer: WakeConsumer,
     now: Now,
