@@ -50,6 +50,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
     };
     let mut session = Session {
         shared: Arc::clone(shared),
+        intake: shared.broker.names.intake(),
         publisher,
         channel,
         consumer: Some(consumer),
@@ -88,6 +89,8 @@ type Verdicts = Vec<(Held, Verdict)>;
 /// What a session awaits: the broker's deliveries, and its own tasks.
 struct Session {
     shared: Arc<Shared>,
+    /// The intake queue's name: what has expired there comes from services.
+    intake: String,
     publisher: Arc<Publisher>,
     channel: Channel,
     /// None once its stream has ended.
@@ -131,7 +134,7 @@ impl Session {
                     self.consumer = None;
                     return Ok(Event::ConsumerEnded);
                 };
-                Ok(Event::Arrived(take::arrived(&self.shared, first, &mut self.consumer, room)?))
+                Ok(Event::Arrived(take::arrived(&self.shared, &self.intake, first, &mut self.consumer, room)?))
             }
             () = sleep_until(moment.unwrap_or_else(Instant::now)), if moment.is_some() => Ok(Event::Moment),
             () = stop.cancelled(), if !self.state.is_stopping() => Ok(Event::StopRequested),

@@ -20,15 +20,15 @@ const MOST_AT_ONCE: usize = 256;
 /// This delivery and all that have arrived with it, while there is room for so many orders.
 pub(super) fn arrived(
     shared: &Shared,
+    intake: &str,
     first: lapin::Result<Delivery>,
     consumer: &mut Option<Deliveries>,
     mut room: usize,
 ) -> Result<Vec<Arrival>, RoleError> {
     let (mut arrivals, mut next) = (Vec::new(), Some(first));
-    let intake = shared.broker.names.intake();
     while let Some(delivery) = next {
         let delivery = delivery.map_err(|source| BrokerError::during("taking wakes", source))?;
-        let arrival = read(shared, &intake, delivery);
+        let arrival = read(shared, intake, delivery);
         room = room.saturating_sub(orders(&arrival));
         arrivals.push(arrival);
         // The end of the stream, if it is met here, is met again by the next call.
