@@ -43,7 +43,7 @@ const CRIMES: [(Crime, &str); 10] = [
     (Crime::OrderClosedWithoutEvent, "closed orders without an event"),
     (Crime::EventOfAnOrderThatIsNotClosed, "there is an event that says so"),
     (Crime::SecondEventOfAClose, "two different events"),
-    (Crime::StockLost, "stock lost"),
+    (Crime::StockLost, STOCK),
     (Crime::StockGivenBackTwice, STOCK),
     (Crime::OrderGone, "have vanished"),
     (Crime::WakeLost, "orders PENDING"),
@@ -88,15 +88,9 @@ pub async fn run() -> Result<()> {
             ensure!(convicted_of.contains(words), "{crime} went unpunished: {verdict}");
             println!("{crime}: convicted ({words})");
         }
-        let of_these =
-            |words: &str| CRIMES.iter().any(|(crime, said)| crimes.contains(crime) && said.contains(words));
-        for (crime, words) in
-            CRIMES.iter().filter(|(crime, words)| !crimes.contains(crime) && !of_these(words))
-        {
-            ensure!(
-                !convicted_of.contains(words) || *words == STOCK,
-                "nobody has committed {crime}: {verdict}"
-            );
+        let of_these = |words| CRIMES.iter().any(|(crime, said)| crimes.contains(crime) && *said == words);
+        for (crime, words) in CRIMES.iter().filter(|(_, words)| !of_these(*words)) {
+            ensure!(!convicted_of.contains(words), "nobody has committed {crime}: {verdict}");
         }
     }
     println!("the checker convicts of every crime");
