@@ -1,4 +1,4 @@
-# `make` lists the targets; `make check` is the gate, and what CI runs.
+# `make` lists the targets; `make check` is the gate, which CI runs.
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
@@ -7,7 +7,7 @@
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: toolchain ## see orders being placed, paid and closed (KEEP=1 leaves the services up)
+demo: toolchain ## watch orders being placed, paid and closed (KEEP=1 leaves everything up)
 	cargo build --quiet --locked --bins --example demo
 	dev/with-services cargo run --quiet --locked --example demo
 
@@ -19,7 +19,7 @@ mixes: toolchain ## one bad order stops no other: drawn mixes (MIXES=1000), and 
 	RUST_BACKTRACE=0 MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \
 	  cargo test --locked --test promises -- one_bad_order_never_stops_another
 
-# Everything that only checks shares a folder: dependencies are checked once, and target/debug stays as it was.
+# The linters share a target folder: dependencies are checked once, and target/debug stays as it is.
 lint deny: export CARGO_TARGET_DIR := target/lint
 lint: deny ## format, clippy, documentation, licences; warnings are errors
 	dev/toolchain rustfmt clippy
@@ -27,13 +27,13 @@ lint: deny ## format, clippy, documentation, licences; warnings are errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 
-deny: toolchain ## licences, bans and sources of the dependencies; advisories where their database can be had
+deny: toolchain ## licences, bans and sources of the dependencies; advisories if their database can be fetched
 	dev/deny
 
 sqlx: toolchain ## rewrite .sqlx after a change to a query or a migration
 	dev/sqlx write
 
-sqlx-check: toolchain ## is .sqlx what the queries and migrations say?
+sqlx-check: toolchain ## check that .sqlx matches the queries and migrations
 	dev/sqlx check
 
 schema: toolchain ## rewrite migrations/schema.txt after a change to a migration or a function
@@ -42,11 +42,11 @@ schema: toolchain ## rewrite migrations/schema.txt after a change to a migration
 postgres-versions: toolchain ## promises about the schema and rights on PostgreSQL 14 to 18, from npm (VERSIONS="14 18")
 	dev/postgres-versions $(VERSIONS)
 
-bench: toolchain ## the standard measurements on a release build, medians, a page in target/bench.html (RUNS=3; long)
+bench: toolchain ## the standard measurements on a release build: medians, a page in target/bench.html (RUNS=3; long)
 	cargo build --quiet --locked --release --bins
 	dev/with-services target/release/overdue bench standard --runs $(or $(RUNS),3) --report target/bench.html
 
-bench-quick: toolchain ## a few minutes: ratios that show a large regression on any machine
+bench-quick: toolchain ## a few minutes: fails if ratios show a large regression, on any machine
 	cargo build --quiet --locked --bins
 	dev/with-services target/debug/overdue bench quick
 
@@ -55,18 +55,18 @@ flood: toolchain ## many bad messages against two pods (MESSAGES=100000): how fa
 	BAD_MESSAGES=$(MESSAGES) dev/with-services cargo test --locked --release --test promises -- --nocapture \
 	  a_flood_of_bad_messages
 
-fuzz: toolchain ## look for inputs that break a decoder (RUNS=1000000 each; installs cargo-fuzz if it is missing)
+fuzz: toolchain ## search for inputs that break a decoder (RUNS=1000000 each; installs cargo-fuzz if it is missing)
 	dev/fuzz run $(or $(RUNS),1000000)
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
-chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 SEED=1 NODES=1, or a cluster of 3)
-	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED))
+chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 NODES=1, or 3 for a cluster; SEED=1, or at random)
+	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED)) $(if $(SELFTEST),--selftest)
 
 cluster: trials ## three brokers: a node killed, a leader killed, a node cut off, a rolling restart, under load (TIMES=3)
 	target/debug/trials cluster --times $(or $(TIMES),3)
 
-checker-selftest: trials ## crimes that a faulty service might commit: does the checker of the trials convict?
+checker-selftest: trials ## commit what a faulty service might do wrong, and check that the trials' checker finds it
 	target/debug/trials checker-selftest
 
 upgrade: toolchain ## pods of the previous build (the commit in migrations/baseline) are replaced by this one's under load
@@ -74,21 +74,21 @@ upgrade: toolchain ## pods of the previous build (the commit in migrations/basel
 	@$(MAKE) --no-print-directory trials
 	target/debug/trials upgrade --previous target/commits/overdue-previous
 
-compare: toolchain ## this build and that of another COMMIT do the same work in turns; ratios (PAIRS=7 ONLY=burst,steady,place,pods,items)
+compare: toolchain ## this build and that of another COMMIT do the same work in turns: ratios (PAIRS=7 ONLY=burst,steady,place,pods,paying,items)
 	dev/build-commit $(or $(COMMIT),$$(cat migrations/baseline)) target/commits/overdue-release --release
 	@$(MAKE) --no-print-directory trials-release
 	OVERDUE_BINARY=target/release/overdue target/debug/trials compare --with target/commits/overdue-release \
 	  --pairs $(or $(PAIRS),7) $(if $(ONLY),--only $(ONLY))
 
-# These measure, and therefore a release build; the driver need not be one.
+# These measure, so the pods are a release build; the driver need not be.
 outage takeover soak: export OVERDUE_BINARY := target/release/overdue
-outage: trials-release ## broker, database or network away for minutes, and what is made good when (MINUTES=3)
+outage: trials-release ## broker, database or network away for minutes, and how soon all is caught up (MINUTES=3)
 	target/debug/trials outage --minutes $(or $(MINUTES),3)
 
-takeover: trials-release ## a pod, a leader, a broker lost: how soon do others take over? (TIMES=5)
+takeover: trials-release ## a pod, a leader or a broker is lost: how soon others take over (TIMES=5)
 	target/debug/trials takeover --times $(or $(TIMES),5)
 
-soak: trials-release ## steady load for long: nothing grows, and a plot that shows it (MINUTES=10)
+soak: trials-release ## steady load for a long time: nothing grows, shown in a plot (MINUTES=10)
 	target/debug/trials soak --minutes $(or $(MINUTES),10)
 
 trials-release: trials
@@ -98,16 +98,16 @@ trials: toolchain
 	dev/services install
 	cargo build --quiet --locked --bins --package overdue --package overdue-trials
 
-check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; says how long each took
-	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" checker-selftest bench-quick \
-	  "chaos ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
+check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; prints how long each took
+	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" bench-quick \
+	  "chaos SELFTEST=1 ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
 
-nightly: ## what is too long for the gate (about 80 minutes); goes on after a failure, and says how long each took
+nightly: ## what takes too long for the gate (about 80 minutes); goes on after a failure, prints how long each took
 	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "cluster TIMES=1" \
 	  upgrade "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=5" "fuzz RUNS=100000"
 
 toolchain:
 	@dev/toolchain
 
-clean-dev: ## stop this checkout's PostgreSQL and RabbitMQ and throw their data away
+clean-dev: ## stop this checkout's PostgreSQL and RabbitMQ and delete their data
 	dev/services stop --wipe

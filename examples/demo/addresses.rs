@@ -1,46 +1,43 @@
-//! Where everything is and who logs in: from the three variables that `dev/with-services` sets.
+//! Addresses and logins, from the three variables that `dev/with-services` sets.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use url::Url;
 
 use crate::{During, Result};
 
-/// The demo's own database: dropped and made again at each start.
+/// The demo's own database: dropped and created again at each start.
 pub const DATABASE: &str = "overdue_demo";
-/// The demo's own vhost: likewise.
+/// The demo's own vhost: deleted and created again at each start.
 pub const VHOST: &str = "overdue-demo";
 
 /// A user of the broker.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// Its name.
     pub user: String,
-    /// Its password.
     pub password: String,
 }
 
-/// All of them.
 #[derive(Debug)]
 pub struct Addresses {
-    /// The database to connect to for making our own.
+    /// The database to connect to for creating the demo's own.
     pub server: Url,
     nodes: Vec<Url>,
     /// The management API, without a login.
     pub management: Url,
-    /// Who may make vhosts and users there.
+    /// The user who may create vhosts and users there.
     pub administrator: Login,
-    /// `AMQP_URL`'s own user, who subscribes to events.
+    /// `AMQP_URL`'s own user, who also subscribes to events.
     pub crew: Login,
     /// The pods' user.
     pub service: Login,
     /// The outside services' user.
     pub publisher: Login,
-    /// For a person at the management UI.
+    /// The user for the management UI.
     pub operator: Login,
 }
 
 impl Addresses {
-    /// Reads the variables, and makes up the passwords of the users that will be made.
+    /// Reads the variables, and draws the passwords of the users that will be created.
     pub fn from_env() -> Result<Self> {
         let server = Url::parse(&variable("DATABASE_URL")?).during("DATABASE_URL")?;
         if server.path().trim_start_matches('/') == DATABASE {
@@ -57,7 +54,7 @@ impl Addresses {
             Url::parse(&variable("OVERDUE_MANAGEMENT_URL")?).during("OVERDUE_MANAGEMENT_URL")?;
         let administrator =
             if management.username().is_empty() { crew.clone() } else { login_of(&management) };
-        // It will be shown, so without a password.
+        // The URL is printed later, so the login is removed.
         let _ = (management.set_username(""), management.set_password(None));
         let user = |role: &str| -> Result<Login> {
             Ok(Login { user: format!("overdue-demo-{role}"), password: password()? })
@@ -83,7 +80,7 @@ impl Addresses {
         self.nodes.iter().map(vhost).collect()
     }
 
-    /// The variables of Overdue's own commands, as the service's user.
+    /// The environment of Overdue's own commands, as the service's user.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         let amqp: Vec<_> = self.amqp(&self.service).iter().map(ToString::to_string).collect();
         let management = with_login(self.management.clone(), &self.operator);
@@ -104,7 +101,7 @@ fn variable(name: &str) -> Result<String> {
 
 fn login_of(url: &Url) -> Login {
     let decoded = |text: &str| {
-        // A form value decodes the same, but for the plus sign.
+        // A form value is decoded the same way, except for the plus sign.
         let pair = format!("x={}", text.replace('+', "%2B"));
         url::form_urlencoded::parse(pair.as_bytes())
             .next()
@@ -112,7 +109,7 @@ fn login_of(url: &Url) -> Login {
             .unwrap_or_default()
     };
     let (user, password) = (decoded(url.username()), decoded(url.password().unwrap_or_default()));
-    // What RabbitMQ's clients take when the URL says nothing.
+    // The default of RabbitMQ's clients when the URL has no login.
     if user.is_empty() {
         Login { user: "guest".into(), password: "guest".into() }
     } else {
@@ -121,7 +118,7 @@ fn login_of(url: &Url) -> Login {
 }
 
 fn with_login(mut url: Url, login: &Login) -> Url {
-    // Neither fails: these URLs have a host.
+    // Neither call fails: these URLs have a host.
     let _ = (url.set_username(&login.user), url.set_password(Some(&login.password)));
     url
 }

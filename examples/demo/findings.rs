@@ -1,7 +1,9 @@
-//! What came of it, read from where it is true: the database, the subscriber, the parked queue, the pods' logs.
+//! The results, each from its source: the database, the subscriber, the parked queue, the pods' logs.
 
 use std::collections::HashSet;
 
+use overdue_testkit::shop::Shop;
+use overdue_testkit::subscriber::News;
 use serde::Deserialize;
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -10,47 +12,40 @@ use crate::lives::{End, Life};
 use crate::pods::Ending;
 use crate::script::STOCK;
 use crate::stage::Stage;
-use crate::subscriber::Heard;
 use crate::{During, Result};
 
-/// What the play leaves for judging.
+/// What a run leaves for evaluation.
 #[derive(Debug)]
 pub struct Performance {
-    /// The demo's database.
-    pub pool: PgPool,
+    pub shop: Shop,
     /// What the shop knows of each order.
     pub lives: Vec<Life>,
-    /// What the subscriber heard.
-    pub heard: Heard,
-    /// What is parked.
+    pub heard: News,
     pub parked: Vec<Parked>,
-    /// Messages sent that cannot be understood.
+    /// Number of messages sent that cannot be understood.
     pub malformed: u64,
 }
 
-/// A parked message, as `overdue parked list --json` tells it.
+/// A parked message, as `overdue parked list --json` prints it.
 #[derive(Debug, Deserialize)]
 pub struct Parked {
-    /// Why it is parked.
     pub reason: String,
 }
 
 /// Everything that the report needs.
 #[derive(Debug)]
 pub struct Findings {
-    /// As it was played.
     pub performance: Performance,
-    /// How the pods ended.
     pub endings: Vec<Ending>,
     /// The database's counts.
     pub orders: Orders,
     /// Orders whose status is not what their buyer was told.
     pub lied_about: Vec<i64>,
-    /// Paid orders that were closed, or said to be.
+    /// Paid orders that were closed, or for which an event says so.
     pub paid_and_closed: Vec<i64>,
-    /// Closed orders of which the subscriber heard nothing, and others of which it did.
+    /// Closed orders without an event at the subscriber, and orders with an event that are not closed.
     pub misreported: Vec<i64>,
-    /// Products of which pieces were lost or doubled.
+    /// Products whose stock was lost or doubled.
     pub unbalanced: Vec<i64>,
     /// The order that got more time.
     pub extended: Option<Story>,
@@ -65,7 +60,7 @@ pub struct Orders {
     pub closed: i64,
     pub overdue: i64,
     pub early: i64,
-    /// p50, p99 and the worst; none when nothing was closed.
+    /// p50, p99 and maximum; none when nothing was closed.
     pub lateness_ms: Option<Vec<f64>>,
 }
 
@@ -82,13 +77,15 @@ pub struct Story {
 /// Lists the parked messages as an operator would.
 pub async fn parked(stage: &Stage) -> Result<Vec<Parked>> {
     let list = stage.overdue(&["parked", "list", "--limit", "10000", "--json"]).await?;
-    serde_json::from_slice(&list).during("reading what `overdue parked list` says")
+    serde_json::from_str(&list).during("reading the output of `overdue parked list`")
 }
 
 impl Findings {
-    /// Compares what everybody knows.
+    /// Compares the database, the shop's answers and the subscriber's events.
     pub async fn gather(performance: Performance, endings: Vec<Ending>) -> Result<Self> {
-        let Performance { pool, lives, heard, .. } = &performance;
+        let Performance { shop, lives, heard, .. } = &performance;
+        let pool = &shop.pool;
+        let heard: HashSet<i64> = heard.orders("order.closed").collect();
         let told = |wanted: fn(&End) -> bool| -> Vec<i64> {
             lives.iter().filter(|life| wanted(&life.end)).map(|life| life.order_id).collect()
         };
@@ -104,7 +101,7 @@ impl Findings {
                 }),
             ),
         ] {
-            lied_about.extend(not_of_status(pool, ids, status).await?);
+            lied_about.extend(shop.not_of_status(ids, status).await?);
         }
         let closed: Vec<i64> =
             sqlx::query_scalar("SELECT order_id FROM orders WHERE status = 'CLOSED'").fetch_all(pool).await?;
@@ -113,21 +110,16 @@ impl Findings {
             orders: orders(pool).await?,
             paid_and_closed: paid
                 .into_iter()
-                .filter(|id| closed.contains(id) || heard.orders.contains(id))
+                .filter(|id| closed.contains(id) || heard.contains(id))
                 .collect(),
-            misreported: closed.symmetric_difference(&heard.orders).copied().collect(),
-            unbalanced: unbalanced(pool).await?,
+            misreported: closed.symmetric_difference(&heard).copied().collect(),
+            unbalanced: shop.unbalanced(STOCK).await?.into_iter().map(|(product, _)| product).collect(),
             extended: story(pool, lives).await?,
             lied_about,
             endings,
             performance,
         })
     }
-}
-
-async fn not_of_status(pool: &PgPool, ids: &[i64], status: &str) -> Result<Vec<i64>> {
-    let others = sqlx::query_scalar("SELECT order_id FROM orders WHERE order_id = ANY ($1) AND status <> $2");
-    others.bind(ids).bind(status).fetch_all(pool).await.during("comparing statuses")
 }
 
 async fn orders(pool: &PgPool) -> Result<Orders> {
@@ -143,18 +135,6 @@ async fn orders(pool: &PgPool) -> Result<Orders> {
          FROM orders",
     );
     orders.fetch_one(pool).await.during("counting orders")
-}
-
-/// What is on the shelf and what orders hold must be what was there at first.
-async fn unbalanced(pool: &PgPool) -> Result<Vec<i64>> {
-    let products = sqlx::query_scalar(
-        "SELECT product_id FROM inventory
-         LEFT JOIN (SELECT product_id, sum(quantity) AS quantity
-                    FROM order_items JOIN orders USING (order_id)
-                    WHERE status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS held USING (product_id)
-         WHERE stock + coalesce(held.quantity, 0) <> $1",
-    );
-    products.bind(STOCK).fetch_all(pool).await.during("counting stock")
 }
 
 async fn story(pool: &PgPool, lives: &[Life]) -> Result<Option<Story>> {

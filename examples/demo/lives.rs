@@ -1,7 +1,8 @@
-//! Each order's life in the shop, as the script has it: placed, announced, and paid, cancelled, extended or forgotten.
+//! Each order's life in the shop, following the script: placed, announced, and paid, cancelled, extended or left unpaid.
 
 use std::time::Duration;
 
+use overdue_testkit::shop::{Placed, Shop};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -9,43 +10,38 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Result;
 use crate::script::{Fate, Form, Part, Timing};
 use crate::services::Services;
-use crate::shop::{Placed, Shop};
 
-/// What the shop knows of an order when it has nothing more to do with it.
+/// What the shop knows about an order when its part is over.
 #[derive(Debug)]
 pub struct Life {
-    /// The order.
     pub order_id: i64,
-    /// How a service announced it.
+    /// How and when a service announced it, if at all.
     pub announced: Option<(Form, Timing)>,
-    /// What came of it.
     pub end: End,
 }
 
 /// How an order's life in the shop ended.
 #[derive(Debug)]
 pub enum End {
-    /// Nobody asked for anything more.
     LeftUnpaid,
     /// The buyer was told "paid".
     Paid,
     /// The buyer was told "cancelled".
     Cancelled,
-    /// The buyer wanted something and was told that the order is closed.
+    /// The buyer wanted to pay, cancel or extend, and was told that the order is closed.
     TooLate,
-    /// Somebody claimed that it was due.
+    /// A forged message claimed that it was due.
     Forged {
-        /// Whether it was still PENDING a good while after that.
+        /// Whether it was still PENDING a quarter of its window later.
         withstood: bool,
     },
-    /// It got more time.
     Extended {
-        /// The deadline that was promised first.
+        /// The deadline before that.
         from: OffsetDateTime,
     },
 }
 
-/// Plays all parts, each from its own moment on. The first error ends all of them.
+/// Plays all parts, each from its own start time on. The first error ends all of them.
 pub async fn play(shop: &Shop, services: &Services, script: Vec<Part>) -> Result<Vec<Life>> {
     let opened = Instant::now();
     let (mut playing, mut lives) = (JoinSet::new(), Vec::with_capacity(script.len()));
@@ -70,16 +66,16 @@ async fn live(shop: &Shop, services: &Services, part: Part) -> Result<Life> {
         Fate::Unpaid => End::LeftUnpaid,
         Fate::Paid(after) => {
             sleep(after).await;
-            told(shop.pay(order_id).await?, End::Paid)
+            told(shop, order_id, shop.pay(order_id).await?, End::Paid).await?
         }
         Fate::PaidAtTheLastMoment(after) => {
             // 20 ms on either side of the deadline.
             sleep_until(placed.until - Duration::from_millis(20) + after).await;
-            told(shop.pay(order_id).await?, End::Paid)
+            told(shop, order_id, shop.pay(order_id).await?, End::Paid).await?
         }
         Fate::Cancelled(after) => {
             sleep(after).await;
-            told(shop.cancel(order_id).await?, End::Cancelled)
+            told(shop, order_id, shop.cancel(order_id).await?, End::Cancelled).await?
         }
         Fate::Forged(form) => {
             sleep(part.window / 4).await;
@@ -90,7 +86,7 @@ async fn live(shop: &Shop, services: &Services, part: Part) -> Result<Life> {
         Fate::Extended => {
             sleep(part.window / 2).await;
             let extended = shop.extend(order_id, Duration::from_secs(6)).await?;
-            told(extended, End::Extended { from: placed.payment_deadline })
+            told(shop, order_id, extended, End::Extended { from: placed.payment_deadline }).await?
         }
     };
     Ok(Life { order_id, announced: part.announced, end })
@@ -115,6 +111,13 @@ async fn place(shop: &Shop, services: &Services, part: &Part) -> Result<Placed> 
     Ok(placed)
 }
 
-fn told(won: bool, end: End) -> End {
-    if won { end } else { End::TooLate }
+/// Only a close may be faster than the buyer.
+async fn told(shop: &Shop, order_id: i64, won: bool, end: End) -> Result<End> {
+    if won {
+        return Ok(end);
+    }
+    match shop.status(order_id).await?.as_str() {
+        "CLOSED" => Ok(End::TooLate),
+        status => Err(format!("order {order_id} could not be changed, but is {status}").into()),
+    }
 }

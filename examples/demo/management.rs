@@ -1,18 +1,18 @@
-//! What a user of the demo is to do about an error of RabbitMQ's management API.
+//! What a user of the demo can do about an error of RabbitMQ's management API.
 
 use overdue_testkit::management::ManagementError;
 
 use crate::Failure;
 
-/// The error, with the remedy.
+/// The error's text with the remedy.
 pub fn explained(error: ManagementError) -> Failure {
     let remedy = match &error {
         ManagementError::Unreachable { .. } => {
-            "; it is wanted for a vhost of the demo's own (`rabbitmq-plugins enable rabbitmq_management`, and \
-             OVERDUE_MANAGEMENT_URL says where it is)"
+            "; the demo needs it to create its own vhost: run `rabbitmq-plugins enable rabbitmq_management`, and set \
+             OVERDUE_MANAGEMENT_URL to its address"
         }
         ManagementError::Refused { .. } => {
-            ": the demo makes a vhost and users of its own, for which the user in AMQP_URL needs the tag `administrator` \
+            ": the demo creates its own vhost and users, for which the user in AMQP_URL needs the tag `administrator` \
              (rabbitmqctl set_user_tags USER administrator)"
         }
         ManagementError::Status { .. } => "",

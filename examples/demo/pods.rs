@@ -1,42 +1,31 @@
 //! The pods: two `overdue run` that share the work, as child processes.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use lapin::Connection;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use overdue_testkit::broker::Broker;
+use overdue_testkit::pod::{PATIENCE, Pod};
+use overdue_testkit::process::Signal;
+use tokio::time::{Instant, sleep};
 
 use crate::keep;
 use crate::stage::Stage;
 use crate::{During, Result};
 
 const HOW_MANY: u32 = 2;
-/// Their logs, and what KEEP=1 needs to remember.
+/// The folder of the pods' logs and of the files that KEEP=1 needs.
 pub const FOLDER: &str = "target/demo";
-/// More than a pod's own drain (10 s) and what it takes to give back what it has (3 s).
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The running pods. Dropped, they are killed: the demo leaves nothing behind, except on request.
+/// The running pods. Dropping this kills them: the demo leaves nothing behind, except on request.
 #[derive(Debug, Default)]
 pub struct Pods(Vec<Pod>);
 
-#[derive(Debug)]
-struct Pod {
-    child: Child,
-    log: PathBuf,
-}
-
-/// What a pod's log says that it has done.
+/// What a pod's log says about its work, and how the pod ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// Orders it closed.
     pub closed: u64,
-    /// Of these, orders that only the sweep found.
+    /// Of these, orders that the sweep closed.
     pub swept: u64,
     /// "exit code 0", "still runs", …
     pub state: String,
@@ -45,35 +34,28 @@ pub struct Ending {
 }
 
 impl Pods {
-    /// Starts them, and returns when each takes messages.
-    pub async fn start(&mut self, stage: &Stage, connection: &Connection) -> Result<()> {
-        fs::create_dir_all(FOLDER).during(FOLDER)?;
+    /// Starts the pods, and returns when each consumes messages.
+    pub async fn start(&mut self, stage: &Stage, broker: &Broker) -> Result<()> {
+        let folder = Path::new(FOLDER);
+        fs::create_dir_all(folder).during(FOLDER)?;
         for n in 1..=HOW_MANY {
-            let log = Path::new(FOLDER).join(format!("pod-{n}.log"));
-            let file = File::create(&log).during(log.display())?;
-            let mut command = stage.command(&["run"])?;
-            command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-            // Ctrl-C at the terminal is for the demo, which then stops its pods in order.
-            let child = command.process_group(0).spawn().during("starting a pod")?;
-            self.0.push(Pod { child, log });
+            let name = format!("pod-{n}");
+            let _ = fs::remove_file(folder.join(format!("{name}.log"))); // an earlier demo's
+            self.0.push(Pod::start(&name, stage.deployment()?, &["run"], folder)?);
         }
-        let pids: Vec<_> = self.pids().iter().map(ToString::to_string).collect();
+        let pids = self.pids().await;
         keep::remember(&pids)?;
-        self.await_consumers(connection).await?;
+        self.await_consumers(broker).await?;
         let logs: Vec<_> = self.0.iter().map(|pod| pod.log.display().to_string()).collect();
         eprintln!("demo: pods {} run; their logs: {}", pids.join(" and "), logs.join(", "));
         Ok(())
     }
 
-    async fn await_consumers(&mut self, connection: &Connection) -> Result<()> {
-        let channel = connection.create_channel().await?;
-        let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+    async fn await_consumers(&self, broker: &Broker) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         for queue in ["order.delay.queue", "order.process.queue"] {
-            while channel.queue_declare(queue.into(), look, FieldTable::default()).await?.consumer_count()
-                < HOW_MANY
-            {
-                self.check()?;
+            while broker.consumers(queue).await? < HOW_MANY {
+                self.check().await?;
                 if Instant::now() > deadline {
                     return Err(
                         format!("the pods do not consume from {queue}; their logs are in {FOLDER}").into()
@@ -82,48 +64,44 @@ impl Pods {
                 sleep(Duration::from_millis(100)).await;
             }
         }
-        channel.close(200, "done".into()).await.during("closing a channel")
+        Ok(())
     }
 
-    /// Fails when a pod has ended by itself, with the last line of its log.
-    pub fn check(&mut self) -> Result<()> {
-        for Pod { child, log } in &mut self.0 {
-            if let Some(status) = child.try_wait()? {
-                let text = fs::read_to_string(&*log)?;
-                let last = text.lines().last().unwrap_or_default();
-                return Err(format!("a pod has ended ({status}); {} ends with: {last}", log.display()).into());
-            }
+    /// Fails when a pod has ended by itself or has panicked.
+    pub async fn check(&self) -> Result<()> {
+        for pod in &self.0 {
+            pod.check().await?;
         }
         Ok(())
     }
 
-    /// Asks every pod to finish what it has in flight, and waits for it.
-    pub async fn stop(&mut self) -> Vec<Ending> {
-        for pid in self.pids() {
-            if let Err(error) = terminate(pid).await {
+    /// Asks every pod to drain, and waits for it.
+    pub async fn stop(&self) -> Vec<Ending> {
+        for pod in &self.0 {
+            if let Err(error) = pod.signal(Signal::TERM).await {
                 eprintln!("demo: {error}");
             }
         }
         let mut endings = Vec::new();
-        for Pod { child, log } in &mut self.0 {
-            let (state, clean) = match timeout(PATIENCE, child.wait()).await {
-                Ok(Ok(status)) => (status.to_string().replace("status:", "code"), status.success()),
-                Ok(Err(error)) => (error.to_string(), false),
-                Err(_) => (format!("did not stop within {PATIENCE:?}: killed"), false), // by drop
+        for pod in &self.0 {
+            let (state, clean) = match pod.ended(PATIENCE).await {
+                Ok(code) => (format!("exit code {}", code.unwrap_or(-1)), code == Some(0)),
+                Err(error) => (error.to_string(), false),
             };
-            endings.push(Ending::read(log, state, clean));
+            endings.push(Ending::read(pod, state, clean));
         }
         keep::forget();
         endings
     }
 
-    /// What the pods have done so far; for KEEP=1. They report every ten seconds, so this waits for `closed` in sum.
-    pub async fn so_far(&mut self, closed: u64) -> Vec<Ending> {
+    /// What the pods have done so far, for KEEP=1. They log every ten seconds, so this waits until they report `closed` in sum.
+    pub async fn so_far(&self, closed: usize) -> Vec<Ending> {
         let deadline = Instant::now() + Duration::from_secs(11);
         loop {
             let endings: Vec<_> =
-                self.0.iter().map(|pod| Ending::read(&pod.log, "still runs".into(), true)).collect();
-            if endings.iter().map(|ending| ending.closed).sum::<u64>() >= closed || Instant::now() > deadline
+                self.0.iter().map(|pod| Ending::read(pod, "still runs".into(), true)).collect();
+            if endings.iter().map(|ending| ending.closed).sum::<u64>() >= closed as u64
+                || Instant::now() > deadline
             {
                 return endings;
             }
@@ -131,49 +109,23 @@ impl Pods {
         }
     }
 
-    /// Their process ids.
-    pub fn pids(&self) -> Vec<u32> {
-        self.0.iter().filter_map(|pod| pod.child.id()).collect()
-    }
-
-    /// Forgets them: they go on after the demo.
-    pub fn leave_running(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Pods {
-    fn drop(&mut self) {
-        for pod in &mut self.0 {
-            let _ = pod.child.start_kill();
+    /// The process ids.
+    pub async fn pids(&self) -> Vec<String> {
+        let mut pids = Vec::new();
+        for pod in &self.0 {
+            pids.extend(pod.pid().await.map(|pid| pid.to_string()));
         }
+        pids
+    }
+
+    /// Lets the pods run after the demo.
+    pub fn leave_running(self) {
+        self.0.into_iter().for_each(Pod::leave_running);
     }
 }
 
 impl Ending {
-    fn read(log: &Path, state: String, clean: bool) -> Self {
-        let text = fs::read_to_string(log).unwrap_or_default();
-        // Counters are logged every ten seconds, and when it stops. What is zero is not among them.
-        let is_report =
-            |line: &&str| ["event=stopped", "event=counts"].iter().any(|event| line.contains(event));
-        let counters = text.lines().rev().find(is_report);
-        let count = |name: &str| {
-            let mut words = counters.unwrap_or_default().split_whitespace();
-            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok()).unwrap_or(0)
-        };
-        Self { closed: count("closed"), swept: count("swept"), state, clean }
+    fn read(pod: &Pod, state: String, clean: bool) -> Self {
+        Self { closed: pod.count("closed"), swept: pod.count("swept"), state, clean }
     }
-}
-
-/// Asks the process to stop.
-pub async fn terminate(pid: u32) -> Result<()> {
-    let status = shell(r#"kill -TERM "$1""#, pid).status().await?;
-    if status.success() { Ok(()) } else { Err(format!("cannot send SIGTERM to pod {pid}").into()) }
-}
-
-/// A shell command about a process: `kill` is built into every shell, but a program of its own only on some systems.
-pub fn shell(script: &str, pid: u32) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", &pid.to_string()]).stderr(Stdio::null());
-    command
 }

@@ -1,12 +1,10 @@
-//! What can be seen while it runs: bars on a terminal, a line every five seconds elsewhere.
+//! Progress while the demo runs: bars on a terminal, a line every five seconds elsewhere.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
+use overdue_testkit::broker::Broker;
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
@@ -14,10 +12,10 @@ use crate::pods::Pods;
 use crate::{During, Result};
 
 /// How long after the last window an order may still be PENDING. The sweep would have closed it by then (its grace is 10 s
-/// and its period 30 s), so such an order is one that Overdue has lost. The report says how many the sweep had to close.
+/// and its period 30 s), so Overdue has lost such an order. The report says how many orders the sweep had to close.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// Where the orders are.
+/// How many orders are in which status.
 #[derive(Debug, sqlx::FromRow)]
 struct Counts {
     placed: i64,
@@ -28,14 +26,13 @@ struct Counts {
     seconds_after_last_window: f64,
 }
 
-/// Shows how it goes, until `orders` are placed and every one of them has left PENDING.
-pub async fn watch(pool: &PgPool, connection: &Connection, pods: &mut Pods, orders: usize) -> Result<()> {
-    let channel = connection.create_channel().await?;
+/// Shows the progress until `orders` are placed and every one of them has left PENDING.
+pub async fn watch(pool: &PgPool, broker: &Broker, pods: &Pods, orders: usize) -> Result<()> {
     let mut board = Board::new(u64::try_from(orders)?)?;
     loop {
         let counts = count(pool).await?;
-        board.show(&counts, parked(&channel).await?);
-        pods.check()?;
+        board.show(&counts, broker.depth("order.parked.queue").await?);
+        pods.check().await?;
         if usize::try_from(counts.placed)? == orders {
             if counts.waiting == 0 {
                 break;
@@ -47,7 +44,7 @@ pub async fn watch(pool: &PgPool, connection: &Connection, pods: &mut Pods, orde
         sleep(Duration::from_millis(250)).await;
     }
     board.bars.clear()?;
-    channel.close(200, "done".into()).await.during("closing a channel")
+    Ok(())
 }
 
 async fn count(pool: &PgPool) -> Result<Counts> {
@@ -64,19 +61,13 @@ async fn count(pool: &PgPool) -> Result<Counts> {
     counts.fetch_one(pool).await.during("counting orders")
 }
 
-/// Names the orders that should long have been closed.
+/// Names the orders that should have been closed long before.
 async fn lost(pool: &PgPool) -> Result<String> {
     let pending = "SELECT order_id FROM orders WHERE status = 'PENDING' ORDER BY payment_deadline, order_id";
     let ids: Vec<i64> = sqlx::query_scalar(pending).fetch_all(pool).await?;
     let some: Vec<_> = ids.iter().take(5).map(ToString::to_string).collect();
     let (count, some) = (ids.len(), some.join(", "));
     Ok(format!("{count} orders are still PENDING {PATIENCE:?} after the last window, among them {some}"))
-}
-
-async fn parked(channel: &Channel) -> Result<u32> {
-    let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-    let queue = channel.queue_declare("order.parked.queue".into(), look, FieldTable::default());
-    Ok(queue.await.during("looking at the parked queue")?.message_count())
 }
 
 struct Board {

@@ -11,7 +11,7 @@ use crate::lives::{End, Life};
 use crate::pods::FOLDER;
 use crate::script::{Form, Timing};
 
-/// Prints the summary. Says whether every promise was kept.
+/// Prints the summary. Returns whether every promise was kept.
 pub fn print(findings: &Findings) -> bool {
     let mut text = String::from("\nWhat happened\n");
     for (what, count, remark) in happened(findings) {
@@ -72,7 +72,7 @@ fn happened(findings: &Findings) -> Vec<(&'static str, u64, String)> {
                 timed(Timing::Twice)
             ),
         ),
-        ("paid", number(orders.paid), format!("{too_late} more buyers came too late, and were told")),
+        ("paid", number(orders.paid), format!("{too_late} more buyers came too late, and got that answer")),
         ("cancelled", number(orders.cancelled), String::new()),
         ("closed", number(orders.closed), String::new()),
         (
@@ -80,11 +80,10 @@ fn happened(findings: &Findings) -> Vec<(&'static str, u64, String)> {
             findings.performance.malformed,
             "broken JSON, no id, a Java object, gzip, …".into(),
         ),
-        ("forged messages", count(&is_forged), "\"this order is due now\", and it was not".into()),
+        ("forged messages", count(&is_forged), "\"this order is due now\", which was false".into()),
     ]
 }
 
-/// One promise, and whether it was kept.
 struct Promise {
     kept: bool,
     what: &'static str,
@@ -101,11 +100,11 @@ fn promises(findings: &Findings) -> Vec<Promise> {
     let zero = |what, found: i64| Promise { kept: found == 0, what, found: found.to_string() };
     let forged: Vec<_> = performance.lives.iter().filter(|life| is_forged(life)).collect();
     let withstood = forged.iter().filter(|life| matches!(life.end, End::Forged { withstood: true })).count();
-    let (events, ids) = (performance.heard.events, performance.heard.ids.len() as u64);
+    let (events, ids) = (performance.heard.order.len() as u64, performance.heard.events.len() as u64);
     let (parked, malformed) = (performance.parked.len() as u64, performance.malformed);
     vec![
         none("paid orders closed", &findings.paid_and_closed),
-        none("orders that are not what their buyer was told", &findings.lied_about),
+        none("orders not in the status their buyer was told", &findings.lied_about),
         zero("overdue orders left open", orders.overdue),
         zero("orders closed before their deadline", orders.early),
         Promise {
@@ -115,7 +114,9 @@ fn promises(findings: &Findings) -> Vec<Promise> {
         },
         none("products with stock lost or doubled", &findings.unbalanced),
         Promise {
-            kept: ids == orders.closed.unsigned_abs() && findings.misreported.is_empty(),
+            kept: ids == orders.closed.unsigned_abs()
+                && findings.misreported.is_empty()
+                && performance.heard.wrong.is_empty(),
             what: "one event for each closed order",
             found: format!(
                 "{} distinct for {} closed, {} repeated",
@@ -126,7 +127,7 @@ fn promises(findings: &Findings) -> Vec<Promise> {
         },
         Promise {
             kept: findings.endings.iter().all(|ending| ending.clean),
-            what: "pods sound to the end",
+            what: "pods working to the end",
             found: findings.endings.iter().map(|ending| ending.state.as_str()).collect::<Vec<_>>().join(", "),
         },
         Promise {
@@ -143,7 +144,7 @@ fn pods(findings: &Findings) -> String {
         text += &row(&format!("pod {n} closed"), &human(ending.closed), "");
     }
     let swept: u64 = findings.endings.iter().map(|ending| ending.swept).sum();
-    text += &row("closed by the sweep", &human(swept), "more than 0 would mean that a wake was lost or late");
+    text += &row("closed by the sweep", &human(swept), "more than 0 means that a wake was lost or late");
     if let Some([p50, p99, max]) = findings.orders.lateness_ms.as_deref() {
         let build = if cfg!(debug_assertions) { "a debug build, " } else { "" };
         let remark = format!("p99 {p99:.1}, max {max:.1} ({build}with everything on one machine)");
@@ -186,7 +187,7 @@ fn clock(at: OffsetDateTime) -> String {
     at.format(format_description!("[hour]:[minute]:[second].[subsecond digits:3]")).unwrap_or_default()
 }
 
-/// To one line of a terminal.
+/// Shortened to one line of a terminal.
 fn shortened(text: &str) -> String {
     const MOST: usize = 104;
     match text.char_indices().nth(MOST) {

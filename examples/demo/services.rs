@@ -1,38 +1,31 @@
-//! Outside services: they know the exchange, one routing key and the body forms, and may publish there and nowhere else.
+//! Outside services: they know the exchange, one routing key and the body forms, and may publish only there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::BasicProperties;
+use overdue_testkit::broker::{Broker, ORDER_CREATED, PLUMBING};
+use overdue_testkit::shop::Placed;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use crate::Result;
 use crate::script::Form;
-use crate::shop::Placed;
-use crate::{During, Failure, Result};
 
-const PERSISTENT: u8 = 2;
 const LONG_AGO: &str = "2024-02-29T12:00:00Z";
 
-/// Publishes order-created messages, right and wrong ones.
+/// Publishes order-created messages, valid and malformed ones.
 #[derive(Clone, Debug)]
 pub struct Services {
-    channel: Channel,
+    pub broker: Arc<Broker>,
 }
 
 impl Services {
-    /// Opens a channel in confirm mode: without it, a lost message would go unnoticed.
-    pub async fn new(connection: &Connection) -> Result<Self> {
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { channel })
-    }
-
-    /// Says that an order exists, and until when it can be paid.
+    /// Announces an order with its deadline.
     pub async fn announce(&self, form: Form, placed: &Placed) -> Result<()> {
         let deadline = placed.payment_deadline.format(&Rfc3339)?;
-        // The forms without a deadline say the delay in milliseconds.
+        // The forms without a deadline give the delay in milliseconds.
         self.publish(message(form, placed.order_id, &deadline, placed.left.as_millis())).await
     }
 
@@ -41,7 +34,7 @@ impl Services {
         self.publish(message(form, order_id, LONG_AGO, 0)).await
     }
 
-    /// Sends what cannot be understood, spread over the shop's busy time. Returns how many messages that were.
+    /// Sends messages that cannot be understood, spread over the shop's busy time. Returns how many.
     pub async fn send_malformed(&self) -> Result<u64> {
         let messages = malformed();
         let count = messages.len() as u64;
@@ -53,24 +46,10 @@ impl Services {
     }
 
     async fn publish(&self, (body, properties): Message) -> Result<()> {
-        // Mandatory: a message that reaches no queue comes back, and counts as not sent.
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let properties = properties.with_delivery_mode(PERSISTENT);
-        let (exchange, key) = ("order.exchange".into(), "order.delay".into());
-        let sent = async {
-            match self.channel.basic_publish(exchange, key, options, &body, properties).await?.await? {
-                Confirmation::Ack(None) => Ok(()),
-                other => Err(Failure::from(format!("the broker did not take it: {other:?}"))),
-            }
-        };
-        timeout(Duration::from_secs(10), sent)
-            .await
-            .during("publishing to order.delay")?
-            .during("publishing to order.delay")
+        Ok(self.broker.publish(PLUMBING, ORDER_CREATED, &body, properties).await?)
     }
 }
 
-/// Body and properties.
 type Message = (Vec<u8>, BasicProperties);
 
 fn message(form: Form, order_id: i64, deadline: &str, delay_ms: u128) -> Message {

@@ -1,33 +1,33 @@
-//! The stage: a database and a vhost of the demo's own, and users with production's rights and no more.
+//! The stage: the demo's own database and vhost, and users with exactly the rights that they have in production.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::{Connection, ConnectionProperties};
+use overdue_testkit::broker::Broker;
+use overdue_testkit::deployment::Deployment;
 use overdue_testkit::management::Management;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
-use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::addresses::{Addresses, DATABASE, Login, VHOST};
 use crate::management::explained;
-use crate::{During, Failure, Result};
+use crate::{During, Result};
 
 /// The rights are read from the file that production imports, so that the demo also shows that they suffice.
 const DEFINITIONS: &str = include_str!("../../rabbitmq/definitions.json");
 
-/// Builds, connects, runs commands, and strikes the stage again.
+/// Creates the database, vhost and users, connects, runs commands, and removes everything again.
 #[derive(Debug)]
 pub struct Stage {
-    /// Where everything is.
     pub at: Addresses,
     management: Management,
 }
 
 impl Stage {
-    /// Reads the addresses; touches nothing.
+    /// Reads the addresses; connects to nothing.
     pub fn from_env() -> Result<Self> {
         let at = Addresses::from_env()?;
         let Login { user, password } = &at.administrator;
@@ -35,7 +35,7 @@ impl Stage {
         Ok(Self { at, management })
     }
 
-    /// Builds it: whatever an earlier demo left is removed.
+    /// Builds the stage, and removes first what an earlier demo left.
     pub async fn build(&self) -> Result<()> {
         let mut server = self.drop_database().await?;
         let made = sqlx::query("CREATE DATABASE overdue_demo").execute(&mut server).await;
@@ -43,10 +43,10 @@ impl Stage {
         self.overdue(&["migrate"]).await?;
         eprintln!("demo: database {DATABASE}: made, schema migrated");
         self.make_vhost().await?;
-        // An administrator's business: the service's user may not configure.
+        // By the administrator: the service's user may not configure.
         let nodes: Vec<_> = self.at.amqp(&self.at.crew).iter().map(ToString::to_string).collect();
         self.overdue(&["topology", "declare", "--amqp-url", &nodes.join(",")]).await?;
-        // RabbitMQ 4 takes a topic permission only for an exchange that is there.
+        // RabbitMQ 4 accepts a topic permission only for an exchange that exists.
         self.grant("topic_permissions", "topic-permissions").await?;
         eprintln!(
             "demo: vhost {VHOST}: made, topology declared, users with the rights of rabbitmq/definitions.json"
@@ -71,7 +71,7 @@ impl Stage {
     async fn drop_database(&self) -> Result<PgConnection> {
         let mut server =
             PgConnection::connect(self.at.server.as_str()).await.during("connecting to DATABASE_URL")?;
-        // FORCE: a psql that somebody left open is no reason to fail.
+        // FORCE: an open psql session must not make this fail.
         let dropped =
             sqlx::query("DROP DATABASE IF EXISTS overdue_demo WITH (FORCE)").execute(&mut server).await;
         dropped.during(format!("dropping the database {DATABASE}"))?;
@@ -93,11 +93,11 @@ impl Stage {
             }
         }
         self.grant("permissions", "permissions").await?;
-        // Who goes on at once may find the new vhost still starting.
-        self.connect(&self.at.service).await.map(drop)
+        // The new vhost may still be starting.
+        self.broker(&self.at.service).await.map(drop)
     }
 
-    /// Gives each user the rights that the definitions give to its original.
+    /// Gives each user the rights that the definitions give to the user it stands for.
     async fn grant(&self, what: &str, path: &str) -> Result<()> {
         for login in self.users() {
             for rights in defined(what, "user", login)? {
@@ -107,52 +107,40 @@ impl Stage {
         Ok(())
     }
 
-    /// A connection to the vhost; patient for a while.
-    pub async fn connect(&self, login: &Login) -> Result<Connection> {
+    /// The broker as this user sees it; retries for a while.
+    pub async fn broker(&self, login: &Login) -> Result<Arc<Broker>> {
+        let nodes: Vec<_> = self.at.amqp(login).iter().map(ToString::to_string).collect();
+        let broker = Arc::new(Broker::new(&nodes, ""));
         let deadline = Instant::now() + Duration::from_secs(15);
-        loop {
-            let mut last = Failure::from("no node answers");
-            for url in self.at.amqp(login) {
-                let properties = ConnectionProperties::default().with_connection_name("overdue demo".into());
-                match timeout(Duration::from_secs(5), Connection::connect(url.as_str(), properties)).await {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(error)) => last = error.into(),
-                    Err(late) => last = late.into(),
-                }
-            }
+        while let Err(error) = broker.channel().await {
             if Instant::now() > deadline {
-                return Err(format!("connecting to the vhost {VHOST} as {}: {last}", login.user).into());
+                return Err(format!("connecting to the vhost {VHOST} as {}: {error:#}", login.user).into());
             }
             sleep(Duration::from_millis(200)).await;
         }
+        Ok(broker)
     }
 
-    /// The shop's connections to the database.
     pub async fn pool(&self) -> Result<PgPool> {
         let pool = PgPoolOptions::new().max_connections(16).connect(self.at.database().as_str()).await;
         pool.during(format!("connecting to the database {DATABASE}"))
     }
 
-    /// An `overdue` command on this stage, with default settings whatever the caller's environment says.
-    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary()?);
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OVERDUE_"))
-        {
-            command.env_remove(name);
-        }
-        command.args(arguments).envs(self.at.environment());
-        Ok(command)
+    /// The settings of the pods and of every command.
+    pub fn deployment(&self) -> Result<Deployment> {
+        let [database, amqp, management, declare] = self.at.environment();
+        Ok(Deployment {
+            database_url: database.1,
+            amqp_urls: vec![amqp.1],
+            prefix: String::new(),
+            settings: vec![management, declare],
+            binary: binary()?,
+        })
     }
 
     /// Runs an `overdue` command to its end and returns what it printed.
-    pub async fn overdue(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let output = self.command(arguments)?.output().await?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(format!("`overdue {}` ended with {}: {said}", arguments.join(" "), output.status).into())
+    pub async fn overdue(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.deployment()?.overdue(arguments).await?)
     }
 }
 
@@ -166,7 +154,7 @@ pub fn binary() -> Result<PathBuf> {
     Err("the overdue binary is not built: `make demo` does that, or `cargo build --bins`".into())
 }
 
-/// What the project's definitions say of the user that this login is a copy of.
+/// What the project's definitions say about the user that this login stands for.
 fn defined(what: &str, key: &str, login: &Login) -> Result<Vec<Value>> {
     let original = login.user.replace("overdue-demo-", "overdue-");
     let definitions: Value = serde_json::from_str(DEFINITIONS)?;

@@ -41,9 +41,6 @@ pub struct Breaker {
 
 impl Breaker {
     /// Stands in front of the server that this URL names.
-    ///
-    /// # Errors
-    /// When the URL cannot be read, or no port is free.
     pub async fn before(url: &str) -> io::Result<Self> {
         let mut through = Url::parse(url).map_err(io::Error::other)?;
         let amqp = through.scheme().starts_with("amqp");

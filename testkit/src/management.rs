@@ -73,9 +73,6 @@ impl Management {
     }
 
     /// Status and body of a request, whatever they are; `path` are the segments behind `/api`.
-    ///
-    /// # Errors
-    /// When there is no answer.
     pub async fn ask(
         &self,
         method: &'static str,
@@ -100,27 +97,18 @@ impl Management {
     }
 
     /// Asks for something.
-    ///
-    /// # Errors
-    /// When there is no answer, or another one than JSON.
     pub async fn get(&self, path: &[&str]) -> Result<Value, ManagementError> {
         let (status, body) = self.ask("GET", path, None).await?;
         self.judge(status, path, body).and_then(|body| json(path, body))
     }
 
     /// Creates or replaces something.
-    ///
-    /// # Errors
-    /// When there is no answer, or the API refuses.
     pub async fn put(&self, path: &[&str], body: Value) -> Result<(), ManagementError> {
         let (status, body) = self.ask("PUT", path, Some(body)).await?;
         self.judge(status, path, body).map(drop)
     }
 
     /// Posts something; what the API answers, or null.
-    ///
-    /// # Errors
-    /// When there is no answer, or the API refuses.
     pub async fn post(&self, path: &[&str], body: Value) -> Result<Value, ManagementError> {
         let (status, body) = self.ask("POST", path, Some(body)).await?;
         let body = self.judge(status, path, body)?;
@@ -128,9 +116,6 @@ impl Management {
     }
 
     /// Deletes something; it may be gone already.
-    ///
-    /// # Errors
-    /// When there is no answer, or the API refuses.
     pub async fn delete(&self, path: &[&str]) -> Result<(), ManagementError> {
         match self.ask("DELETE", path, None).await? {
             (404, _) => Ok(()),

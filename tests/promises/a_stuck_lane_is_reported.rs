@@ -116,14 +116,12 @@ async fn a_lane_whose_way_is_free_again_is_well_again() {
         cut_off_the_process_queue(world).await;
         let order = world.place(2 * SECOND, &[]).await;
         world.closed(order).await;
-        pod.says("event=lane_stuck").await;
-        pod.says("queue=\"order.delay.2s.queue\"").await;
+        pod.reports_with("lane_stuck", |line| line.text("queue") == Some("order.delay.2s.queue")).await;
         world.declare().await;
-        pod.says("event=lane_recovered").await;
+        pod.reports("lane_recovered").await;
         all_lanes_are_well(world).await;
         // The wake that was held up comes, sooner or later, and finds nothing to do.
-        pod.send("TERM").await;
-        assert_eq!(pod.end().await.0, 0);
+        pod.stopped().await;
     })
     .await;
 }
@@ -211,20 +209,19 @@ async fn a_message_that_never_expires_is_noticed_and_a_purge_that_takes_the_prob
 async fn wakes_that_nobody_takes_are_reported_as_that_and_not_as_a_stuck_lane() {
     World::with(async |world| {
         let watcher = watchful(world, &["--roles", "relay,sweep,watch"]);
-        watcher.says("event=watching").await;
+        watcher.reports("watching").await;
         let order = world.place(SECOND, &[]).await;
         world.closed(order).await;
-        watcher.says("event=wakes_not_taken").await;
+        watcher.reports("wakes_not_taken").await;
         let (code, shown) = lanes(world).await;
         assert_eq!(code, 4);
         assert!(shown.contains(&(world.names.process(), "stuck".to_owned())), "{shown:?}");
-        assert!(!watcher.log().contains("event=lane_stuck"), "{}", watcher.log());
+        assert_eq!(watcher.reported("lane_stuck"), 0, "{}", watcher.text());
         let pod = world.pod_with_roles(&[Role::Close], &[]);
-        watcher.says("event=wakes_taken_again").await;
+        watcher.reports("wakes_taken_again").await;
         all_lanes_are_well(world).await;
         pod.stop().await;
-        watcher.send("TERM").await;
-        assert_eq!(watcher.end().await.0, 0);
+        watcher.stopped().await;
     })
     .await;
 }

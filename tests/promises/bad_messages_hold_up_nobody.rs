@@ -93,13 +93,8 @@ async fn worst(world: &World, orders: &[i64]) -> f64 {
 
 /// No message broke a session, and the pod stops as if nothing had happened.
 async fn unimpressed(pod: Process) {
-    let log = pod.log();
-    let broken = log.lines().filter(|line| {
-        ["error=taking ", "error=a task ended", "event=defect"].iter().any(|words| line.contains(words))
-    });
-    assert_eq!(broken.collect::<Vec<_>>(), Vec::<&str>::new());
-    pod.send("TERM").await;
-    assert_eq!(pod.end().await.0, 0);
+    assert!(!pod.broke_over_what_it_read(), "{}", pod.text());
+    pod.stopped().await;
 }
 
 #[tokio::test]
@@ -130,14 +125,14 @@ async fn a_flood_of_bad_messages_is_parked_and_orders_are_closed_on_time_meanwhi
             eventually("every message is settled", async || world.depth(left).await == 0).await;
         }
         // Once each, unless a session broke for another reason: then what was being parked is parked again.
-        let undisturbed = pods.iter().all(|pod| !pod.log().contains("event=session_broken"));
+        let undisturbed = pods.iter().all(|pod| pod.reported("session_broken") == 0);
         let there = world.depth(&queue).await as usize;
         assert!(there == parks || (!undisturbed && there > parks), "{there} parked, not {parks}");
         assert_eq!(world.status(settled).await, "PAID");
         world.assert_stock_conserved(1_000_000).await;
 
         let (late_sql, late_amqp) = (worst(world, &by_sql).await, worst(world, &by_amqp).await);
-        let memory: Vec<_> = pods.iter().map(Process::peak_memory).collect();
+        let memory = [pods[0].peak_memory().await, pods[1].peak_memory().await];
         eprintln!(
             "{count} bad messages sent in {sent:.1?}; {parks} parked in {parked:.1?}, {:.0}/s; worst lateness of {} \
              orders by SQL {late_sql:.3} s, of {} by AMQP {late_amqp:.3} s; peak memory of the pods {memory:?} KiB",
@@ -174,7 +169,7 @@ async fn large_messages_take_bounded_memory_and_larger_ones_are_refused_where_th
         let parked = world.names.parked();
         eventually("all are parked", async || world.depth(&parked).await as usize == COUNT).await;
         world.closed(order).await;
-        let peak = pod.peak_memory();
+        let peak = pod.peak_memory().await;
         // A hundred in flight, what is on its way out, and what a pod needs anyway.
         assert!(peak < 250_000, "{peak} KiB");
 
@@ -253,7 +248,7 @@ async fn a_flood_of_orders_that_do_not_exist_delays_no_good_order_and_is_few_lin
         let ((), orders) = tokio::join!(flooding, placing);
         eventually("no good order is open", async || !world.statuses().await.contains_key("PENDING")).await;
         let late = worst(world, &orders).await;
-        let lines = pod.log().lines().filter(|line| line.contains("event=parking_unknown_orders")).count();
+        let lines = pod.reported("parking_unknown_orders");
         eprintln!(
             "{UNKNOWN} unknown orders: {} good ones at most {late:.3} s late, {lines} lines",
             orders.len()

@@ -161,9 +161,8 @@ async fn foreign_text_neither_makes_a_line_nor_acts_on_a_terminal() {
                 world.depth(&world.names.parked()).await >= 7
             })
             .await;
-            pod.send("TERM").await;
-            let (code, log) = pod.end().await;
-            assert_eq!(code, 0, "{log}");
+            pod.stopped().await;
+            let log = pod.text();
             assert!(log.contains("all is lost"), "the forged text was logged: {log}");
             let began = |line: &str| line.starts_with("20") && line.contains("Z ");
             for line in log.split('\n').filter(|line| !line.is_empty()) {
@@ -186,15 +185,12 @@ async fn foreign_text_neither_makes_a_line_nor_acts_on_a_terminal() {
 #[tokio::test]
 async fn every_figure_is_a_field_of_its_own_for_a_collector() {
     World::with(async |world| {
-        let pod = world.process(&["--log-format", "json"]);
+        let pod = world.process(&[]);
         closes(world).await;
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "{log}");
-
+        pod.stopped().await;
         let last: serde_json::Value =
-            serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
-        assert_eq!((&last["message"], &last["closed"]), (&"stopped".into(), &2.into()), "{last}");
+            serde_json::from_str(pod.text().lines().last().expect("a line")).expect("JSON");
+        assert_eq!((&last["event"], &last["closed"]), (&"stopped".into(), &2.into()), "{last}");
         assert!(last["lateness_ms_max"].is_f64(), "{last}");
         let named = overdue::stats::Stats::default();
         named.add(overdue::stats::Count::LogLinesLost, 1);

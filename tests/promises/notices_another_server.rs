@@ -33,7 +33,7 @@ async fn a_change_is_reported_once_over_all_pods() {
         // A pod looks when its sessions begin.
         world.sql("UPDATE overdue_database SET system_identifier = 1").await;
         let pod = world.process(&[]);
-        pod.says("event=database_changed").await;
+        pod.reports("database_changed").await;
         assert_eq!(noted().await, server);
         pod.kill().await;
     })

@@ -2,30 +2,27 @@
 
 use std::time::Duration;
 
-use tokio::process::Command;
+use overdue_testkit::deployment::Deployment;
 
-use crate::harness::{Process, World};
+use crate::harness::{Process, Signal, World};
 
 /// A pod that another program starts.
 fn started_by(world: &World, launcher: &[&str]) -> Process {
-    let pod = world.command(&["run"]);
-    let mut command = Command::new(launcher[0]);
-    command.args(&launcher[1..]).arg(pod.as_std().get_program()).args(pod.as_std().get_args());
-    command.envs(pod.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Process::start(command.kill_on_drop(true))
+    let overdue = world.deployment();
+    let arguments = [&launcher[1..], &[overdue.binary.to_str().expect("a path"), "run"]].concat();
+    world.process_of(Deployment { binary: launcher[0].into(), ..world.deployment() }, &arguments)
 }
 
 #[tokio::test]
 async fn a_pod_drains_when_its_terminal_goes_as_when_it_is_terminated() {
     World::with(async |world| {
-        for signal in ["HUP", "INT", "TERM"] {
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
             // Whoever runs the tests may ignore signals, and a child inherits that.
             let pod = started_by(world, &["env", "--default-signal"]);
             world.consumed(&world.names.process(), 1).await;
             pod.send(signal).await;
-            let (code, log) = pod.end().await;
-            assert_eq!(code, 0, "{signal}: {log}");
-            assert!(log.contains("event=stopping"), "{signal}: {log}");
+            assert_eq!(pod.end().await, 0, "{signal:?}: {}", pod.text());
+            assert_eq!(pod.reported("stopping"), 1, "{signal:?}: {}", pod.text());
         }
     })
     .await;
@@ -36,11 +33,9 @@ async fn a_second_signal_with_nothing_in_hand_is_no_failure() {
     World::with(async |world| {
         let pod = world.process(&[]);
         world.consumed(&world.names.process(), 1).await;
-        pod.send("TERM").await;
-        pod.says("event=stopping").await;
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "{log}");
+        pod.send(Signal::TERM).await;
+        pod.reports("stopping").await;
+        pod.stopped().await;
     })
     .await;
 }
@@ -50,12 +45,10 @@ async fn a_pod_under_nohup_outlives_its_terminal() {
     World::with(async |world| {
         let pod = started_by(world, &["nohup"]);
         world.ready().await;
-        pod.send("HUP").await;
+        pod.send(Signal::HUP).await;
         let order = world.place(Duration::from_millis(300), &[]).await;
         world.closed(order).await;
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "{log}");
+        pod.stopped().await;
     })
     .await;
 }

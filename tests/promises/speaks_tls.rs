@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Process, Terminator, World};
+use crate::harness::{Terminator, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -11,9 +11,11 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn orders_are_closed_over_tls_and_frames_are_checked_there_too() {
     World::with(async |world| {
         let broker = Terminator::before(&world.amqp_url, &world.name).await;
-        let mut command = world.command(&["run", "--amqp-url", &broker.url, "--sweep-grace", "1h"]);
+        let mut deployment = world.deployment();
         // Only the test's own certificate; what the machine trusts is put aside.
-        let pod = Process::start(command.env("SSL_CERT_FILE", &broker.certificate));
+        deployment.settings.push(("SSL_CERT_FILE", broker.certificate.display().to_string()));
+        let arguments = ["run", "--amqp-url", &broker.url, "--sweep-grace", "1h"];
+        let pod = world.process_of(deployment, &arguments);
         world.consumed(&world.names.process(), 1).await;
         world.stock(1, 1_000).await;
         world.raw().await.publish("order.process", 0x8000, b"\x01\xff", b"no text").await;
@@ -22,9 +24,7 @@ async fn orders_are_closed_over_tls_and_frames_are_checked_there_too() {
         assert_eq!(world.statuses().await["CLOSED"], 300);
         world.assert_stock_conserved(1_000).await;
         assert_eq!(world.parked(1).await[0]["body"], "no text");
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "{log}");
+        pod.stopped().await;
     })
     .await;
 }

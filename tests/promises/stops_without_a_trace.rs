@@ -10,15 +10,12 @@ use crate::harness::{Breaker, Process, World, eventually};
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 8_000;
 
-/// Tells a pod to stop; its log, when it has done so in time and given nothing back.
-async fn stopped_in_time(pod: Process) -> String {
+/// Asks a pod to stop; it does so in time and gives nothing back.
+async fn stopped_in_time(pod: &Process) {
     let asked = Instant::now();
-    pod.send("TERM").await;
-    let (code, log) = pod.end().await;
-    assert_eq!(code, 0, "{log}");
-    assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
-    assert!(!log.contains("event=gave_back"), "{log}");
-    log
+    pod.stopped().await;
+    assert!(asked.elapsed() < 5 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
+    assert_eq!(pod.reported("gave_back"), 0, "{}", pod.text());
 }
 
 #[tokio::test]
@@ -36,7 +33,7 @@ async fn a_pod_told_to_stop_in_a_burst_is_gone_soon_and_makes_no_message_come_ag
             world.number("SELECT count(*) FROM orders WHERE status = 'CLOSED'").await > 500
         })
         .await;
-        stopped_in_time(first).await;
+        stopped_in_time(&first).await;
         world.all_settled().await;
         assert_eq!(second.shared.stats.get(Count::Redelivered), 0);
         assert!(second.shared.stats.get(Count::Closed) < BURST as u64, "the first had no part in it");
@@ -57,9 +54,7 @@ async fn an_intake_told_to_stop_passes_on_what_it_was_given() {
         // There is more than it is given at one time, all the time.
         let first = world.process(&["--roles", "intake"]);
         world.consumed(&world.names.intake(), 1).await;
-        first.send("TERM").await;
-        let (code, log) = first.end().await;
-        assert_eq!(code, 0, "{log}");
+        first.stopped().await;
         let second = world.pod(&[]);
         let queue = world.names.intake();
         eventually("all are taken", async || world.depth(&queue).await == 0).await;
@@ -86,8 +81,8 @@ async fn a_pod_that_cannot_close_in_time_hands_its_orders_over() {
             world.number("SELECT count(*) FROM orders WHERE payment_deadline < now()").await > 400
         })
         .await;
-        let log = stopped_in_time(first).await;
-        assert!(log.contains("event=handing_over"), "{log}");
+        stopped_in_time(&first).await;
+        assert_eq!(first.reported("handing_over"), 1, "{}", first.text());
         somebody.rollback().await.expect("let go");
         world.all_settled().await;
         assert_eq!(second.shared.stats.get(Count::Redelivered), 0);
@@ -105,12 +100,11 @@ async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
             world.process(&["--amqp-url", &broker.url, "--drain-timeout", "10s", "--broker-timeout", "10s"]);
         world.ready().await;
         broker.silence();
-        pod.send("TERM").await;
         let asked = Instant::now();
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "nothing was in flight: {log}");
+        // Nothing is in flight.
+        pod.stopped().await;
         // The drain, 3 s for giving back, and as many for the database's connections.
-        assert!(asked.elapsed() < 17 * SECOND, "{:?}: {log}", asked.elapsed());
+        assert!(asked.elapsed() < 17 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
     })
     .await;
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Process, World, eventually, order_of};
+use crate::harness::{Process, Signal, Subscriber, World, eventually, order_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 4_000;
@@ -26,7 +26,7 @@ async fn in_the_middle(world: &World) {
 }
 
 /// Nothing was lost: each order is closed, its stock is back, and its event was published.
-async fn all_is_well(world: &World, events: &mut crate::harness::Subscriber) {
+async fn all_is_well(world: &World, events: &mut Subscriber) {
     world.all_settled().await;
     assert_eq!(world.statuses().await["CLOSED"], BURST);
     world.assert_stock_conserved(10_000).await;
@@ -49,8 +49,7 @@ async fn a_pod_killed_in_the_middle_of_a_burst_loses_nothing() {
         first.kill().await;
         let second = world.process(&NO_SWEEP);
         all_is_well(world, &mut events).await;
-        second.send("TERM").await;
-        assert_eq!(second.end().await.0, 0);
+        second.stopped().await;
     })
     .await;
 }
@@ -70,17 +69,15 @@ async fn a_pod_told_to_stop_finishes_what_it_has_and_leaves_the_rest_to_the_next
         let mut events = world.subscribe(&["order.closed"]).await;
         world.place_many(BURST, 2 * SECOND, 2 * SECOND, &[(1, 1)]).await;
         in_the_middle(world).await;
-        first.send("TERM").await;
-        let (code, log) = first.end().await;
-        assert_eq!(code, 0, "{log}");
-        assert!(log.contains("event=stopping") && log.contains("event=stopped"), "{log}");
+        first.stopped().await;
+        assert_eq!((first.reported("stopping"), first.reported("stopped")), (1, 1), "{}", first.text());
         assert!(world.statuses().await.contains_key("PENDING"), "nothing was left for the next pod");
         eventually("nothing is unacknowledged", async || unacknowledged(world).await == Some(0)).await;
 
         let second = world.process(&NO_SWEEP);
         all_is_well(world, &mut events).await;
-        second.send("INT").await;
-        assert_eq!(second.end().await.0, 0);
+        second.send(Signal::INT).await;
+        assert_eq!(second.end().await, 0);
     })
     .await;
 }
@@ -95,14 +92,13 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
         world.outbox_empty().await;
         let queue = world.names.process();
         eventually("the wake is in flight", async || world.depth(&queue).await == 0).await;
-        pod.send("TERM").await;
-        pod.says("event=stopping orders=1").await;
+        pod.send(Signal::TERM).await;
+        pod.reports_with("stopping", |line| line.number("orders") == Some(1)).await;
         let asked = Instant::now();
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert!(asked.elapsed() < 4 * SECOND, "{log}");
-        assert_eq!(code, 1, "{log}");
-        assert!(log.contains("event=stopped"), "{log}");
+        pod.send(Signal::TERM).await;
+        let code = pod.end().await;
+        assert!(asked.elapsed() < 4 * SECOND, "{}", pod.text());
+        assert_eq!((code, pod.reported("stopped")), (1, 1), "{}", pod.text());
         assert_eq!(world.status(order).await, "PENDING");
         let second = world.pod(&[("lanes", "5s"), ("sweep_grace", "1h")]);
         world.closed(order).await;
@@ -164,16 +160,15 @@ async fn leadership_moves_within_seconds_when_the_leader_is_killed() {
 async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down_when_it_wakes_up() {
     World::with(async |world| {
         let (leader, follower, leading) = leader_and_follower(world).await;
-        leader.send("STOP").await;
+        leader.send(Signal::STOP).await;
         let stopped = Instant::now();
         let following = led_by_others(world, leading).await;
         assert!(stopped.elapsed() < 15 * SECOND, "{:?}", stopped.elapsed());
-        leader.send("CONT").await;
+        leader.send(Signal::CONT).await;
         // It notices that its lock is gone, and waits for its turn.
-        eventually("it steps down", async || leader.log().matches("event=session_broken").count() >= 2).await;
+        eventually("it steps down", async || leader.reported("session_broken") >= 2).await;
         all_works(world).await;
-        follower.send("TERM").await;
-        assert_eq!(follower.end().await.0, 0);
+        follower.stopped().await;
         led_by_others(world, following).await;
         leader.kill().await;
     })

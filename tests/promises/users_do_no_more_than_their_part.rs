@@ -261,8 +261,7 @@ async fn a_pod_needs_no_more_than_the_services_user_has_and_that_user_can_verify
             world.run(&[&["lanes"], &settings[..]].concat()).await.0 == 0
         })
         .await;
-        pod.send("TERM").await;
-        assert_eq!(pod.end().await.0, 0);
+        pod.stopped().await;
         let service = shop.connect("service").await;
         refused(&service, "declaring", async |channel| {
             channel.queue_declare(shop.names.process().into(), QueueDeclareOptions::durable(), none()).await

@@ -36,19 +36,17 @@ async fn closing_goes_on_while_publishers_are_blocked_and_everything_is_publishe
         .await;
         // A buyer is not held up, and the pod waits for longer than it waits for any answer.
         let later = world.place_many(50, SECOND / 2, SECOND, &[(1, 1)]).await;
-        eventually("it waits", async || pod.log().matches("event=publishers_blocked").count() >= 3).await;
+        eventually("it waits", async || pod.reported("publishers_blocked") >= 3).await;
         assert!(alarm.blocked() <= 2, "only the relay had anything to publish, wakes and events");
-        assert_eq!(alarm.opened(), opened, "connections were opened in vain: {}", pod.log());
+        assert_eq!(alarm.opened(), opened, "connections were opened in vain: {}", pod.text());
         assert_eq!(world.status(later[0]).await, "PENDING");
 
         alarm.set(false);
         world.all_settled().await;
         assert_eq!(events.all(world).await.len(), 350);
-        assert_eq!(alarm.opened(), opened, "a session was built again: {}", pod.log());
+        assert_eq!(alarm.opened(), opened, "a session was built again: {}", pod.text());
         world.assert_stock_conserved(10_000).await;
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "{log}");
+        pod.stopped().await;
     })
     .await;
 }
@@ -64,10 +62,9 @@ async fn a_pod_told_to_stop_while_publishers_are_blocked_stops_in_time() {
         let order = world.place(SECOND, &[]).await;
         eventually("relay and watch are blocked", async || alarm.blocked() >= 2).await;
         let asked = Instant::now();
-        pod.send("TERM").await;
-        let (code, log) = pod.end().await;
-        assert_eq!(code, 0, "nothing of any order was in hand: {log}");
-        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {log}", asked.elapsed());
+        // Nothing of any order is in flight.
+        pod.stopped().await;
+        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
         alarm.set(false);
         let next = world.pod(&[("sweep_grace", "1h")]);
         world.closed(order).await;

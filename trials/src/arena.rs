@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use overdue_testkit::broker::{Broker, PLUMBING};
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::subscriber::Subscriber;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::pods::{Place, Pod, binary};
+use crate::pods::{TriedPod, binary};
 use crate::proc::processor_seconds;
 use crate::servers::{Account, Postgres, RabbitMq};
+use crate::shop::Till;
 use crate::shop::script::{PRODUCTS, STOCK};
-use crate::shop::{Announcer, Subscriber, Till, announcer, subscriber};
 use crate::timeline::Timeline;
 
 /// Both servers. Whoever does something to one of them holds its lock until it works again.
@@ -73,10 +76,10 @@ impl Servers {
 pub struct Arena {
     /// The servers, shared by all rounds.
     pub servers: Arc<Servers>,
-    /// The round's own place in them.
-    pub place: Place,
+    /// The round's own deployment.
+    pub deployment: Deployment,
     /// The pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<TriedPod>,
     /// The shop.
     pub till: Arc<Till>,
     /// For whoever looks, so that nobody who looks has to wait for buyers.
@@ -126,44 +129,51 @@ impl Arena {
         };
         let mut settings = vec![("OVERDUE_LANES", plan.lanes.to_owned())];
         settings.extend(plan.settings.iter().cloned());
-        let place = Place {
+        let deployment = Deployment {
             database_url,
             amqp_urls,
             prefix: format!("{}.", plan.name),
             settings,
             binary: binary.to_owned(),
         };
-        place.overdue(&["migrate"]).await?;
+        deployment.overdue(&["migrate"]).await?;
         let pool = PgPoolOptions::new()
             .max_connections(30)
             .acquire_timeout(ACQUIRE)
-            .connect_lazy(&place.database_url)?;
+            .connect_lazy(&deployment.database_url)?;
         pool.execute(HISTORY).await?;
-        let stocked =
-            sqlx::query("INSERT INTO inventory SELECT product, $2 FROM generate_series(1, $1) AS product");
-        stocked.bind(PRODUCTS).bind(STOCK).execute(&pool).await?;
-        place.overdue(&["topology", "declare"]).await?;
-        let announcer = Announcer::new(place.clone());
-        announcer
-            .subscribe(subscriber::QUEUE, announcer::EVENTS, &["order.closed", "order.cancelled"])
-            .await?;
-        announcer.subscribe(TAP, announcer::PLUMBING, &["order.delay.*"]).await?;
+        deployment.overdue(&["topology", "declare"]).await?;
+        let broker = Arc::new(Broker::new(&deployment.amqp_urls, &deployment.prefix));
+        let events = &["order.closed", "order.cancelled"];
+        let subscriber = Subscriber::listen(Arc::clone(&broker), SUBSCRIBER, events).await?;
+        broker.subscribe(TAP, PLUMBING, &["order.delay.*"], &[]).await?;
+        let till = Arc::new(Till::new(pool, broker, deployment.clone()));
+        till.shop.stock(PRODUCTS, STOCK).await?;
         let logs = servers.folder.join(&plan.name);
         std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
         let mut pods = Vec::new();
         for n in 1..=plan.pods {
-            pods.push(Pod::start(&format!("pod-{n}"), &place, plan.roles, &logs).await?);
+            pods.push(TriedPod::start(&format!("pod-{n}"), &deployment, plan.roles, &logs).await?);
         }
-        let subscriber = Subscriber::listen(place.clone());
-        let till = Arc::new(Till::new(pool, announcer, place.clone()));
-        let eyes = PgPoolOptions::new().max_connections(4).connect_lazy(&place.database_url)?;
+        let eyes = PgPoolOptions::new().max_connections(4).connect_lazy(&deployment.database_url)?;
         let timeline = Timeline::default();
-        Ok(Self { servers, place, pods, till, eyes, subscriber, timeline, logs, database, lanes: plan.lanes })
+        Ok(Self {
+            servers,
+            deployment,
+            pods,
+            till,
+            eyes,
+            subscriber,
+            timeline,
+            logs,
+            database,
+            lanes: plan.lanes,
+        })
     }
 
     /// The shop's way to the database.
     pub fn pool(&self) -> &PgPool {
-        &self.till.pool
+        &self.till.shop.pool
     }
 
     /// Every queue that must be empty in the end.
@@ -191,7 +201,7 @@ impl Arena {
         expect("outbox rows", outbox);
         expect("closed orders without an event", (closed - i64::try_from(told)?).max(0));
         for queue in self.queues() {
-            expect(&format!("messages in {queue}"), self.till.announcer.depth(&queue).await?.into());
+            expect(&format!("messages in {queue}"), self.till.broker.depth(&queue).await?.into());
         }
         Ok(unsettled)
     }
@@ -227,13 +237,11 @@ impl Arena {
 
     /// Removes the round's database, queues and logs.
     pub async fn remove(self) -> Result<()> {
-        for queue in
-            self.queues().iter().map(String::as_str).chain(["order.parked.queue", subscriber::QUEUE, TAP])
-        {
-            self.till.announcer.delete(queue).await?;
+        for queue in self.queues().iter().map(String::as_str).chain(["order.parked.queue", SUBSCRIBER, TAP]) {
+            self.till.broker.delete(queue).await?;
         }
-        self.till.announcer.delete_exchanges().await?;
-        tokio::join!(self.till.pool.close(), self.eyes.close());
+        self.till.broker.delete_exchanges().await?;
+        tokio::join!(self.till.shop.pool.close(), self.eyes.close());
         let server = self.servers.postgres.lock().await.url("postgres");
         execute(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;
         std::fs::remove_dir_all(&self.logs)?;
@@ -242,7 +250,12 @@ impl Arena {
 
     /// Where to look after a failure.
     pub fn remains(&self) -> String {
-        format!("database {}, prefix {}, logs in {}", self.database, self.place.prefix, self.logs.display())
+        format!(
+            "database {}, prefix {}, logs in {}",
+            self.database,
+            self.deployment.prefix,
+            self.logs.display()
+        )
     }
 }
 
@@ -252,6 +265,8 @@ const UNSEEN: Duration = Duration::from_millis(1_200);
 /// Longest wait for a connection. Short, because the pool's pauses between attempts grow to a fifth of it.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
+/// The subscriber's queue.
+const SUBSCRIBER: &str = "trial.events";
 /// A queue that is sent a copy of every wake, so that they can be replayed.
 pub const TAP: &str = "trial.tap";
 

@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
+use overdue_testkit::shop::Shop;
 use sqlx::PgPool;
 
 use crate::shop::letter::Parked;
 use crate::shop::script::STOCK;
-use crate::shop::subscriber::News;
 use crate::shop::{Ledger, Letter, Told};
+use overdue_testkit::subscriber::News;
 
 /// What a round has left behind.
 #[derive(Debug)]
@@ -83,15 +84,7 @@ pub async fn judge(evidence: &Evidence<'_>) -> Result<Vec<String>> {
     }
 
     // 3: stock is conserved.
-    let unbalanced: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT product_id, (stock + coalesce(held, 0) - $1)::bigint FROM inventory LEFT JOIN (
-             SELECT product_id, sum(quantity) AS held FROM order_items JOIN orders USING (order_id)
-             WHERE status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS h USING (product_id)
-         WHERE stock + coalesce(held, 0) <> $1",
-    )
-    .bind(STOCK)
-    .fetch_all(*pool)
-    .await?;
+    let unbalanced = Shop { pool: (*pool).clone() }.unbalanced(STOCK).await?;
     if !unbalanced.is_empty() {
         broken.push(format!("stock lost (-) or doubled (+), by product: {unbalanced:?}"));
     }
@@ -122,7 +115,7 @@ async fn events(evidence: &Evidence<'_>, broken: &mut Vec<String>) -> Result<()>
             twice.push(heard.order_id);
         }
         orders.push(heard.order_id);
-        moments.push(heard.closed_at.clone().unwrap_or_default());
+        moments.push(heard.body["data"]["closed_at"].as_str().unwrap_or_default().to_owned());
     }
     complain(broken, "closed without an event", closed.difference(&told).copied().collect());
     complain(

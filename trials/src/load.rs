@@ -58,7 +58,8 @@ impl Load {
 async fn live(till: Arc<Till>, life: Life) -> Result<()> {
     sleep(life.at).await;
     // Who finds every till busy leaves: on a slow machine the queue would grow without end.
-    let busy = till.pool.num_idle() == 0 && till.pool.size() >= till.pool.options().get_max_connections();
+    let busy = till.shop.pool.num_idle() == 0
+        && till.shop.pool.size() >= till.shop.pool.options().get_max_connections();
     if busy { Ok(()) } else { till.live(&life).await }
 }
 

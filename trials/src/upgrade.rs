@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use overdue_testkit::deployment::Deployment;
 use overdue_testkit::random::seeded;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -53,9 +54,9 @@ pub async fn run(args: &Args) -> Result<()> {
     }
     let upgrade = async {
         sleep(STEP).await;
-        arena.place.clone().with_binary(&binary()).overdue(&["migrate"]).await?;
-        arena.timeline.note("migrated");
         let this = binary();
+        Deployment { binary: this.clone(), ..arena.deployment.clone() }.overdue(&["migrate"]).await?;
+        arena.timeline.note("migrated");
         for (pod, build) in [(0, &this), (0, &args.previous), (0, &this), (1, &this)] {
             sleep(STEP).await;
             arena.pods[pod].stop().await?;

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::arena::Arena;
 use crate::checker::{self, Evidence};
-use crate::pods::Pod;
+use crate::pods::TriedPod;
 use crate::shop::Letter;
 use crate::shop::letter::Parked;
 
@@ -18,7 +18,7 @@ pub async fn conclude(arena: &Arena, patience: Duration, rubbish: &[Letter]) -> 
     arena.timeline.note(format!("settled after {settled:?}"));
     stop(arena).await?;
     // What the broker had given to somebody who has not heard it, over a line that was silent, comes back only now.
-    arena.pods.iter().for_each(Pod::cut);
+    arena.pods.iter().for_each(TriedPod::cut);
     sleep(Duration::from_millis(100)).await;
     if !rubbish.is_empty() {
         restart_the_broker(arena).await.context("parked messages must outlive the broker")?;
@@ -31,7 +31,7 @@ pub async fn conclude(arena: &Arena, patience: Duration, rubbish: &[Letter]) -> 
     // What a pod had in flight and gave back would be seen now.
     let left = arena.unsettled().await?;
     ensure!(left.is_empty(), "when the pods had stopped, there were {}", left.join(", "));
-    let parked = arena.till.announcer.take("order.parked.queue", 10_000).await?;
+    let parked = arena.till.broker.take("order.parked.queue", 10_000).await?;
     let parked: Vec<_> = parked.into_iter().map(Parked::from).collect();
     let (ledger, news) = (arena.till.ledger(), arena.subscriber.news());
     let evidence = Evidence { pool: arena.pool(), ledger: &ledger, news: &news, parked: &parked, rubbish };

@@ -1,16 +1,20 @@
 //! Pods: in the test's own process, where its counters can be read, or as the real command, to be killed.
 
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use overdue::pod::{Ended, Pod};
 use overdue::roles::Role;
 use overdue::roles::shared::Shared;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::log::Line;
+use overdue_testkit::pod;
+use overdue_testkit::process::Signal;
+use tokio::process::Command;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{LANES, World, env, eventually};
@@ -40,23 +44,41 @@ impl World {
         TestPod { shared: pod.shared, soft, running }
     }
 
-    /// The real command with this world's settings; `arguments` as on a command line.
+    /// This world's settings, for the real command.
+    pub fn deployment(&self) -> Deployment {
+        Deployment {
+            database_url: self.database_url.clone(),
+            amqp_urls: vec![self.amqp_url.clone()],
+            prefix: String::new(),
+            settings: vec![
+                ("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL")),
+                ("OVERDUE_LANES", LANES.to_owned()),
+            ],
+            binary: env!("CARGO_BIN_EXE_overdue").into(),
+        }
+    }
+
+    /// The real command; `arguments` as on a command line.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_overdue"));
-        command
-            .args(arguments)
-            .env("DATABASE_URL", &self.database_url)
-            .env("AMQP_URL", &self.amqp_url)
-            .env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"))
-            .env("OVERDUE_LANES", LANES)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        command
+        self.deployment().command(arguments)
     }
 
     /// Starts `overdue run` as a process of its own.
     pub fn process(&self, arguments: &[&str]) -> Process {
-        Process::start(&mut self.command(&[&["run"], arguments].concat()))
+        self.process_of(self.deployment(), &[&["run"], arguments].concat())
+    }
+
+    /// The same for other settings, and arguments from the first one on.
+    pub fn process_of(&self, deployment: Deployment, arguments: &[&str]) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("pod-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        std::fs::create_dir_all(self.logs()).expect("a folder for logs");
+        Process(pod::Pod::start(&name, deployment, arguments, &self.logs()).expect("started"))
+    }
+
+    /// Where the logs of its processes are; a test that fails leaves them.
+    pub fn logs(&self) -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(&self.name)
     }
 
     /// Runs a command to its end: exit code, standard output, standard error.
@@ -89,53 +111,48 @@ impl TestPod {
 }
 
 /// A pod as a process.
-pub struct Process {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    reading: JoinHandle<()>,
+pub struct Process(pod::Pod);
+
+impl Deref for Process {
+    type Target = pod::Pod;
+
+    fn deref(&self) -> &pod::Pod {
+        &self.0
+    }
 }
 
 impl Process {
-    /// Starts `overdue run`, and reads its log.
-    pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started");
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        // Read all the time: a full pipe would stop the pod.
-        let reading = tokio::spawn({
-            let log = Arc::clone(&log);
-            async move {
-                while let Ok(Some(line)) = lines.next_line().await {
-                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
-        });
-        Self { child, log, reading }
-    }
-
     /// What it has logged so far.
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Waits until it has logged this.
-    pub async fn says(&self, text: &str) {
-        eventually(text, async || self.log().contains(text)).await;
+    /// Waits until it has reported this event.
+    pub async fn reports(&self, event: &str) {
+        eventually(event, async || self.reported(event) > 0).await;
+    }
+
+    /// Waits until it has reported this event with such values.
+    pub async fn reports_with(&self, event: &str, values: impl Fn(&Line) -> bool) {
+        let such = |line: &Line| line.is(event) && values(line);
+        eventually(event, async || self.lines().iter().any(such)).await;
+    }
+
+    /// Whether it panicked, or a session broke over a message. Sessions also break for other reasons, such as a slow database.
+    pub fn broke_over_what_it_read(&self) -> bool {
+        let over_what_it_read =
+            |error: &str| error.starts_with("taking ") || error.starts_with("a task ended");
+        self.lines().iter().any(|line| line.is("defect") || line.text("error").is_some_and(over_what_it_read))
     }
 
     /// The most memory that it has had, in KiB.
-    pub fn peak_memory(&self) -> u64 {
-        let pid = self.child.id().expect("it runs");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak.and_then(|peak| peak.trim().split(' ').next()?.parse().ok()).expect("VmHWM in KiB")
+    pub async fn peak_memory(&self) -> u64 {
+        self.kib("VmHWM").await
     }
 
     /// How many of its threads have this name.
-    pub fn threads(&self, name: &str) -> usize {
-        let pid = self.child.id().expect("it runs");
+    pub async fn threads(&self, name: &str) -> usize {
+        let pid = self.pid().await.expect("it runs");
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
         let named =
             threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
@@ -143,23 +160,25 @@ impl Process {
     }
 
     /// SIGKILL.
-    pub async fn kill(mut self) {
-        self.child.kill().await.expect("killed");
+    pub async fn kill(&self) {
+        self.0.kill().await.expect("killed");
     }
 
-    /// Sends a signal, such as `TERM`.
-    pub async fn send(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().await.expect("kill");
-        assert!(sent.success(), "signal {name} was not sent");
+    /// Sends a signal.
+    pub async fn send(&self, signal: Signal) {
+        self.signal(signal).await.expect("sent");
     }
 
-    /// Exit code and log once it has ended.
-    pub async fn end(mut self) -> (i32, String) {
-        let ended = timeout(Duration::from_secs(120), self.child.wait()).await;
-        let status = ended.unwrap_or_else(|_| panic!("it has not ended: {}", self.log())).expect("it ended");
-        self.reading.await.expect("its log was read");
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (status.code().unwrap_or(-1), log)
+    /// Exit code once it has ended.
+    pub async fn end(&self) -> i32 {
+        let ended = self.ended(Duration::from_secs(120)).await;
+        let code = ended.unwrap_or_else(|error| panic!("{error}: {}", self.text()));
+        code.expect("it ran")
+    }
+
+    /// Asks it to stop, and checks that it does so with nothing left behind.
+    pub async fn stopped(&self) {
+        self.send(Signal::TERM).await;
+        assert_eq!(self.end().await, 0, "{}", self.text());
     }
 }

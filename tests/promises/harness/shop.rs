@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Confirmation};
+use overdue_testkit::shop::Shop;
 use serde_json::Value;
 use sqlx::Executor;
 
 use super::world::{World, eventually};
 
 impl World {
+    /// The kit's shop in this world.
+    pub fn shop(&self) -> Shop {
+        Shop { pool: self.pool.clone() }
+    }
+
     /// Fills the inventory with products 1 to `products`.
     pub async fn stock(&self, products: i64, each: i64) {
-        sqlx::query("INSERT INTO inventory SELECT product, $2 FROM generate_series(1, $1) AS product")
-            .bind(products)
-            .bind(each)
-            .execute(&self.pool)
-            .await
-            .expect("stocked");
+        self.shop().stock(products, each).await.expect("stocked");
     }
 
     /// Places an order, taking its items from stock, and returns its number.
@@ -35,47 +35,21 @@ impl World {
         last: Duration,
         items: &[(i64, i64)],
     ) -> Vec<i64> {
-        let mut transaction = self.pool.begin().await.expect("a transaction");
-        let orders: Vec<i64> = sqlx::query_scalar(
-            "INSERT INTO orders (user_id, payment_deadline)
-             SELECT 1, now() + make_interval(secs => $2 + ($3 - $2) * n / $1) FROM generate_series(1, $1) AS n
-             RETURNING order_id",
-        )
-        .bind(i32::try_from(count).expect("a number of orders"))
-        .bind(first.as_secs_f64())
-        .bind(last.as_secs_f64())
-        .fetch_all(&mut *transaction)
-        .await
-        .expect("placed");
-        for (product, quantity) in items {
-            let taken = sqlx::query("UPDATE inventory SET stock = stock - $2 WHERE product_id = $1")
-                .bind(product)
-                .bind(quantity * i64::try_from(count).expect("a number of orders"));
-            taken.execute(&mut *transaction).await.expect("taken from stock");
-            let item = sqlx::query("INSERT INTO order_items SELECT o, $2, $3 FROM unnest($1::bigint[]) AS o");
-            item.bind(&orders).bind(product).bind(quantity).execute(&mut *transaction).await.expect("items");
-        }
-        transaction.commit().await.expect("committed");
-        orders
+        self.shop().place_many(count, first, last, items).await.expect("placed")
     }
 
     /// Pays if it can still be paid.
     pub async fn pay(&self, order_id: i64) -> bool {
-        let paid =
-            sqlx::query("UPDATE orders SET status = 'PAID' WHERE order_id = $1 AND status = 'PENDING'");
-        paid.bind(order_id).execute(&self.pool).await.expect("paid or not").rows_affected() == 1
+        self.shop().pay(order_id).await.expect("paid or not")
     }
 
     pub async fn status(&self, order_id: i64) -> String {
-        let status = sqlx::query_scalar("SELECT status FROM orders WHERE order_id = $1");
-        status.bind(order_id).fetch_one(&self.pool).await.expect("the order")
+        self.shop().status(order_id).await.expect("the order")
     }
 
     /// Orders in each status.
     pub async fn statuses(&self) -> HashMap<String, usize> {
-        let counts = sqlx::query_as("SELECT status, count(*) FROM orders GROUP BY status");
-        let counts: Vec<(String, i64)> = counts.fetch_all(&self.pool).await.expect("counts");
-        counts.into_iter().map(|(status, count)| (status, usize::try_from(count).expect("a count"))).collect()
+        self.shop().statuses().await.expect("counts")
     }
 
     /// Waits until the order is closed; how late it was.
@@ -124,19 +98,10 @@ impl World {
         assert!(others.is_empty(), "{others:?}");
     }
 
-    /// Invariant 3: stock plus what open orders hold is what was there at the beginning, for every product.
+    /// Invariant 3, for every product.
     pub async fn assert_stock_conserved(&self, each: i64) {
-        let wrong: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT product_id, (stock + coalesce(held, 0))::bigint FROM inventory LEFT JOIN (
-                 SELECT product_id, sum(quantity) AS held FROM order_items JOIN orders USING (order_id)
-                 WHERE status NOT IN ('CLOSED', 'CANCELLED') GROUP BY product_id) AS h USING (product_id)
-             WHERE stock + coalesce(held, 0) <> $1",
-        )
-        .bind(each)
-        .fetch_all(&self.pool)
-        .await
-        .expect("an audit");
-        assert!(wrong.is_empty(), "stock and held should be {each}: {wrong:?}");
+        let unbalanced = self.shop().unbalanced(each).await.expect("an audit");
+        assert!(unbalanced.is_empty(), "stock lost (-) or doubled (+), by product: {unbalanced:?}");
     }
 
     /// Runs a statement of the test's own, as the shop or a database administrator would.
@@ -172,19 +137,12 @@ impl World {
 
     /// The same with another exchange.
     pub async fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
-        let (connection, channel) = self.channel().await;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm = channel.basic_publish(
-            exchange.into(),
-            key.into(),
-            options,
-            body,
-            properties.with_delivery_mode(2),
-        );
-        let confirm = confirm.await.expect("published").await.expect("confirmed");
-        assert_eq!(confirm, Confirmation::Ack(None), "{key} was not routed");
-        connection.close(200, "done".into()).await.expect("closed");
+        self.broker().publish(exchange, key, body, properties).await.expect("published");
+    }
+
+    /// Binds a queue to an exchange of the shop's.
+    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+        self.broker().bind(queue, exchange, key).await.expect("bound");
     }
 
     /// The same message many times, all confirmed together at the end.
@@ -203,16 +161,6 @@ impl World {
         for confirm in confirms {
             assert_eq!(confirm.await.expect("confirmed"), Confirmation::Ack(None));
         }
-        connection.close(200, "done".into()).await.expect("closed");
-    }
-
-    /// Binds a queue to an exchange of the shop's.
-    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
-        let (connection, channel) = self.channel().await;
-        let options = QueueBindOptions::default();
-        let bind =
-            channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default());
-        bind.await.expect("bound");
         connection.close(200, "done".into()).await.expect("closed");
     }
 }

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use overdue::config::Config;
 use overdue::config::settings::Raw;
 use overdue::topology::Names;
+use overdue_testkit::broker::Broker;
 use serde_json::json;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
@@ -46,10 +45,12 @@ impl World {
     pub async fn with(test: impl AsyncFnOnce(&World)) {
         let world = World::new().await;
         let outcome = AssertUnwindSafe(test(&world)).catch_unwind().await;
+        let logs = world.logs();
         world.remove().await;
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
+        let _ = std::fs::remove_dir_all(logs); // there is none when the test started no process
     }
 
     async fn new() -> Self {
@@ -121,14 +122,19 @@ impl World {
         assert_eq!((code, error.as_str()), (0, ""));
     }
 
+    /// The kit's broker in this world, with a connection of its own that ends with it.
+    pub fn broker(&self) -> Broker {
+        Broker::new(std::slice::from_ref(&self.amqp_url), "")
+    }
+
     /// Messages in a queue now, by asking the queue itself.
     pub async fn depth(&self, queue: &str) -> u32 {
-        self.state(queue).await.0
+        self.broker().depth(queue).await.expect("the queue")
     }
 
     /// Who consumes a queue now.
     pub async fn consumers(&self, queue: &str) -> u32 {
-        self.state(queue).await.1
+        self.broker().consumers(queue).await.expect("the queue")
     }
 
     /// Waits until so many pods take from a queue.
@@ -143,16 +149,6 @@ impl World {
              WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053906 + KEY AND objid = 'TABLE'::regclass::oid
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         self.number(&holder.replace("KEY", &key.to_string()).replace("TABLE", table)).await
-    }
-
-    async fn state(&self, queue: &str) -> (u32, u32) {
-        let (connection, channel) = self.channel().await;
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let state =
-            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("the queue");
-        let state = (state.message_count(), state.consumer_count());
-        connection.close(200, "done".into()).await.expect("closed");
-        state
     }
 }
 

@@ -2,6 +2,7 @@
 //! never found anything proves nothing.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -78,9 +79,16 @@ const ROUNDS: [&[Crime]; 4] = [
 /// was not committed.
 pub async fn run() -> Result<()> {
     let servers = Servers::start(workshop(&format!("checker-{}", std::process::id()))?, 1).await?;
+    all(&servers).await?;
+    let _ = std::fs::remove_dir_all(&servers.folder);
+    Ok(())
+}
+
+/// The same in servers that run already.
+pub async fn all(servers: &Arc<Servers>) -> Result<()> {
     ensure!(ROUNDS.concat().len() == CRIMES.len(), "every crime has its round");
     for (seed, crimes) in (1..).zip(ROUNDS) {
-        let verdict = round::play(&servers, Script::crimes(seed, crimes)).await.err();
+        let verdict = round::play(servers, Script::crimes(seed, crimes)).await.err();
         let verdict = verdict.with_context(|| format!("{crimes:?} went unpunished"))?.to_string();
         // What happened in the round follows, after an empty line.
         let convicted_of = verdict.split("\n\n").next().unwrap_or_default();
@@ -94,7 +102,6 @@ pub async fn run() -> Result<()> {
         }
     }
     println!("the checker convicts of every crime");
-    let _ = std::fs::remove_dir_all(&servers.folder);
     Ok(())
 }
 
@@ -147,18 +154,18 @@ pub async fn commit(arena: &Arena, crime: Crime) -> Result<()> {
         }
         Crime::WakeLost => {
             // All of them: one alone may be of an order that is paid in time, or that was announced twice.
-            let lost = until(async || arena.till.announcer.take("order.delay.2s.queue", 1_000).await.map(|m| m.len() as u64));
+            let lost = until(async || arena.till.broker.take("order.delay.2s.queue", 1_000).await.map(|m| m.len() as u64));
             return lost.await;
         }
         Crime::MalformedMessageDropped => {
-            let lost = until(async || arena.till.announcer.take("order.parked.queue", 1).await.map(|m| m.len() as u64));
+            let lost = until(async || arena.till.broker.take("order.parked.queue", 1).await.map(|m| m.len() as u64));
             return lost.await;
         }
         Crime::ParkedMessageStripped => {
-            let announcer = &arena.till.announcer;
+            let broker = &arena.till.broker;
             let stripped = until(async || {
-                let Some(taken) = announcer.take("order.parked.queue", 1).await?.pop() else { return Ok(0) };
-                announcer.publish("order.parked", &taken.data, lapin::BasicProperties::default()).await?;
+                let Some(taken) = broker.take("order.parked.queue", 1).await?.pop() else { return Ok(0) };
+                broker.publish_until_confirmed("order.parked", &taken.data, lapin::BasicProperties::default()).await?;
                 Ok(1)
             });
             return stripped.await;

@@ -30,12 +30,18 @@ pub struct Args {
     /// Print what happened when in each round, not only in one that failed
     #[arg(long)]
     timeline: bool,
+    /// First the checker's self-test, in the same servers: does it convict of crimes?
+    #[arg(long)]
+    selftest: bool,
 }
 
 /// Plays the rounds; stops at the first broken promise.
 pub async fn run(args: &Args) -> Result<()> {
     let first = args.seed.unwrap_or_else(|| rand::random_range(1..1_000_000));
     let servers = Servers::start(workshop(&format!("chaos-{}", std::process::id()))?, args.nodes).await?;
+    if args.selftest {
+        crime::all(&servers).await?;
+    }
     println!(
         "chaos: RabbitMQ {} ({} nodes), seeds {first} to {}",
         servers.version,

@@ -13,9 +13,9 @@ use super::database::Database;
 use super::workload::CPU;
 use crate::arena::Servers;
 use crate::measure::until;
-use crate::pods::Place;
 use crate::proc::processor_seconds;
-use crate::servers::Process;
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::process::Process;
 
 /// Orders with two items each.
 const ORDERS: i64 = 100_000;
@@ -29,18 +29,18 @@ pub const CLOSED: &str = "closed per second";
 pub const P99: &str = "lateness p99, ms";
 
 /// One burst by one build.
-pub async fn close(servers: &Servers, build: &Place) -> Result<HashMap<String, f64>> {
+pub async fn close(servers: &Servers, build: &Deployment) -> Result<HashMap<String, f64>> {
     let database = Database::new(build).await?;
-    let figures = measure(servers, &database.place).await;
+    let figures = measure(servers, &database.deployment).await;
     database.remove().await?;
     figures
 }
 
-async fn measure(servers: &Servers, place: &Place) -> Result<HashMap<String, f64>> {
-    place.overdue(&["topology", "declare"]).await?;
-    let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&place.database_url)?;
+async fn measure(servers: &Servers, deployment: &Deployment) -> Result<HashMap<String, f64>> {
+    deployment.overdue(&["topology", "declare"]).await?;
+    let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&deployment.database_url)?;
     let log = servers.folder.join("burst.log");
-    let mut pod = Process::start("the pod", &mut place.command(&["run"]), &log)?;
+    let mut pod = Process::start("the pod", &mut deployment.command(&["run"]), &log)?;
     place_orders(&pool).await?;
     let due: f64 = sqlx::query_scalar("SELECT extract(epoch FROM min(payment_deadline))::float8 FROM orders")
         .fetch_one(&pool)

@@ -6,19 +6,19 @@ use anyhow::Result;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use url::Url;
 
-use crate::pods::Place;
+use overdue_testkit::deployment::Deployment;
 
 /// A database of its own for one run.
 pub struct Database {
     /// The build in it.
-    pub place: Place,
+    pub deployment: Deployment,
     server: String,
     name: String,
 }
 
 impl Database {
     /// Makes and migrates it; the prefix is its name.
-    pub async fn new(build: &Place) -> Result<Self> {
+    pub async fn new(build: &Deployment) -> Result<Self> {
         static RUN: AtomicU32 = AtomicU32::new(0);
         let name = format!("compare_{}", RUN.fetch_add(1, Ordering::Relaxed));
         let mut server = PgConnection::connect(&build.database_url).await?;
@@ -26,9 +26,9 @@ impl Database {
         server.close().await?;
         let mut url = Url::parse(&build.database_url)?;
         url.set_path(&name);
-        let place = Place { database_url: url.into(), prefix: format!("{name}."), ..build.clone() };
-        place.overdue(&["migrate"]).await?;
-        Ok(Self { place, server: build.database_url.clone(), name })
+        let deployment = Deployment { database_url: url.into(), prefix: format!("{name}."), ..build.clone() };
+        deployment.overdue(&["migrate"]).await?;
+        Ok(Self { deployment, server: build.database_url.clone(), name })
     }
 
     /// Drops it.

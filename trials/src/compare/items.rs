@@ -5,15 +5,15 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
 
 use super::database::Database;
-use crate::pods::Place;
+use overdue_testkit::deployment::Deployment;
 
 /// The figure's name.
 pub const TOOK: &str = "100,000 items in one INSERT, ms";
 
 /// In a database of its own; milliseconds.
-pub async fn insert(build: &Place) -> Result<f64> {
+pub async fn insert(build: &Deployment) -> Result<f64> {
     let database = Database::new(build).await?;
-    let mut shop = PgConnection::connect(&database.place.database_url).await?;
+    let mut shop = PgConnection::connect(&database.deployment.database_url).await?;
     for statement in [
         "INSERT INTO inventory SELECT product, 1000 FROM generate_series(1, 1000) AS product",
         "INSERT INTO orders (user_id, payment_deadline)

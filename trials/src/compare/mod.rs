@@ -9,10 +9,11 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use overdue_testkit::deployment::Deployment;
 
 use crate::arena::Servers;
 use crate::measure::{largest, median, print, quantile};
-use crate::pods::{Place, binary};
+use crate::pods::binary;
 use crate::servers::workshop;
 use workload::{Figures, WORKLOADS, Workload};
 
@@ -25,7 +26,7 @@ pub struct Args {
     /// How many pairs
     #[arg(long, default_value_t = 7)]
     pairs: usize,
-    /// Only these workloads: burst, steady, place, pods, items
+    /// Only these workloads: burst, steady, place, pods, paying, items
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -36,8 +37,8 @@ pub async fn run(args: &Args) -> Result<()> {
     let known = |name: &String| WORKLOADS.iter().any(|workload| workload.name == name);
     ensure!(args.only.iter().all(known), "there is no such workload: {}", args.only.join(", "));
     let servers = Servers::start(workshop(&format!("compare-{}", std::process::id()))?, 1).await?;
-    let place = place(&servers).await;
-    let builds = [place.clone().with_binary(&args.with), place];
+    let this = deployment(&servers).await;
+    let builds = [Deployment { binary: args.with.clone(), ..this.clone() }, this];
     println!("compare: pairs of {} and {}", builds[0].binary.display(), builds[1].binary.display());
     let mut missed = 0;
     for workload in WORKLOADS {
@@ -51,8 +52,8 @@ pub async fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn place(servers: &Servers) -> Place {
-    Place {
+async fn deployment(servers: &Servers) -> Deployment {
+    Deployment {
         database_url: servers.postgres.lock().await.url("postgres"),
         amqp_urls: vec![servers.rabbit.lock().await.url(0)],
         prefix: String::new(),
@@ -64,7 +65,7 @@ async fn place(servers: &Servers) -> Place {
 /// The first build of a pair alternates: what the one leaves behind meets both.
 async fn pairs(
     servers: &Servers,
-    builds: &[Place; 2],
+    builds: &[Deployment; 2],
     workload: &Workload,
     pairs: usize,
 ) -> Result<Vec<[Figures; 2]>> {

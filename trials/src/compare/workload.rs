@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{burst, items};
 use crate::arena::Servers;
-use crate::pods::Place;
-use crate::servers::process::run;
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::process::run;
 
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -86,6 +86,14 @@ pub const WORKLOADS: &[Workload] = &[
             ("CPU of all pods per 1,000 orders", Goal::AtMost(1.05)),
         ],
     },
+    Workload {
+        name: "paying",
+        kind: Kind::Bench(&["pay-during-burst"]),
+        goals: &[
+            ("payment p99 beside the burst", Goal::AtMost(1.3)),
+            ("closed per second meanwhile", Goal::AtLeast(0.95)),
+        ],
+    },
     Workload { name: "items", kind: Kind::Items, goals: &[(items::TOOK, Goal::AtMost(1.8))] },
 ];
 
@@ -102,7 +110,7 @@ impl Figures {
 
 impl Workload {
     /// One run by one build.
-    pub async fn run(&self, servers: &Servers, build: &Place) -> Result<Figures> {
+    pub async fn run(&self, servers: &Servers, build: &Deployment) -> Result<Figures> {
         let arguments = match self.kind {
             Kind::Burst => return Ok(Figures(burst::close(servers, build).await?)),
             Kind::Items => {

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::shop::Shop;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-
-use crate::pods::Place;
-use crate::shop::{Announcer, End, Life, Till, Via};
 
 /// How long each purchase took in milliseconds, and how many failed.
 type Purchases = (Vec<f64>, usize);
@@ -26,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Buyer {
     /// Goes shopping, in a task and with a connection of its own: the shop's other business does not hold it up.
-    pub fn start(place: &Place) -> Result<Self> {
+    pub fn start(deployment: &Deployment) -> Result<Self> {
         let purchases = Arc::<Mutex<Purchases>>::default();
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&place.database_url)?;
-        let till = Till::new(pool, Announcer::new(place.clone()), place.clone());
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&deployment.database_url)?;
+        let shop = Shop { pool };
         let buying = tokio::spawn({
             let purchases = Arc::clone(&purchases);
             async move {
@@ -38,7 +37,7 @@ impl Buyer {
                 for n in 0.. {
                     ticks.tick().await;
                     let began = Instant::now();
-                    let bought = matches!(timeout(PATIENCE, buy(&till, n)).await, Ok(Ok(())));
+                    let bought = matches!(timeout(PATIENCE, buy(&shop, n)).await, Ok(Ok(())));
                     let mut purchases = purchases.lock().unwrap_or_else(PoisonError::into_inner);
                     if bought {
                         purchases.0.push(began.elapsed().as_secs_f64() * 1e3);
@@ -63,10 +62,8 @@ impl Drop for Buyer {
     }
 }
 
-async fn buy(till: &Till, n: i64) -> Result<()> {
-    let (via, window) = (Via::Sql, Duration::from_secs(30));
-    let items = vec![(2 + n % 19, 1)];
-    let order = till.place(&Life { at: Duration::ZERO, window, items, via, end: End::Paid(0.0) }).await?;
-    ensure!(till.pay(order).await?, "too late");
+async fn buy(shop: &Shop, n: i64) -> Result<()> {
+    let placed = shop.draft(1, Duration::from_secs(30)).await?.commit(&[(2 + n % 19, 1)]).await?;
+    ensure!(shop.pay(placed.order_id).await?, "too late");
     Ok(())
 }

@@ -82,7 +82,7 @@ pub async fn run(args: &Args) -> Result<()> {
         };
         let arena = Arena::new(std::sync::Arc::clone(&servers), &plan).await?;
         // Nobody empties it here.
-        arena.till.announcer.delete(TAP).await?;
+        arena.till.broker.delete(TAP).await?;
         let figures = match play(&arena, kind, lasting).await {
             Ok(figures) => figures,
             Err(error) => {

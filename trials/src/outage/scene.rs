@@ -29,7 +29,7 @@ pub async fn play(arena: &Arena, kind: Kind, lasting: Duration) -> Result<Figure
 }
 
 async fn act(arena: &Arena, kind: Kind, lasting: Duration, watch: &Watch) -> Result<Figures> {
-    let (pool, buyer) = (&arena.eyes, Buyer::start(&arena.place)?);
+    let (pool, buyer) = (&arena.eyes, Buyer::start(&arena.deployment)?);
     // Small enough: orders of a few minutes.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let orders = (lasting.as_secs_f64() * DUE_PER_SECOND) as u32;
@@ -46,7 +46,7 @@ async fn act(arena: &Arena, kind: Kind, lasting: Duration, watch: &Watch) -> Res
 
     (figures.buying[1], figures.refused[1]) = buyer.take();
     if kind != Kind::Broker {
-        let depth = timeout(Duration::from_secs(5), arena.till.announcer.depth("order.process.queue"));
+        let depth = timeout(Duration::from_secs(5), arena.till.broker.depth("order.process.queue"));
         figures.waiting = depth.await.ok().and_then(Result::ok);
     }
     return_(arena, kind).await?;

@@ -1,7 +1,7 @@
 //! PostgreSQL and RabbitMQ of the trial's own: on loopback, on free ports, as an unprivileged user, with fresh data.
 
+mod account;
 pub mod postgres;
-pub mod process;
 pub mod rabbitmq;
 
 use std::net::TcpListener;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use account::Account;
 pub use postgres::Postgres;
-pub use process::{Account, Process};
 pub use rabbitmq::RabbitMq;
 
 /// The project's folder.

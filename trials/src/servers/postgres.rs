@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
+use overdue_testkit::process::{Process, Signal, run};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::process::{Account, Process, run};
+use super::account::Account;
 use super::{free_port, newest};
 
 const PASSWORD: &str = "trial";

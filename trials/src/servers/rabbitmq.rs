@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
+use overdue_testkit::process::{Process, Signal, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::process::{Account, Process, run};
+use super::account::Account;
 use super::{free_port, newest, project};
 
 /// The nodes, and the Erlang port mapper that they share.

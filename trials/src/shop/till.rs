@@ -1,16 +1,18 @@
 //! The shop's till: orders by plain SQL, tried until the database has answered.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use lapin::BasicProperties;
+use overdue_testkit::broker::{Broker, ORDER_CREATED};
+use overdue_testkit::deployment::Deployment;
+use overdue_testkit::shop::{Placed, Shop};
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Life, Via};
-use crate::pods::Place;
-use crate::shop::Announcer;
 
 /// What the shop was told about an order, and therefore has told its buyer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +32,14 @@ pub enum Told {
 /// What the shop remembers of each order.
 pub type Ledger = HashMap<i64, Told>;
 
-/// The till, its announcer, and what it remembers.
+/// The till, its services, and what it remembers.
 #[derive(Debug)]
 pub struct Till {
-    /// The shop's own way to the database.
-    pub pool: PgPool,
-    /// Its services.
-    pub announcer: Announcer,
-    place: Place,
+    /// The shop itself.
+    pub shop: Shop,
+    /// Its services' way to the broker.
+    pub broker: Arc<Broker>,
+    deployment: Deployment,
     ledger: Mutex<Ledger>,
     announced: Mutex<HashSet<i64>>,
 }
@@ -52,8 +54,14 @@ const PERSISTENCE: Duration = Duration::from_secs(40);
 
 impl Till {
     /// A till that remembers nothing yet.
-    pub fn new(pool: PgPool, announcer: Announcer, place: Place) -> Self {
-        Self { pool, announcer, place, ledger: Mutex::default(), announced: Mutex::default() }
+    pub fn new(pool: PgPool, broker: Arc<Broker>, deployment: Deployment) -> Self {
+        Self {
+            shop: Shop { pool },
+            broker,
+            deployment,
+            ledger: Mutex::default(),
+            announced: Mutex::default(),
+        }
     }
 
     /// What it was told so far.
@@ -77,7 +85,7 @@ impl Till {
         let began = Instant::now();
         let order = loop {
             match timeout(ANSWER, self.place(life)).await {
-                Ok(Ok(order)) => break order,
+                Ok(Ok(placed)) => break placed.order_id,
                 _ if began.elapsed() > 2 * ANSWER => return Ok(()),
                 _ => sleep(Duration::from_millis(100)).await,
             }
@@ -91,24 +99,24 @@ impl Till {
             End::Left => {}
             End::Paid(share) => {
                 sleep(life.window.mul_f64(share).saturating_sub(placed.elapsed())).await;
-                let told = self.persist(order, "PAID", |till| till.pay(order)).await;
+                let told = self.persist(order, "PAID", |till| till.shop.pay(order)).await;
                 self.remember(order, told);
             }
             End::Cancelled(share) => {
                 sleep(life.window.mul_f64(share).saturating_sub(placed.elapsed())).await;
-                let told = self.persist(order, "CANCELLED", |till| till.cancel(order)).await;
+                let told = self.persist(order, "CANCELLED", |till| till.shop.cancel(order)).await;
                 self.remember(order, told);
             }
             End::CancelledByCommand => {
-                let cancelled = self.place.overdue(&["order", "cancel", &order.to_string()]).await;
+                let cancelled = self.deployment.overdue(&["order", "cancel", &order.to_string()]).await;
                 self.remember(order, if cancelled.is_ok() { Told::Cancelled } else { Told::Unknown });
             }
             End::Extended(by, then_pays) => {
                 sleep(life.window / 2).await;
-                let _ = timeout(ANSWER, self.extend(order, by)).await;
+                let _ = timeout(ANSWER, self.shop.extend(order, by)).await;
                 if then_pays {
                     sleep(life.window / 2 + by.mul_f64(0.9)).await;
-                    let told = self.persist(order, "PAID", |till| till.pay(order)).await;
+                    let told = self.persist(order, "PAID", |till| till.shop.pay(order)).await;
                     self.remember(order, told);
                 }
             }
@@ -117,47 +125,25 @@ impl Till {
     }
 
     /// Places an order, in one transaction.
-    pub async fn place(&self, life: &Life) -> Result<i64> {
-        let mut transaction = self.pool.begin().await?;
-        let by_message = matches!(life.via, Via::Message | Via::Expiration);
-        if by_message {
+    pub async fn place(&self, life: &Life) -> Result<Placed> {
+        let draft = match life.via {
             // No trigger runs: only the message tells of this order.
-            sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
-        }
-        let (products, quantities): (Vec<_>, Vec<_>) = life.items.iter().copied().unzip();
-        for (product, quantity) in &life.items {
-            sqlx::query("UPDATE inventory SET stock = stock - $2 WHERE product_id = $1")
-                .bind(product)
-                .bind(quantity)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        let order: i64 = sqlx::query_scalar(
-            "INSERT INTO orders (user_id, payment_deadline) VALUES ($2, clock_timestamp() + make_interval(secs => $1))
-             RETURNING order_id",
-        )
-        .bind(life.window.as_secs_f64())
-        .bind(if by_message { BY_MESSAGE } else { BY_TRIGGER })
-        .fetch_one(&mut *transaction)
-        .await?;
-        sqlx::query("INSERT INTO order_items SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])")
-            .bind(order)
-            .bind(products)
-            .bind(quantities)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(order)
+            Via::Message | Via::Expiration => {
+                self.shop.draft_without_triggers(BY_MESSAGE, life.window).await?
+            }
+            Via::Sql | Via::Both => self.shop.draft(BY_TRIGGER, life.window).await?,
+        };
+        draft.commit(&life.items).await
     }
 
     /// Announces what was placed to be announced by message and was not, because the answer to the commit was lost.
     pub async fn announce_forgotten(&self) -> Result<usize> {
         let orders = sqlx::query_scalar("SELECT order_id FROM orders WHERE user_id = $1").bind(BY_MESSAGE);
-        let orders: Vec<i64> = orders.fetch_all(&self.pool).await?;
+        let orders: Vec<i64> = orders.fetch_all(&self.shop.pool).await?;
         let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let forgotten: Vec<i64> = orders.into_iter().filter(|order| !announced.contains(order)).collect();
         for order in &forgotten {
-            self.announcer.by_deadline(*order, &self.deadline(*order).await?).await?;
+            self.announce_deadline(*order).await?;
         }
         Ok(forgotten.len())
     }
@@ -165,72 +151,40 @@ impl Till {
     async fn announce(&self, life: &Life, order: i64) -> Result<()> {
         match life.via {
             Via::Sql => {}
-            Via::Expiration => self.announcer.expiring(order, life.window).await?,
-            Via::Message => self.announcer.by_deadline(order, &self.deadline(order).await?).await?,
+            Via::Expiration => {
+                let expiration = life.window.as_millis().to_string();
+                let properties = BasicProperties::default().with_expiration(expiration.into());
+                self.publish(order.to_string(), properties).await?;
+            }
+            Via::Message => self.announce_deadline(order).await?,
             Via::Both => {
-                let deadline = self.deadline(order).await?;
-                self.announcer.by_deadline(order, &deadline).await?;
-                self.announcer.by_deadline(order, &deadline).await?;
+                self.announce_deadline(order).await?;
+                self.announce_deadline(order).await?;
             }
         }
         self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(order);
         Ok(())
     }
 
+    async fn announce_deadline(&self, order: i64) -> Result<()> {
+        let deadline = self.deadline(order).await?;
+        let body = format!(r#"{{"order_id":{order},"payment_deadline":"{deadline}"}}"#);
+        self.publish(body, BasicProperties::default()).await
+    }
+
+    async fn publish(&self, body: String, properties: BasicProperties) -> Result<()> {
+        self.broker.publish_until_confirmed(ORDER_CREATED, body.as_bytes(), properties).await
+    }
+
     async fn deadline(&self, order: i64) -> Result<String> {
         let began = Instant::now();
         loop {
-            let deadline = sqlx::query_scalar(
-                r#"SELECT to_char(payment_deadline AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                   FROM orders WHERE order_id = $1"#,
-            );
-            match timeout(ANSWER, deadline.bind(order).fetch_one(&self.pool)).await {
+            match timeout(ANSWER, self.shop.deadline(order)).await {
                 Ok(Ok(deadline)) => return Ok(deadline),
                 _ if began.elapsed() > PERSISTENCE => anyhow::bail!("no deadline of order {order}"),
                 _ => sleep(Duration::from_millis(100)).await,
             }
         }
-    }
-
-    /// Pays an order; false when it is too late.
-    pub async fn pay(&self, order: i64) -> Result<bool> {
-        let paid = sqlx::query(
-            "UPDATE orders SET status = 'PAID', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'",
-        );
-        Ok(paid.bind(order).execute(&self.pool).await?.rows_affected() == 1)
-    }
-
-    /// As the README tells shops to: the stock in the same transaction, by whoever cancels.
-    async fn cancel(&self, order: i64) -> Result<bool> {
-        let mut transaction = self.pool.begin().await?;
-        let cancelled = sqlx::query(
-            "UPDATE orders SET status = 'CANCELLED', updated_at = now() WHERE order_id = $1 AND status = 'PENDING'",
-        );
-        if cancelled.bind(order).execute(&mut *transaction).await?.rows_affected() == 0 {
-            return Ok(false);
-        }
-        // In product order, as everybody who locks several products should.
-        let locked = sqlx::query(
-            "SELECT FROM inventory WHERE product_id IN (SELECT product_id FROM order_items WHERE order_id = $1)
-             ORDER BY product_id FOR NO KEY UPDATE",
-        );
-        locked.bind(order).execute(&mut *transaction).await?;
-        let given_back = sqlx::query(
-            "UPDATE inventory SET stock = stock + quantity FROM order_items
-             WHERE order_id = $1 AND inventory.product_id = order_items.product_id",
-        );
-        given_back.bind(order).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(true)
-    }
-
-    async fn extend(&self, order: i64, by: Duration) -> Result<bool> {
-        let extended = sqlx::query(
-            "UPDATE orders SET payment_deadline = payment_deadline + make_interval(secs => $2)
-             WHERE order_id = $1 AND status = 'PENDING'",
-        );
-        let extended = extended.bind(order).bind(by.as_secs_f64());
-        Ok(extended.execute(&self.pool).await?.rows_affected() == 1)
     }
 
     /// Asks until there is an answer. One that was lost may have taken effect: then the status says so.
@@ -244,7 +198,7 @@ impl Till {
         while began.elapsed() < PERSISTENCE {
             match timeout(ANSWER, ask(self)).await {
                 Ok(Ok(true)) => return if wanted == "PAID" { Told::Paid } else { Told::Cancelled },
-                Ok(Ok(false)) => match timeout(ANSWER, self.status(order)).await {
+                Ok(Ok(false)) => match timeout(ANSWER, self.shop.status(order)).await {
                     Ok(Ok(status)) if status == "PAID" => return Told::Paid,
                     Ok(Ok(status)) if status == "CANCELLED" => return Told::Cancelled,
                     Ok(Ok(_)) => return Told::TooLate,
@@ -255,10 +209,5 @@ impl Till {
             sleep(Duration::from_millis(50)).await;
         }
         Told::Unknown
-    }
-
-    async fn status(&self, order: i64) -> Result<String> {
-        let status = sqlx::query_scalar("SELECT status FROM orders WHERE order_id = $1");
-        status.bind(order).fetch_one(&self.pool).await.context("reading a status")
     }
 }

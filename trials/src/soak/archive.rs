@@ -10,7 +10,7 @@ use sqlx::{Executor, PgPool};
 use crate::arena::Arena;
 use crate::checker::{self, Evidence, Tally};
 use crate::shop::Ledger;
-use crate::shop::subscriber::News;
+use overdue_testkit::subscriber::News;
 
 /// Orders older than this are settled: the longest window, what it may be extended by, and plenty for being late.
 pub const AGE: Duration = Duration::from_secs(100);
@@ -31,7 +31,7 @@ impl Archive {
             arena.pool().execute("CREATE SCHEMA IF NOT EXISTS archive").await?;
             arena.pool().execute(sqlx::AssertSqlSafe(statement)).await?;
         }
-        let options: PgConnectOptions = arena.place.database_url.parse()?;
+        let options: PgConnectOptions = arena.deployment.database_url.parse()?;
         let options = options.options([("search_path", "archive")]);
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         Ok(Self { pool, tally: Tally::default() })

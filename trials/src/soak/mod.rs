@@ -70,8 +70,8 @@ pub async fn run(args: &Args) -> Result<()> {
     };
     let arena = Arena::new(Arc::clone(&servers), &plan).await?;
     // Nobody empties it here.
-    arena.till.announcer.delete(TAP).await?;
-    let names: Vec<_> = arena.pods.iter().map(|pod| pod.name().to_owned()).collect();
+    arena.till.broker.delete(TAP).await?;
+    let names: Vec<_> = arena.pods.iter().map(|pod| pod.name.clone()).collect();
     let record = RefCell::new(Record::new(sample::panels(&names)));
     let mut archive = Archive::new(&arena).await?;
 

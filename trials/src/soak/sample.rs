@@ -103,7 +103,7 @@ pub async fn sample(arena: &Arena, from: Moment, until: Moment) -> Result<Vec<f6
     for pod in &arena.pods {
         let process = pod.pid().await;
         let gap = |value: f64| if process.is_some() { value } else { f64::NAN };
-        memory.push(gap(pod.resident_kib().await as f64 / 1024.0));
+        memory.push(gap(pod.kib("VmRSS").await as f64 / 1024.0));
         descriptors.push(gap(process.map_or(0, proc::descriptors) as f64));
         for port in pod.broker.iter().filter_map(|breaker| Url::parse(&breaker.url).ok()?.port()) {
             broker += process.map_or(0, |process| proc::connections(process, port));
@@ -137,5 +137,5 @@ pub async fn sample(arena: &Arena, from: Moment, until: Moment) -> Result<Vec<f6
 }
 
 async fn depth(arena: &Arena, queue: &str) -> f64 {
-    arena.till.announcer.depth(queue).await.map_or(f64::NAN, f64::from)
+    arena.till.broker.depth(queue).await.map_or(f64::NAN, f64::from)
 }

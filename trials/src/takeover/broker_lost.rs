@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 use super::{Measure, PATIENCE, quiet};
 use crate::arena::Arena;
 use crate::measure::{Moment, now, overdue, until};
-use crate::pods::{Pod, is};
 
 /// How long it is away, besides what it takes to start.
 const AWAY: Duration = Duration::from_secs(2);
@@ -60,8 +59,7 @@ async fn since<F: Future<Output = Result<bool>>>(
 /// How often each pod has begun to take wakes, as its log says it. The broker's own count of consumers would include, for
 /// a while, those from before it was killed.
 fn sessions(arena: &Arena) -> Vec<usize> {
-    let log = |pod: &Pod| std::fs::read_to_string(&pod.log).unwrap_or_default();
-    arena.pods.iter().map(|pod| log(pod).lines().filter(|line| is(line, "taking_wakes")).count()).collect()
+    arena.pods.iter().map(|pod| pod.reported("taking_wakes")).collect()
 }
 
 /// No pod sweeps here: who closes has heard of it from the broker.

@@ -9,7 +9,7 @@ use super::{Measure, PATIENCE, quiet};
 use crate::arena::Arena;
 use crate::load::bulk;
 use crate::measure::{newest_outbox_row, outbox_until, until};
-use crate::pods::Pod;
+use crate::pods::TriedPod;
 
 /// What is led, by its name in the pods' logs.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub async fn play(arena: &Arena, times: usize, key: RoleKey) -> Result<Vec<Measu
     };
     for _ in 0..times {
         let leader = leader(arena, key).await?;
-        arena.timeline.note(format!("{} leads the {key:?}", leader.name()));
+        arena.timeline.note(format!("{} leads the {key:?}", leader.name));
         leader.kill().await?;
         // What is recorded from now on is the next leader's work alone.
         let pool = &arena.eyes;
@@ -57,7 +57,7 @@ pub async fn play(arena: &Arena, times: usize, key: RoleKey) -> Result<Vec<Measu
 }
 
 /// The pod that said last that it leads.
-async fn leader(arena: &Arena, key: RoleKey) -> Result<&Pod> {
+async fn leader(arena: &Arena, key: RoleKey) -> Result<&TriedPod> {
     for _ in 0..100 {
         let mut leading = Vec::new();
         for pod in &arena.pods {

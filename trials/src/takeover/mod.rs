@@ -98,7 +98,7 @@ pub async fn run(args: &Args) -> Result<()> {
         };
         let arena = Arena::new(Arc::clone(&servers), &plan).await?;
         // Nobody empties it here.
-        arena.till.announcer.delete(TAP).await?;
+        arena.till.broker.delete(TAP).await?;
         match play(&arena, kind, args.times).await {
             Ok(taken) => measures.extend(taken),
             Err(error) => {
@@ -148,7 +148,7 @@ async fn quiet(arena: &Arena) -> Result<()> {
         pod.heal().await?;
     }
     until("all pods consuming", PATIENCE, async || {
-        Ok(arena.till.announcer.consumers("order.process.queue").await? as usize == arena.pods.len())
+        Ok(arena.till.broker.consumers("order.process.queue").await? as usize == arena.pods.len())
     })
     .await?;
     until("orders closed on time again", PATIENCE, async || {

@@ -25,7 +25,7 @@ pub async fn play(arena: &Arena, times: usize, signal: Signal) -> Result<Vec<Mea
     for n in 0..times {
         let pod = &arena.pods[n % arena.pods.len()];
         let lost = now(&arena.eyes).await?;
-        arena.timeline.note(format!("{signal:?} to {}", pod.name()));
+        arena.timeline.note(format!("{signal:?} to {}", pod.name));
         if signal == Signal::KILL {
             pod.kill().await?;
         } else {

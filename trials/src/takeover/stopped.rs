@@ -32,7 +32,7 @@ pub async fn play(arena: &Arena, times: usize) -> Result<Vec<Measure>> {
         let waiting = overdue(pool, due + 0.1).await?;
         let pod = &arena.pods[n % arena.pods.len()];
         let took = pod.stop().await?;
-        arena.timeline.note(format!("{} stopped in {took:?}; {waiting} were open", pod.name()));
+        arena.timeline.note(format!("{} stopped in {took:?}; {waiting} were open", pod.name));
         open.values.push(waiting as f64);
         stopping.values.push(took.as_secs_f64());
         until("the burst closed", PATIENCE, async || Ok(overdue(pool, due + 0.1).await? == 0)).await?;

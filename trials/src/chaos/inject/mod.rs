@@ -79,7 +79,7 @@ pub async fn inject(arena: &Arena, fault: Fault, rubbish: &Rubbish) -> Result<()
 /// Deletes a subscriber's queue, and does it again where there was no answer: another fault may strike in the middle.
 async fn delete_queue(arena: &Arena, queue: &str) -> Result<()> {
     let deleted = until("the queue is deleted", Duration::from_secs(30), || async {
-        arena.till.announcer.delete(queue).await.map(|()| true)
+        arena.till.broker.delete(queue).await.map(|()| true)
     });
     deleted.await.map(drop)
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use lapin::types::AMQPValue;
+use overdue_testkit::broker::{Broker, EVENTS};
 use sqlx::Executor;
 use tokio::time::sleep;
 
 use super::delete_queue;
 use crate::arena::Arena;
-use crate::pods::Place;
-use crate::shop::Announcer;
 
 pub async fn kill_broker(arena: &Arena, node: usize, back_after: Duration) -> Result<()> {
     let mut rabbit = arena.servers.rabbit.lock().await;
@@ -22,8 +22,12 @@ pub async fn kill_broker(arena: &Arena, node: usize, back_after: Duration) -> Re
 /// it is confirmed meanwhile.
 pub async fn lose_a_subscriber(arena: &Arena, node: usize, lasting: Duration) -> Result<()> {
     let queue = format!("trial.lost.{}", rand::random::<u32>());
-    let there = Place { amqp_urls: vec![arena.place.amqp_urls[node].clone()], ..arena.place.clone() };
-    Announcer::new(there).subscribe_on_this_node(&queue).await?;
+    let alone = [
+        ("x-queue-type", AMQPValue::LongString("quorum".into())),
+        ("x-quorum-initial-group-size", AMQPValue::LongLongInt(1)),
+    ];
+    let there = Broker::new(&arena.deployment.amqp_urls[node..=node], &arena.deployment.prefix);
+    there.subscribe(&queue, EVENTS, &["order.*"], &alone).await?;
     kill_broker(arena, node, lasting).await?;
     delete_queue(arena, &queue).await
 }
@@ -86,12 +90,12 @@ pub async fn delete_process_queue(arena: &Arena) -> Result<()> {
     if late {
         sleep(Duration::from_secs(2)).await;
     }
-    arena.till.announcer.delete("order.process.queue").await
+    arena.till.broker.delete("order.process.queue").await
 }
 
 pub async fn kill_lane_leader(arena: &Arena, back_after: Duration) -> Result<()> {
     let mut rabbit = arena.servers.rabbit.lock().await;
-    let node = rabbit.leader_of(&arena.place.name(&format!("order.delay.{BUSIEST}.queue"))).await?;
+    let node = rabbit.leader_of(&arena.till.broker.name(&format!("order.delay.{BUSIEST}.queue"))).await?;
     arena.timeline.note(format!("the busiest lane is led by node {node}"));
     rabbit.kill(node).await?;
     sleep(back_after).await;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lapin::BasicProperties;
+use lapin::types::AMQPValue;
+use overdue_testkit::broker::EVENTS;
 use sqlx::Executor;
 use tokio::time::{Instant, sleep};
 
@@ -15,12 +17,12 @@ use crate::shop::Letter;
 /// Wakes arrive again, twice, as they did the first time: the broker takes the expiration off when it moves a message out
 /// of a lane.
 pub async fn replay_wakes(arena: &Arena) -> Result<()> {
-    let wakes = arena.till.announcer.take(TAP, 200).await?;
+    let wakes = arena.till.broker.take(TAP, 200).await?;
     arena.timeline.note(format!("replaying {} wakes, twice", wakes.len()));
     for wake in wakes.iter().chain(&wakes) {
         let headers = wake.properties.headers().clone().unwrap_or_default();
         let properties = BasicProperties::default().with_headers(headers);
-        arena.till.announcer.publish("order.process", &wake.data, properties).await?;
+        arena.till.broker.publish_until_confirmed("order.process", &wake.data, properties).await?;
     }
     Ok(())
 }
@@ -37,7 +39,7 @@ pub async fn send_rubbish(arena: &Arena, rubbish: &Rubbish) -> Result<()> {
         let letter = Letter::new(format!("{beginning}{n}{}", rand::random::<u64>()).into_bytes());
         rubbish.lock().unwrap_or_else(PoisonError::into_inner).push(letter.clone());
         let key = if n % 2 == 0 { "order.delay" } else { "order.process" };
-        arena.till.announcer.publish(key, &letter.body, letter.properties()).await?;
+        arena.till.broker.publish_until_confirmed(key, &letter.body, letter.properties()).await?;
     }
     Ok(())
 }
@@ -132,7 +134,11 @@ pub async fn hold_a_snapshot(arena: &Arena, lasting: Duration) -> Result<()> {
 /// A subscriber whose queue is full and refuses what comes.
 pub async fn fill_a_subscriber(arena: &Arena, lasting: Duration) -> Result<()> {
     let queue = format!("trial.full.{}", rand::random::<u32>());
-    arena.till.announcer.subscribe_with_a_full_queue(&queue).await?;
+    let full = [
+        ("x-max-length", AMQPValue::LongLongInt(0)),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+    ];
+    arena.till.broker.subscribe(&queue, EVENTS, &["order.*"], &full).await?;
     sleep(lasting).await;
     delete_queue(arena, &queue).await
 }
