@@ -170,12 +170,6 @@ BEGIN
     IF products IS NULL THEN
         RETURN 0;
     END IF;
-    -- Large batches queue here, and not for each product apart. Small ones may have no product in common, and would wait
-    -- for each other's commits. The key is "OVER" in ASCII, as for the leaders' locks, and the table.
-    IF pg_catalog.cardinality(orders) OPERATOR(pg_catalog.>=) 100 THEN
-        PERFORM pg_catalog.pg_advisory_xact_lock(
-            1331053906, :inventory::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int4);
-    END IF;
     -- Products are locked in their order, so that two batches with the same ones wait for each other and never deadlock. NO KEY:
     -- an order that is being placed holds a key-share lock on its products, which must neither wait for us nor we for it.
     -- Only a BEFORE trigger keeps the old stock in a row that counts as updated. Where neither the table nor a partition can have

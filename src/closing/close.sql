@@ -1,16 +1,16 @@
 -- Closes, of the orders in $1, those that are PENDING and due, gives their stock back and records the event: all of it
 -- or nothing. This statement alone decides; now() is the database's clock at its start.
 WITH slot AS MATERIALIZED (
-    -- Large batches ($3: this is one) share products. When $2 of them, of all pods, are at work already, this one does nothing and
-    -- is tried again soon: waiting here, it would keep the database from removing the products' old versions. Slot n has the key $4 + n.
+    -- Large batches ($3: this is one) share products. While $2 of them, over all pods, are at work, this one does nothing and is
+    -- retried soon: waiting here, it would keep the database from removing the products' old versions. Slot n has the key $4 + n.
     SELECT NOT $3::boolean
            OR EXISTS (SELECT FROM pg_catalog.generate_series(1, $2::int) AS n
                       WHERE pg_catalog.pg_try_advisory_xact_lock($4::int + n, 'outbox'::regclass::oid::int4)) AS ours
 ), due AS MATERIALIZED (
-    -- A row that somebody else has locked (a payment on its way, another pod) is left to its next look.
-    -- FOR UPDATE, not NO KEY: it also passes over an order whose items are being added by an open transaction.
-    -- By the primary key alone: the index of waiting orders looks cheaper to a planner whose statistics say that none is due,
-    -- and then a burst is searched whole for each batch. It cannot see that the condition with || is the index's own.
+    -- A row locked by another transaction (a payment, another pod) is left for its next look.
+    -- FOR UPDATE, not NO KEY: it also skips an order whose items are being added by an open transaction.
+    -- Looked up by primary key alone: with stale statistics, which say that no order is due, the planner would scan the whole
+    -- burst for each batch. The || hides from it that the condition is that of the index of waiting orders.
     SELECT order_id
     FROM orders
     WHERE (SELECT ours FROM slot) AND order_id = ANY ($1) AND status || '' = 'PENDING'
@@ -18,7 +18,7 @@ WITH slot AS MATERIALIZED (
     ORDER BY order_id
     FOR UPDATE SKIP LOCKED
 ), picked AS (
-    -- Of these, what is not CLOSED afterwards was kept from it by a trigger: it returned NULL, or wrote another status.
+    -- Those of them that are not CLOSED afterwards were kept from it by a trigger that returned NULL or wrote another status.
     SELECT pg_catalog.array_agg(order_id) AS order_ids FROM due
 ), became AS (
     UPDATE orders
@@ -27,7 +27,7 @@ WITH slot AS MATERIALIZED (
     WHERE orders.order_id = due.order_id
     RETURNING orders.order_id, orders.payment_deadline, orders.user_id, orders.status
 ), event AS (
-    -- What follows from a close follows only where the row is CLOSED now: a trigger of the shop's may have made it something else.
+    -- An event is recorded only if the row is CLOSED now: a trigger of the shop's may have made it something else.
     INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
     SELECT 'order.closed', pg_catalog.array_agg(order_id), pg_catalog.array_agg(payment_deadline), pg_catalog.array_agg(user_id)
     FROM became
@@ -35,8 +35,8 @@ WITH slot AS MATERIALIZED (
     HAVING pg_catalog.count(*) > 0
     RETURNING order_ids, deadlines
 ), others AS (
-    -- What needs no second look: these were paid, cancelled or closed, or are due later, when this statement began. Who changes
-    -- that afterwards makes a new wake.
+    -- Orders that need no second look: they were paid, cancelled or closed, or are due later, when this statement began. A
+    -- later change records a new wake.
     SELECT pg_catalog.array_agg(order_id) AS order_ids,
            pg_catalog.array_agg(CASE status WHEN 'PENDING' THEN payment_deadline END) AS deadlines
     FROM orders
