@@ -4,7 +4,7 @@ WORKDIR /src
 # Queries are checked against .sqlx, so that building needs no database.
 ENV SQLX_OFFLINE=true
 COPY . .
-# The caches live outside the image, hence the copy in the same step.
+# The cache mounts are not part of the image, so the binary is copied out in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin overdue \
@@ -16,7 +16,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/overdue /usr/local/bin/overdue
-# Any id will do: Overdue writes no files.
+# Any unprivileged id works: Overdue writes no files.
 USER 10001:10001
 ENTRYPOINT ["overdue"]
 CMD ["run"]

@@ -1,7 +1,8 @@
-//! Time as the database tells it.
+//! Time on the database's clock.
 //!
-//! Deadlines are set and compared on PostgreSQL's clock. [`DbClock`] only *guesses* that clock, so that a pod knows
-//! when to look; the closing statement decides. A guess that is early costs one more short hold, never a wrong close.
+//! Deadlines are set and compared on PostgreSQL's clock. [`DbClock`] only *estimates* that clock, so that a pod
+//! knows when to look; the closing statement decides. An estimate that runs ahead costs one more short hold, never a
+//! wrong close.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 pub struct DbTime(pub i64);
 
 impl DbTime {
-    /// This moment moved by a duration, saturating.
+    /// This moment moved forward by a duration, saturating.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(micros(by)))
@@ -61,7 +62,7 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// How far two clocks may drift apart, as a share: 200 ppm, twice what a quartz clock is allowed under NTP.
+/// Maximum drift between two clocks: 200 ppm, twice what NTP allows a quartz clock.
 const DRIFT_PER_MILLION: i64 = 200;
 
 /// The database's clock, estimated from the answers of statements that return it.
@@ -75,8 +76,8 @@ pub struct DbClock {
     offset: Mutex<Option<Offset>>,
 }
 
-/// Bounds of (database clock − local monotonic clock), as they were at local time `at`; all in nanoseconds, in which the
-/// drift between two answers a few microseconds apart is still a number.
+/// Bounds of (database clock − local monotonic clock), as they were at local time `at`; all in nanoseconds: in
+/// microseconds, the drift between two answers a few microseconds apart would round to zero.
 #[derive(Clone, Copy, Debug)]
 struct Offset {
     low: i64,
@@ -91,7 +92,7 @@ impl Default for DbClock {
 }
 
 impl DbClock {
-    /// Takes in one answer: the database read its clock as `db` at some moment between `sent` and `received`.
+    /// Records one answer: the database read its clock as `db` at some moment between `sent` and `received`.
     pub fn observe(&self, sent: Instant, received: Instant, db: DbTime) {
         let (sent, received) = (self.local(sent), self.local(received));
         let db = db.0.saturating_mul(1_000);
@@ -105,7 +106,8 @@ impl DbClock {
         });
     }
 
-    /// The database's time now. It is the earliest that the bounds allow, so that "due by this clock" is due there.
+    /// The database's time now: the earliest that the bounds allow, so that what is due by this estimate is due in the
+    /// database.
     #[must_use]
     pub fn now(&self) -> DbTime {
         self.at(Instant::now())
@@ -122,7 +124,7 @@ impl DbClock {
         let local = self.local(now);
         match *self.lock() {
             Some(offset) => DbTime(local.saturating_add(offset.widened(local).low).div_euclid(1_000)),
-            // Before the first answer: the machine's clock is the best guess there is.
+            // Before the first answer, the machine's own clock is the best estimate.
             None => OffsetDateTime::now_utc().into(),
         }
     }
@@ -132,14 +134,14 @@ impl DbClock {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Offset>> {
-        // A panic while the lock is held cannot leave a half-written value: it is written whole.
+        // A panic while the lock is held cannot leave a half-written value: it is assigned as a whole.
         self.offset.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Offset {
     fn widened(self, now: i64) -> Self {
-        // Divided first: the product of a long time would not fit.
+        // Divides first: after a long time, the product would overflow.
         let drift = (now - self.at).max(0) / 1_000 * DRIFT_PER_MILLION / 1_000 + 1;
         Self { low: self.low - drift, high: self.high + drift, at: self.at }
     }
@@ -149,7 +151,7 @@ impl Offset {
 mod tests {
     use super::*;
 
-    /// Milliseconds of the bounds: the drift between answers widens them by a few microseconds.
+    /// The bounds, rounded to milliseconds: the drift between answers widens them by a few microseconds.
     fn bounds(clock: &DbClock) -> (i64, i64) {
         let rounded = |nanos: i64| (nanos + 500_000) / 1_000_000;
         clock.lock().map(|offset| (rounded(offset.low), rounded(offset.high))).unwrap_or_default()
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn a_database_whose_clock_runs_slower_is_never_anticipated_by_more_than_the_drift_of_a_moment() {
         let clock = DbClock::default();
-        // Ten seconds, an answer each millisecond, half a millisecond under way; the database loses 150 µs a second.
+        // Ten seconds, an answer each millisecond after a round trip of 500 µs; the database's clock loses 150 µs a second.
         for ms in 0..10_000_u32 {
             let sent = clock.origin + Duration::from_millis(u64::from(ms));
             let received = sent + Duration::from_micros(500);

@@ -1,13 +1,13 @@
-//! What the errors of libraries say, without what the libraries put around it.
+//! The texts of libraries' errors, without what the libraries add.
 
-/// An error in the server's own words with its SQLSTATE; the driver's text adds the line of the server's source code.
+/// An error in the server's words, with its SQLSTATE. The driver's own text would add a line of the server's source code.
 #[must_use]
 pub fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
             format!("{} (SQLSTATE {})", error.message(), error.code().unwrap_or_default())
         }
-        // The driver puts one into another.
+        // The driver wraps one error in another.
         sqlx::Error::Configuration(problem) => {
             problem.downcast_ref::<sqlx::Error>().map_or_else(|| problem.to_string(), words)
         }
@@ -17,7 +17,7 @@ pub fn words(error: &sqlx::Error) -> String {
     }
 }
 
-/// Whether an error is of the resolver; the standard library has no kind for it either.
+/// Whether an error is the resolver's. It is recognized by its text: the standard library has no error kind for it.
 #[must_use]
 pub fn is_unresolved_host(text: &str) -> bool {
     text.contains("failed to lookup address")

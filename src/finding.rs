@@ -1,4 +1,4 @@
-//! One thing that was looked at, and what came of it.
+//! Findings: one thing that was looked at, and the outcome.
 
 use serde::Serialize;
 
@@ -8,14 +8,14 @@ use serde::Serialize;
 pub enum Outcome {
     /// It is as Overdue needs it.
     Fine,
-    /// It is not.
+    /// It is not as Overdue needs it.
     Differs {
         /// What is different.
         problem: String,
         /// What to do about it.
         remedy: String,
     },
-    /// Nobody could see it. That is never the same as fine.
+    /// It could not be seen. That is never the same as fine.
     CannotTell {
         /// What hid it.
         why: String,
@@ -31,43 +31,37 @@ pub struct Finding {
     pub place: String,
     /// Which part of it.
     pub what: String,
-    /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
 impl Finding {
-    /// A finding about this part of this place.
     #[must_use]
     pub fn new(place: &str, what: &str, outcome: Outcome) -> Self {
         Self { place: place.to_owned(), what: what.to_owned(), outcome }
     }
 
-    /// It is as Overdue needs it.
     #[must_use]
     pub fn fine(place: &str, what: &str) -> Self {
         Self::new(place, what, Outcome::Fine)
     }
 
-    /// It is not.
     #[must_use]
     pub fn differs(place: &str, what: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(place, what, Outcome::differs(problem, remedy))
     }
 
-    /// Nobody could see it.
     #[must_use]
     pub fn cannot_tell(place: &str, what: &str, why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(place, what, Outcome::cannot_tell(why, remedy))
     }
 
-    /// Whether it differs.
     #[must_use]
     pub fn is_different(&self) -> bool {
         matches!(self.outcome, Outcome::Differs { .. })
     }
 
-    /// Whether nobody could see it.
+    /// Whether it could not be seen.
     #[must_use]
     pub fn is_hidden(&self) -> bool {
         matches!(self.outcome, Outcome::CannotTell { .. })
@@ -75,20 +69,18 @@ impl Finding {
 }
 
 impl Outcome {
-    /// It is not as Overdue needs it.
     #[must_use]
     pub fn differs(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Differs { problem: problem.into(), remedy: remedy.into() }
     }
 
-    /// Nobody could see it.
     #[must_use]
     pub fn cannot_tell(why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::CannotTell { why: why.into(), remedy: remedy.into() }
     }
 }
 
-/// Findings about one part of one place. No trouble means that it is fine.
+/// Findings about one part of one place: one for each problem, or one that it is fine.
 #[must_use]
 pub fn about(place: &str, what: &str, troubles: Vec<Outcome>) -> Vec<Finding> {
     if troubles.is_empty() {

@@ -1,7 +1,8 @@
 //! Overdue closes unpaid orders on time.
 //!
-//! The rooms stand in the order of the floors, top to bottom: an import goes down, never up, and a test holds it. A wake-up is a
-//! hint; the database decides: see `closing/close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the picture.
+//! The modules are listed by floor, top to bottom: an import goes down, never up, and a test enforces that. A wake is only a
+//! hint, and the database decides: see `closing/close.sql`, the one statement that closes orders. `ARCHITECTURE.md` has the
+//! picture.
 
 pub mod cli;
 

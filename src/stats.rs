@@ -10,7 +10,6 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-/// What is counted, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Count {
@@ -18,9 +17,9 @@ pub enum Count {
     Closed,
     /// Of these, orders that the sweep closed: their wake was lost or late.
     Swept,
-    /// Orders whose closing failed, each time it did.
+    /// Failed attempts to close an order.
     Failed,
-    /// Orders put off because closing fails for all of them alike, each time it did.
+    /// Times an order was put off because closing fails for all orders alike.
     Blocked,
     /// Order-created messages taken from services.
     Intake,
@@ -30,7 +29,7 @@ pub enum Count {
     Rescheduled,
     /// Events published.
     Events,
-    /// Events that a subscriber's queue refused or did not confirm, each time.
+    /// Times a subscriber's queue refused an event or did not confirm it.
     EventsRefused,
     /// Messages parked.
     Parked,
@@ -38,21 +37,21 @@ pub enum Count {
     Redelivered,
     /// Lanes that do not deliver now.
     Stuck,
-    /// Lanes found stuck, each time it began.
+    /// Times a lane became stuck.
     StuckTotal,
-    /// What the broker has not as Overdue needs it, now.
+    /// Differences between the broker and what Overdue needs, now.
     Troubles,
-    /// The same, each time something began to differ.
+    /// Times such a difference appeared.
     TroublesTotal,
-    /// Sessions that broke and were built again.
+    /// Sessions that broke and were rebuilt.
     Rebuilt,
     /// Probes of another shop that uses the same vhost and prefix.
     ForeignProbes,
-    /// Lines of the log that could not be written: a full disk, a reader that is gone or does not read.
+    /// Log lines that could not be written: the disk is full, or the log's reader is gone or does not read.
     LogLinesLost,
 }
 
-/// Their names in logs, see docs/logging.md.
+/// The counters' names in logs (docs/logging.md), in the order of [`Count`].
 pub const NAMES: [&str; 18] = [
     "closed",
     "swept",
@@ -77,20 +76,16 @@ pub const NAMES: [&str; 18] = [
 /// How late orders were closed, in milliseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Lateness {
-    /// Half were closed within this.
     pub p50_ms: f64,
-    /// 99 of 100 were.
     pub p99_ms: f64,
-    /// All were.
     pub max_ms: f64,
 }
 
-/// Everything that was counted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Summary {
-    /// By name; what never happened is left out.
+    /// By name; counters that are zero are left out.
     pub counts: BTreeMap<String, u64>,
-    /// From the deadline to the commit as the pod sees it; none when nothing was closed.
+    /// From the deadline to the commit as the pod sees it; `None` when nothing was closed.
     pub lateness: Option<Lateness>,
 }
 
@@ -102,12 +97,12 @@ pub struct Stats {
     lateness: Mutex<Histogram<u64>>,
 }
 
-/// Lateness of more than this is kept as this: one hour, in microseconds.
+/// Greater lateness is recorded as this: one hour, in microseconds.
 const LATEST: u64 = 3_600_000_000;
 
 impl Default for Stats {
     fn default() -> Self {
-        // Two significant digits tell 10 ms from 11 ms. The bounds are constants that fit.
+        // Two significant digits tell 10 ms from 11 ms. The bounds are valid constants.
         #[expect(clippy::expect_used)]
         let lateness = Histogram::new_with_bounds(1, LATEST, 2).expect("valid bounds");
         Self { counts: std::array::from_fn(|_| AtomicU64::new(0)), lateness: Mutex::new(lateness) }
@@ -115,23 +110,22 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counts.
     pub fn add(&self, what: Count, by: usize) {
         self.counts[what as usize].fetch_add(by as u64, Ordering::Relaxed);
     }
 
-    /// Says how many there are now, of what comes and goes.
+    /// Sets a counter of things that come and go, such as stuck lanes, to their number now.
     pub fn set(&self, what: Count, to: usize) {
         self.counts[what as usize].store(to as u64, Ordering::Relaxed);
     }
 
-    /// How many so far, or now.
+    /// The total so far, or the number now.
     #[must_use]
     pub fn get(&self, what: Count) -> u64 {
         self.counts[what as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts closed orders, each with how late its close was committed.
+    /// Counts closed orders, and records how late each close was committed.
     pub fn closed(&self, lateness: impl ExactSizeIterator<Item = Duration>) {
         self.add(Count::Closed, lateness.len());
         let mut histogram = self.lateness.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -141,7 +135,7 @@ impl Stats {
         }
     }
 
-    /// Logs all counters that are not zero and the lateness, each as a field, so that collectors find the figures.
+    /// Logs the lateness and every counter that is not zero, each as a field of its own for log collectors.
     pub fn log(&self, event: &str, text: &str) {
         let count = |what| Some(self.get(what)).filter(|count| *count > 0);
         let lateness = self.summary().lateness;
@@ -185,7 +179,6 @@ impl Stats {
     }
 }
 
-/// One line, for the log.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: Vec<_> = self.counts.iter().map(|(name, count)| format!("{name}={count}")).collect();
@@ -195,7 +188,7 @@ impl fmt::Display for Summary {
         f.write_str(&if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(" ") })
     }
 }
-/// Logs what was done, every ten seconds in which something was.
+/// Logs the counters every ten seconds in which one of them has changed.
 pub async fn report(stats: Arc<Stats>) {
     let mut last = stats.summary().to_string();
     loop {

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What every script in dev/ shares: messages, the state folder, processes, ports and packages.
+# Shared by every script in dev/: messages, the state folder, processes, ports and packages.
 # Sourced, never run. Linux only, because processes are recognised through /proc.
 #
-# Functions say `return 0`, not `return`: stopping runs in an EXIT trap, where a bare one returns the exit code.
+# Functions use `return 0`, not `return`: stopping runs in an EXIT trap, where a bare `return` returns the exit code.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 CHECKOUT=$(printf '%s' "$ROOT" | sha256sum | cut -c1-10) # tells this checkout's services from another one's
@@ -22,13 +22,13 @@ step_down() {
   fi
 }
 
-# give_to USER PATH...: what that user's process must be able to write.
+# give_to USER PATH...: makes USER the owner of what its process must be able to write.
 give_to() { ((EUID != 0)) || chown -R "$1:$(id -g "$1")" "${@:2}"; }
 
 # --- the state folder ---------------------------------------------------------------------------------------------
 
-# Data, logs, ports and passwords live in target/dev. The unprivileged users cannot reach that folder when the clone
-# is in a private home, and RabbitMQ's scripts cannot cope with a space in it; a folder of our own in /tmp serves then.
+# Data, logs, ports and passwords are in target/dev. If the clone is in a private home, the unprivileged users cannot reach
+# that folder, and RabbitMQ's scripts do not work with a space in its path. In both cases a folder in /tmp is used.
 find_state() {
   local wanted=$ROOT/target/dev fallback
   if usable_state "$wanted"; then
@@ -47,15 +47,15 @@ find_state() {
 usable_state() {
   local folder=$1
   [[ $folder =~ ^[A-Za-z0-9/._+-]+$ ]] || return 1
-  # target/ may have to be made too; a mask of 077 must not hide either from the unprivileged user.
+  # target/ may have to be created too; a umask of 077 must not hide either from the unprivileged user.
   (umask 022 && mkdir -p "$folder") 2>/dev/null || return 1
-  # In a shared /tmp somebody else may have made it first.
+  # In a shared /tmp another user may have created it first.
   [[ -d $folder && ! -L $folder && -O $folder ]] || return 1
   step_down nobody
   "${STEP_DOWN[@]}" test -x "$folder"
 }
 
-# Two terminals may start or stop at once; the second waits. The daemons must not inherit the lock (see spawn).
+# Two terminals may start or stop at the same time; the second waits. The daemons must not inherit the lock (see spawn).
 LOCK_FD=
 lock_state() {
   [[ -z $LOCK_FD ]] || return 0 # held already: stopping after a start that failed
@@ -71,8 +71,8 @@ random_password() { od -An -N18 -tx1 /dev/urandom | tr -d ' \n'; }
 
 # --- processes ----------------------------------------------------------------------------------------------------
 
-# birth PID: something that no other process with this pid has, so that a stale pid file can fool nobody. Fails when
-# the process is gone or a zombie.
+# birth PID: a value that no other process with this pid has, so that a stale pid file is recognised. Fails when the
+# process is gone or a zombie.
 birth() {
   local stat fields
   { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
@@ -97,7 +97,7 @@ spawn() {
   printf '%s %s\n' $! "$(birth $! || true)" >"$STATE/$name.pid"
 }
 
-# pid_of NAME: the pid, if that very process still runs.
+# pid_of NAME: the pid, if that same process still runs.
 pid_of() {
   local pid born
   { read -r pid born <"$STATE/$1.pid"; } 2>/dev/null || return 1
@@ -105,7 +105,7 @@ pid_of() {
   printf '%s' "$pid"
 }
 
-# ask_to_end NAME SIGNAL, then wait_ended NAME SIGNAL SECONDS: apart, so that several can shut down side by side.
+# ask_to_end NAME SIGNAL, then wait_ended NAME SIGNAL SECONDS: two functions, so that several can shut down in parallel.
 ask_to_end() {
   local pid
   pid=$(pid_of "$1") || return 0
@@ -126,7 +126,7 @@ wait_ended() {
   rm -f "$STATE/$name.pid"
 }
 
-# wait_ready TITLE SECONDS LOG ALIVE READY: until the command READY succeeds; on failure the end of the log is shown.
+# wait_ready TITLE SECONDS LOG ALIVE READY: waits until the command READY succeeds; on failure shows the end of the log.
 wait_ready() {
   local title=$1 deadline=$((SECONDS + $2)) log=$3 alive=$4 ready=$5 why=
   until $ready; do
@@ -152,7 +152,7 @@ listening_ports() {
   done | sort -nu
 }
 
-# free_ports N: below 32768, where outgoing connections take theirs.
+# free_ports N: from 20000 to 31999, because outgoing connections use ports from 32768 on.
 free_ports() {
   local taken port found=0
   taken=" $(listening_ports | tr '\n' ' ')"
@@ -173,7 +173,7 @@ ports_free() {
   done
 }
 
-# The first bytes of AMQP's own greeting: an open port alone may be a proxy whose broker still boots.
+# Whether the port answers an AMQP greeting: an open port alone may be a proxy whose broker still boots.
 amqp_answers() {
   local host=$1 port=$2
   [[ $(
@@ -184,7 +184,7 @@ amqp_answers() {
 
 # --- packages -----------------------------------------------------------------------------------------------------
 
-# need_package COMMAND-OR-FILE PACKAGE...: installs what is missing.
+# need_package COMMAND-OR-FILE PACKAGE...: installs the packages if the command or file is missing.
 need_package() {
   local needed=$1 root=()
   shift
@@ -198,7 +198,7 @@ need_package() {
   say "installing $* (apt-get)"
   local log
   log=$(mktemp)
-  # RUNLEVEL=1 keeps the packages from starting services of their own: ours are private to the checkout.
+  # RUNLEVEL=1 keeps the packages from starting their services: ours are private to the checkout.
   if ! {
     ${root[@]+"${root[@]}"} apt-get -o DPkg::Lock::Timeout=300 update &&
       ${root[@]+"${root[@]}"} env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
@@ -206,7 +206,7 @@ need_package() {
   } </dev/null >"$log" 2>&1; then
     tail -n 25 "$log" >&2
     rm -f "$log"
-    die "apt-get could not install $*; its last words are above"
+    die "apt-get could not install $*; the end of its output is above"
   fi
   rm -f "$log"
 }

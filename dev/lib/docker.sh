@@ -9,7 +9,7 @@ docker_works() { command -v docker >/dev/null && timeout 10 docker info >/dev/nu
 container() { printf 'overdue-%s-%s' "$CHECKOUT" "$1"; }
 container_runs() { [[ $(docker inspect -f '{{.State.Running}}' "$(container "$1")" 2>/dev/null) == true ]]; }
 
-# reuse_container NAME IMAGE: starts an old one of the same image; fails when a new one has to be made.
+# reuse_container NAME IMAGE: starts an existing container of the same image; fails if a new one is needed.
 reuse_container() {
   local name
   name=$(container "$1")
@@ -67,7 +67,7 @@ docker_rabbitmq_launch() {
   (umask 077 && printf '%s\n' "AMQP_PORT=$AMQP_PORT" "MANAGEMENT_PORT=$MANAGEMENT_PORT" "MQ_PASSWORD=$MQ_PASSWORD" \
     >"$STATE/docker-rabbitmq")
   docker_rabbitmq_settings
-  # The host name is part of the node's name, and that of its data folder's.
+  # The host name is part of the node's name, which is part of its data folder's name.
   RABBITMQ_DEFAULT_PASS=$MQ_PASSWORD docker_run rabbitmq --hostname overdue \
     -p "127.0.0.1:$AMQP_PORT:5672" -p "127.0.0.1:$MANAGEMENT_PORT:15672" \
     -e RABBITMQ_DEFAULT_USER=overdue -e RABBITMQ_DEFAULT_PASS \

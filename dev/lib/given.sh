@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Services that the caller has already: their addresses are checked, and the broker's management API is found.
+# Services that the caller already has: checks their addresses and finds the broker's management API.
 # Sourced by services.sh.
 
 # parse_url URL DEFAULT-PORT: sets URL_USER, URL_PASSWORD, URL_HOST and URL_PORT.
@@ -15,14 +15,14 @@ percent_decoded() { printf '%b' "${1//%/\\x}"; }
 
 check_given_database() {
   parse_url "$DATABASE_URL" 5432 || die "DATABASE_URL is not a URL like postgres://user:password@host:port/name"
-  # A socket folder (?host=/run/…) or several hosts are for the client to judge.
+  # A socket folder (?host=/run/…) or several hosts are left to the client.
   [[ $DATABASE_URL != *[?\&]host=* && $DATABASE_URL != *,* ]] || return 0
   timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "${URL_HOST//[][]/}" "$URL_PORT" 2>/dev/null ||
     die "DATABASE_URL is set, but nothing answers at $URL_HOST:$URL_PORT; unset it to have a private PostgreSQL started"
 }
 
-# Sets OVERDUE_MANAGEMENT_URL unless the caller did. AMQP_URL may name several nodes, with commas between; one that is
-# down is no reason to stop.
+# Sets OVERDUE_MANAGEMENT_URL unless the caller did. AMQP_URL may name several nodes, separated by commas; one that is
+# down is skipped.
 check_given_broker() {
   local url urls default answered=
   [[ -z ${OVERDUE_MANAGEMENT_URL:-} ]] || return 0
@@ -60,8 +60,8 @@ find_management() {
   return 1
 }
 
-# Several brokers may run at once, so it has to say itself that it listens on the port of AMQP_URL. The credentials go
-# only to what has introduced itself as RabbitMQ, and not onto a command line.
+# Several brokers may run at once, so the API itself has to report that its broker listens on the port of AMQP_URL. The
+# credentials are sent only to a server that identifies itself as RabbitMQ, and never put on a command line.
 is_management_of_our_broker() {
   local url=$1 user=${URL_USER:-guest} password=${URL_PASSWORD:-guest} credentials
   grep -qi '^www-authenticate:.*RabbitMQ' < <(curl -s -m 1 -D - -o /dev/null "$url/api/overview") || return 1

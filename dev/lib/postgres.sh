@@ -24,7 +24,7 @@ postgres_launch() {
   if id postgres >/dev/null 2>&1; then user=postgres; fi
   step_down "$user"
 
-  # A data folder of another major version cannot be opened, one without its settings cannot be logged in to.
+  # A data folder of another major version cannot be opened; without its settings, nothing can log in.
   if ! postgres_settings || [[ ${PG_VERSION:-} != "$version" ]]; then
     rm -rf "$folder"
     (umask 022 && mkdir -p "$folder/new")
@@ -32,8 +32,8 @@ postgres_launch() {
     PG_PASSWORD=$(random_password)
     (umask 077 && printf '%s' "$PG_PASSWORD" >"$folder/password")
     give_to "$user" "$folder/new" "$folder/password"
-    # --no-sync spares the flushing of files that a crash now would only make us create again. Not fsync=off: what is
-    # tested and measured is a database that keeps its promises.
+    # --no-sync skips flushing files that would simply be created again after a crash now. Not fsync=off: tests and
+    # measurements need a database that is durable.
     "${STEP_DOWN[@]}" env -i PATH="$PATH" LC_ALL=C.UTF-8 "$bin/initdb" --no-sync -A scram-sha-256 -U overdue \
       --pwfile="$folder/password" -E UTF8 -D "$folder/new" >"$folder/log" 2>&1 ||
       { tail -n 25 "$folder/log" >&2 && die "initdb failed; its output is above"; }
@@ -51,8 +51,8 @@ postgres_launch() {
     -c shared_buffers=256MB -c max_connections=300 -c max_wal_size=2GB
 }
 
-# After a kill -9 the lock file stays, and its pid may be a zombie's or somebody else's, so that PostgreSQL would refuse
-# to start. It may go when no process works in the data folder any more; the server's children end soon after it.
+# After a kill -9 the lock file stays, and its pid may belong to a zombie or to another process, so that PostgreSQL would
+# refuse to start. It is removed when no process works in the data folder any more; the server's children end soon after it.
 postgres_forget_killed() {
   local data=$1 deadline=$((SECONDS + 20))
   [[ -e $data/postmaster.pid ]] || return 0
@@ -64,7 +64,7 @@ postgres_forget_killed() {
 }
 
 postgres_ready() {
-  # The database named like the user does not come with initdb; making it is the proof that logins work.
+  # initdb does not create the database named like the user; creating it proves that logins work.
   "$(postgres_bin)/pg_isready" -q -h 127.0.0.1 -p "$PG_PORT" &&
     PGPASSWORD=$PG_PASSWORD "$(postgres_bin)/psql" -qX -h 127.0.0.1 -p "$PG_PORT" -U overdue -d postgres \
       -v ON_ERROR_STOP=1 >/dev/null 2>&1 <<'SQL'

@@ -22,8 +22,8 @@ rabbitmq_launch() {
   ask_to_end epmd TERM # left over when the node was killed
   wait_ended epmd TERM 5
 
-  # A node does not open another version's data (a downgrade never, an upgrade only along certain paths), and one whose
-  # first start was cut short may lack its user.
+  # A node does not open another version's data (after a downgrade never, after an upgrade only along certain paths), and
+  # a node whose first start was interrupted may lack its user.
   if ! rabbitmq_settings || [[ ! -e $folder/complete ]] || [[ ${MQ_VERSION:-} != "$version" ]]; then
     rm -rf "$folder"
     MQ_VERSION=$version MQ_PASSWORD=$(random_password)
@@ -48,7 +48,7 @@ rabbitmq_launch() {
 
   local environment=(
     env -i "PATH=$erlang:$PATH" LANG=C.UTF-8 "HOME=$folder/home"
-    # Ours alone and on loopback: epmd and Erlang's distribution listen on all addresses unless told.
+    # Private and on loopback: by default epmd and Erlang's distribution listen on all addresses.
     ERL_EPMD_ADDRESS=127.0.0.1 "ERL_EPMD_PORT=$EPMD_PORT" "RABBITMQ_DIST_PORT=$DIST_PORT"
     "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}"
     "RABBITMQ_NODENAME=overdue-$CHECKOUT@localhost" RABBITMQ_CONF_ENV_FILE=/dev/null
@@ -57,12 +57,12 @@ rabbitmq_launch() {
     "RABBITMQ_MNESIA_BASE=$folder/data" "RABBITMQ_LOG_BASE=$folder/log"
     "RABBITMQ_GENERATED_CONFIG_DIR=$folder/generated" "RABBITMQ_SCHEMA_DIR=$folder/generated/schema"
     "RABBITMQ_PID_FILE=$folder/data/pid"
-    RUNNING_UNDER_SYSTEMD=true # makes the script become the Erlang VM, so that its pid is the broker's
+    RUNNING_UNDER_SYSTEMD=true # the script execs the Erlang VM, so that its pid is the broker's
   )
-  # Erlang would start its own epmd, which outlives the node; one that we start is one that we can end.
+  # Erlang would start its own epmd, which outlives the node; an epmd that we start can be stopped.
   spawn epmd "$folder/log/epmd.log" "${environment[@]}" \
     "$(rabbitmq_epmd "$erlang")" -port "$EPMD_PORT" -address 127.0.0.1
-  # The scripts under the server's own sbin: the packages' wrappers in /usr/sbin insist on changing the user themselves.
+  # The script in the server's own sbin: the packages' wrappers in /usr/sbin always change the user themselves.
   spawn rabbitmq "$folder/log/console.log" "${environment[@]}" "$home/sbin/rabbitmq-server"
 }
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Starting and stopping PostgreSQL and RabbitMQ for this checkout. Sourced by dev/services and dev/with-services.
 #
-# Each of the two is: given (its address is in the environment), else a container where a Docker engine runs, else a
-# private instance from the distribution's packages. DEV_SERVICES=docker|packages decides the latter by hand.
+# Each of the two is, in this order: given (its address is in the environment), a container if a Docker engine runs, or a
+# private instance from the distribution's packages. DEV_SERVICES=docker|packages chooses between the last two.
 
 # shellcheck source=dev/lib/common.sh
 . "${BASH_SOURCE[0]%/*}/common.sh"
@@ -40,17 +40,17 @@ wants_docker() {
     '') docker_works ;;
     docker) docker_works || die "DEV_SERVICES=docker, but no Docker engine answers" ;;
     packages) return 1 ;;
-    *) die "DEV_SERVICES is docker or packages" ;;
+    *) die "DEV_SERVICES is '$DEV_SERVICES': it must be docker or packages" ;;
   esac
 }
 
-# Starts what is neither given nor running, both side by side; on return everything answers.
+# Starts what is neither given nor running, both in parallel; on return both answer.
 start_services() {
   find_state
-  [[ $STATE == "$ROOT"/* ]] || say "the services' own user cannot work in $ROOT/target/dev; using $STATE"
+  [[ $STATE == "$ROOT"/* ]] || say "the services' user cannot work in $ROOT/target/dev; using $STATE"
   lock_state
   look_around
-  # Nothing of ours runs: what was asked to stay has gone with a reboot.
+  # Nothing of ours runs: services that were to stay up are gone since a reboot.
   if [[ -z $PG_FROM$MQ_FROM ]]; then rm -f "$STATE/keep"; fi
   [[ $PG_FROM != given ]] || check_given_database
   [[ $MQ_FROM != given ]] || check_given_broker
@@ -94,7 +94,7 @@ where() {
   fi
 }
 
-# Sets the three variables; fails when a service is not there.
+# Sets the three variables; fails if a service is missing.
 set_variables() {
   [[ -n $PG_FROM && -n $MQ_FROM ]] || return 1
   if [[ $PG_FROM != given ]]; then DATABASE_URL=$(postgres_url); fi
@@ -107,7 +107,7 @@ set_variables() {
   export DATABASE_URL AMQP_URL OVERDUE_MANAGEMENT_URL
 }
 
-# stop_services --wipe|'': ends only what this checkout's scripts started, whatever the environment gives.
+# stop_services --wipe|'': stops only what this checkout's scripts started, whatever addresses the environment has.
 stop_services() {
   find_state
   lock_state
@@ -116,7 +116,7 @@ stop_services() {
   ask_to_end rabbitmq TERM
   wait_ended postgres INT 30
   wait_ended rabbitmq TERM 30
-  ask_to_end epmd TERM # the node signs off at it, so it goes last
+  ask_to_end epmd TERM # last, because the node deregisters with it
   wait_ended epmd TERM 5
   docker_stop "$1"
   rm -f "$STATE/keep"

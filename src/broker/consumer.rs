@@ -1,4 +1,4 @@
-//! Consuming: a bound on what the broker sends ahead, and batches of what has arrived.
+//! Consumers: a prefetch limit, and cancelling without redeliveries.
 
 use std::time::Duration;
 
@@ -10,24 +10,25 @@ use lapin::{Channel, Connection, Consumer};
 
 use super::{Broker, BrokerError};
 
-/// Deliveries, until the server or we end them. Fused, because lapin says the end once and is silent forever after: who
-/// takes what has arrived in one go may meet the end there, and must meet it again at the next look.
+/// Deliveries until the broker or Overdue ends the consumer. Fused, because lapin reports the end once and stays silent
+/// after it: a caller that takes everything that has arrived may see the end there, and must see it again on its next poll.
 pub type Deliveries = Fuse<Consumer>;
 
-/// A quorum queue counts what is on its way to a consumer that is being cancelled as delivered, and gives it to the next
-/// one as a redelivery. So before cancelling, nothing is acknowledged until no more can come, because the prefetch is full,
-/// or until no more comes: this long, because a busy broker takes its time to answer the last acknowledgements with more.
+/// How long no delivery must have come before a consumer is cancelled, unless its prefetch is full and none can come.
+/// Nothing is acknowledged meanwhile. Reason: a quorum queue counts messages on their way to a consumer that is being
+/// cancelled as delivered, and redelivers them to the next one. A busy broker needs the time to answer the last
+/// acknowledgements with more deliveries.
 pub const QUIET: Duration = Duration::from_millis(250);
-/// But cancelled it is after this time: a thin stream is never quiet, and little of it is on its way.
+/// The consumer is cancelled after this time in any case: a thin stream is never quiet, and little of it is on its way.
 pub const QUIET_AT_LAST: Duration = Duration::from_secs(1);
 
 const _: () = assert!(QUIET.as_millis() < QUIET_AT_LAST.as_millis());
 
 impl Broker {
-    /// Ends a consumer of ours; what was delivered before is still in the stream, and then comes its end.
+    /// Cancels a consumer. Messages that were delivered before remain in the stream, followed by its end.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// When the channel is gone or the broker does not answer in time.
     pub async fn cancel(&self, channel: &Channel, consumer: &Deliveries) -> Result<(), BrokerError> {
         let cancel = channel.basic_cancel(consumer.get_ref().tag(), BasicCancelOptions::default());
         self.bounded("basic.cancel", cancel).await
@@ -44,7 +45,7 @@ impl Broker {
         prefetch: u16,
     ) -> Result<(Channel, Deliveries), BrokerError> {
         let channel = self.channel(connection).await?;
-        // Before consuming: without it the broker would send everything it has.
+        // Before consuming: without a prefetch limit the broker would send the whole queue.
         self.bounded("basic.qos", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let consume = channel.basic_consume(
             queue.into(),

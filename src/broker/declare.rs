@@ -12,12 +12,12 @@ use crate::topology::{Argument, QueueSpec, Topology};
 
 /// Declares exchanges, queues and bindings in the safe order.
 ///
-/// Each step has its own bound: all of them take long on a slow broker, while on a node that has lost its cluster the very
-/// first one never ends, and a session had better look for another node.
+/// Each step has its own timeout: all of them together take long on a slow broker, while on a node that has lost its cluster
+/// the first step never ends, and the session should try another node.
 ///
 /// # Errors
-/// When something exists with other arguments ([`BrokerError::Mismatch`]) or the user may not configure
-/// ([`BrokerError::Denied`]), both name the thing; or when the broker does not answer in time.
+/// [`BrokerError::Mismatch`] when something exists with other arguments and [`BrokerError::Denied`] when the user may not
+/// configure it (both name the object), [`BrokerError::QueueLimit`], or [`BrokerError::Timeout`] of a step.
 pub async fn declare(channel: &Channel, topology: &Topology, limit: Duration) -> Result<(), BrokerError> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     for exchange in topology.exchanges() {

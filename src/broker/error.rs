@@ -1,55 +1,51 @@
-//! What the broker's and the client's errors mean: what to tell the operator, and whether waiting helps.
+//! What the broker's and the client's errors mean: what to tell the operator, and whether a retry helps.
 
 use std::time::Duration;
 
 use super::reason::{Reason, connecting, reason, untrusted, words};
 use crate::config::SecretUrl;
 
-/// What went wrong with the broker. The text names the setting or the remedy.
+/// An error of the broker or its client. The text names the setting or the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// No node answered.
+    /// One node could not be reached, or its answer is not AMQP.
     #[error("cannot connect to the broker at {node}: {}; {}", words(.source), connecting(node.starts_with("amqps:"), .source))]
     Connect {
         /// The node, without its password.
         node: String,
-        /// The client's error.
         source: lapin::Error,
     },
-    /// Something accepts connections there, and does not speak.
+    /// The connection attempt got no answer in time: the node drops packets, or accepts connections and sends nothing.
     #[error(
-        "connecting to {node}: no answer from the broker within {after:?}; it hangs, or amqp_url (AMQP_URL) names another \
-         port than AMQP's, 5672, or 5671 with amqps://"
+        "connecting to {node}: no answer from the broker within {after:?}; the broker hangs, or the port in amqp_url \
+         (AMQP_URL) is not AMQP's (5672, or 5671 with amqps://)"
     )]
     Silent {
         /// The node, without its password.
         node: String,
-        /// How long was waited.
         after: Duration,
     },
-    /// Its certificate is not vouched for, is for another name, or has expired.
+    /// The certificate has no trusted issuer, is for another name, or has expired.
     #[error(
-        "the broker at {node} shows a certificate that cannot be trusted ({}); name it as its certificate does in \
-         amqp_url (AMQP_URL), and for a certificate authority of your own set SSL_CERT_FILE to the file with its \
-         certificate (PEM)", words(.source)
+        "the certificate of the broker at {node} cannot be trusted ({}); use the host name of the certificate in amqp_url \
+         (AMQP_URL), and for a certificate authority of your own set SSL_CERT_FILE to the file with its certificate (PEM)",
+        words(.source)
     )]
     Untrusted {
         /// The node, without its password.
         node: String,
-        /// The client's error.
         source: lapin::Error,
     },
-    /// User or password.
+    /// Wrong user or password.
     #[error(
         "the broker at {node} refused the login ({}); check user and password in amqp_url (AMQP_URL)", words(.source)
     )]
     LoginRefused {
         /// The node, without its password.
         node: String,
-        /// The broker's answer.
         source: lapin::Error,
     },
-    /// The vhost is not there, or the user may not enter it.
+    /// The vhost does not exist, or the user has no permissions on it.
     #[error(
         "the broker at {node} refused the vhost ({}); create it, give the user permissions on it, or name another in \
          amqp_url (AMQP_URL)", words(.source)
@@ -57,105 +53,68 @@ pub enum BrokerError {
     VhostRefused {
         /// The node, without its password.
         node: String,
-        /// The broker's answer.
         source: lapin::Error,
     },
-    /// As many connections or channels as user, vhost or node may have.
+    /// The connection or channel limit of the user, vhost or node is reached.
     #[error(
-        "{doing}: the broker allows no more ({}); raise that limit, or end connections that are not needed (a pod has \
-         up to nine)", words(.source)
+        "{doing}: the broker allows no more connections or channels ({}); raise that limit, or close connections that are \
+         not needed (a pod has up to nine)", words(.source)
     )]
-    SessionLimit {
-        /// What was being done.
-        doing: String,
-        /// The broker's answer.
-        source: lapin::Error,
-    },
-    /// As many queues as the vhost or the broker may have.
+    SessionLimit { doing: String, source: lapin::Error },
+    /// The queue limit of the vhost or the broker is reached.
     #[error(
         "{doing}: the broker allows no more queues ({}); raise that limit (`rabbitmqctl set_vhost_limits`), remove queues, \
-         or name fewer lanes: there is a queue for each, and three more", words(.source)
+         or configure fewer lanes: a shop has one queue per lane and three more", words(.source)
     )]
-    QueueLimit {
-        /// What was being done.
-        doing: String,
-        /// The broker's answer.
-        source: lapin::Error,
-    },
-    /// A missing permission.
+    QueueLimit { doing: String, source: lapin::Error },
+    /// The user lacks a permission on a queue or exchange.
     #[error("{doing}: permission denied ({}); see rabbitmq/README.md for the permissions each user needs{}", words(.source),
-        if *.declaring { ", or set declare_topology to false where somebody else declares" } else { "" })]
+        if *.declaring { ", or set declare_topology to false where another user declares the topology" } else { "" })]
     Denied {
-        /// What was being done.
         doing: String,
-        /// Whether it was to declare something, which can be left to somebody else.
+        /// Whether the refused operation was a declaration, which another user can do instead.
         declaring: bool,
-        /// The broker's answer.
         source: lapin::Error,
     },
-    /// It exists with other arguments.
+    /// A queue or exchange exists with another type or other arguments.
     #[error(
         "{doing}: it exists with other arguments ({}); `overdue topology verify` shows every difference and the remedy",
         words(.source)
     )]
-    Mismatch {
-        /// What was being done.
-        doing: String,
-        /// The broker's answer.
-        source: lapin::Error,
-    },
-    /// A queue or exchange is not there, and this user or setting does not declare it.
+    Mismatch { doing: String, source: lapin::Error },
+    /// A queue or exchange does not exist: it was deleted, or neither this user nor this setting declares it.
     #[error("{doing}: not found ({}); run `overdue topology declare`", words(.source))]
-    Missing {
-        /// What was being done.
-        doing: String,
-        /// The broker's answer.
-        source: lapin::Error,
-    },
-    /// No answer in time.
+    Missing { doing: String, source: lapin::Error },
     #[error("{doing}: no answer from the broker within {after:?}")]
-    Timeout {
-        /// What was being done.
-        doing: String,
-        /// How long was waited.
-        after: Duration,
-    },
+    Timeout { doing: String, after: Duration },
     /// A publisher confirm was negative.
     #[error("the broker refused a message for {key}; it is published again on a new channel")]
     Nacked {
         /// The routing key.
         key: String,
     },
-    /// Nothing is bound for a message that must reach a queue.
+    /// No queue is bound for a message that must reach one.
     #[error("no queue is bound for {key}; `overdue topology verify` shows what is missing")]
     Unroutable {
         /// The routing key.
         key: String,
     },
-    /// The server ended a consumer: its queue was deleted or moved, or it timed out.
+    /// The broker ended a consumer: the queue was deleted or moved, or the consumer timed out.
     #[error("the broker ended the consumer of {queue}")]
-    ConsumerEnded {
-        /// The queue.
-        queue: String,
-    },
+    ConsumerEnded { queue: String },
     /// Anything else: connection or channel gone.
     #[error("{doing}: {}", words(.source))]
-    Lost {
-        /// What was being done.
-        doing: String,
-        /// The client's error.
-        source: lapin::Error,
-    },
+    Lost { doing: String, source: lapin::Error },
 }
 
 impl BrokerError {
-    /// Sorts an error that came while doing something on a channel.
+    /// Classifies an error of an operation on a connection or channel.
     #[must_use]
     pub fn during(doing: impl Into<String>, source: lapin::Error) -> Self {
         Self::sorted(doing.into(), source, false)
     }
 
-    /// Sorts an error that came while declaring something.
+    /// Classifies an error of a declaration.
     #[must_use]
     pub fn while_declaring(doing: impl Into<String>, source: lapin::Error) -> Self {
         Self::sorted(doing.into(), source, true)
@@ -185,7 +144,7 @@ impl BrokerError {
         }
     }
 
-    /// Whether waiting and trying again can help, without anybody changing a setting, a permission or a queue.
+    /// Whether a retry can succeed without a change of a setting, a permission or a queue.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -194,7 +153,7 @@ impl BrokerError {
             | Self::Denied { .. }
             | Self::QueueLimit { .. }
             | Self::Mismatch { .. } => false,
-            // Another node's may be fine, and a certificate is renewed without us.
+            // Another node's certificate may be valid, and certificates are renewed without a change on our side.
             Self::Untrusted { .. }
             | Self::Connect { .. }
             | Self::Silent { .. }

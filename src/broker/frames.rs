@@ -1,54 +1,54 @@
-//! What the broker sends, frame by frame, with the properties that the client library could not read taken out.
+//! A filter for the broker's frames: it takes out message properties that the client library could not read.
 //!
 //! The broker checks no property that a sender writes: text need not be UTF-8, lists may be nested a thousandfold, and
-//! headers that just fit a frame no longer do when the broker has added its own. The library gives up the connection
-//! over such a message, or overflows its stack, and the broker delivers the message again, to the next pod. So frames
-//! are looked at before the library sees them. Pure; `broker::transport` puts it between socket and library.
+//! headers that just fit a frame no longer do once the broker has added its own. The library gives up the connection
+//! over such a message, or overflows its stack, and the broker redelivers the message to the next pod. Frames are therefore
+//! checked before the library sees them. Pure; `broker::transport` puts the filter between socket and library.
 
 use crate::wire::headers::{RAW_PROPERTIES, UNREADABLE};
 use crate::wire::parked::MOST_HEADER_BYTES;
 
-/// So that a parked message keeps them within the headers that it may keep.
+/// Most raw bytes that replace unreadable properties, so that they fit into the headers that a parked message may keep.
 const MOST_RAW: usize = 32 * 1024;
 
 const _: () = assert!(MOST_RAW < MOST_HEADER_BYTES);
 
-/// Nobody's headers are deeper; the library reads them recursively.
+/// Deepest nesting of headers that may pass, because the library reads them recursively. Real headers are flatter.
 const DEEPEST: usize = 16;
 
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
-/// The first byte of the only thing that is no frame: the answer to a wrong protocol version.
+/// The first byte of the only answer that is no frame, `AMQP…`: the broker refuses the protocol version.
 const NO_FRAME: u8 = b'A';
-/// Frame type, channel, length.
+/// Bytes of a frame's type, channel and length.
 const HEAD: usize = 7;
-/// Class, weight, size of the body.
+/// Bytes of a content header's class, weight and body size.
 const BEFORE_FLAGS: usize = 12;
 const END: u8 = 0xCE;
-/// The property flag of the headers.
+/// The property flag for headers.
 const HEADERS: u16 = 1 << 13;
 
-/// Passes on a stream of frames, whole header frames at a time and everything else as it comes.
+/// Forwards a stream of frames: header frames and methods on channel 0 once they are complete, all else as it arrives.
 #[derive(Debug, Default)]
 pub struct FrameFilter {
-    /// The frame that is being gathered: its head, and all of it where it must be looked at.
+    /// The frame being collected: its head, and the rest only where the frame must be checked.
     held: Vec<u8>,
-    /// Bytes of a frame that passes as it is.
+    /// Bytes left of a frame that passes unchecked.
     passing: usize,
-    /// What the broker says a frame may have; 0: anything.
+    /// The broker's largest frame in bytes; 0 is no limit.
     largest: usize,
-    /// What we say; 0: anything. Of both the smaller one holds, for the library.
+    /// The client's largest frame in bytes; 0 is no limit. The library uses the smaller of both limits.
     ours: usize,
 }
 
 impl FrameFilter {
-    /// For a connection that wants no larger frames than this, in bytes.
+    /// A filter for a client whose largest frame has this many bytes.
     #[must_use]
     pub fn of_at_most(ours: usize) -> Self {
         Self { ours, ..Self::default() }
     }
 
-    /// Takes in what was read and appends to `out` what may be passed on.
+    /// Takes bytes from the socket and appends to `out` those that may be forwarded.
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.passing > 0 {
@@ -77,12 +77,12 @@ impl FrameFilter {
         }
     }
 
-    /// How much of the frame must be held before something can be done.
+    /// How many bytes of the frame must be held for the next decision.
     fn wanted(&self) -> usize {
         if self.held.len() < HEAD { HEAD } else { self.length() }
     }
 
-    /// The whole frame's length, once the head is there.
+    /// Length of the whole frame; its head must be held.
     fn length(&self) -> usize {
         let size = self.held[3..HEAD].iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
         HEAD + size + 1
@@ -96,7 +96,7 @@ impl FrameFilter {
     fn look(&mut self, out: &mut Vec<u8>) {
         let payload = &self.held[HEAD..self.held.len() - 1];
         if self.held[0] == METHOD {
-            // connection.tune: how large a frame may be.
+            // connection.tune: the broker's largest frame.
             if let Some([0, 10, 0, 30, _, _, largest @ ..]) = payload.get(..10) {
                 self.largest = largest.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
             }
@@ -113,7 +113,7 @@ impl FrameFilter {
     }
 }
 
-/// The frame with nothing but the reason and the raw bytes for properties.
+/// The frame with two headers as its only properties: the reason, and the raw bytes of the original ones.
 fn without_properties(frame: &[u8], why: &str) -> Vec<u8> {
     let payload = &frame[HEAD..frame.len() - 1];
     let raw = payload.get(BEFORE_FLAGS..).unwrap_or_default();
@@ -133,7 +133,7 @@ fn without_properties(frame: &[u8], why: &str) -> Vec<u8> {
     [&frame[..3], &size, &start, &flags, &length(table.len()), &table, &[END]].concat()
 }
 
-/// A length as frames and tables say it. What we write is far shorter.
+/// A length as frames and tables encode it. Nothing written here comes near `u32::MAX` bytes.
 fn length(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes()
 }
@@ -158,14 +158,14 @@ fn check(payload: &[u8]) -> Result<(), &'static str> {
             _ => text(rest)?,
         };
     }
-    if rest.is_empty() { Ok(()) } else { Err("there is something behind them") }
+    if rest.is_empty() { Ok(()) } else { Err("extra bytes follow them") }
 }
 
 fn skip(bytes: &[u8], count: usize) -> Checked<'_> {
     bytes.get(count..).ok_or(CUT_OFF)
 }
 
-/// A string with its length in one byte.
+/// Checks a string with a one-byte length; returns what follows it.
 fn text(bytes: &[u8]) -> Checked<'_> {
     let (length, rest) = bytes.split_first().ok_or(CUT_OFF)?;
     let (text, rest) = rest.split_at_checked(usize::from(*length)).ok_or(CUT_OFF)?;
@@ -173,7 +173,7 @@ fn text(bytes: &[u8]) -> Checked<'_> {
     Ok(rest)
 }
 
-/// Bytes with their length in four; these, and what follows.
+/// Splits off bytes with a four-byte length; returns them and what follows.
 fn long(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
     let (length, rest) = bytes.split_first_chunk().ok_or(CUT_OFF)?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(CUT_OFF)
@@ -208,7 +208,7 @@ fn value(bytes: &[u8], levels: usize) -> Checked<'_> {
         b'S' | b'x' => Ok(long(rest)?.1),
         b'A' => list(rest, deeper()?),
         b'F' => table(rest, deeper()?),
-        _ => Err("a header is of a type that does not exist"),
+        _ => Err("a header has a type that does not exist"),
     }
 }
 

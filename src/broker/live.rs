@@ -1,4 +1,4 @@
-//! Asks a broker what it has, and compares that with what Overdue needs.
+//! Asks a broker what it has, and compares the answer with what Overdue needs.
 
 use serde::Deserialize;
 
@@ -8,10 +8,10 @@ use crate::topology::live::Live;
 use crate::topology::verify::findings;
 use crate::topology::{Names, Topology};
 
-/// Every finding about a broker.
+/// Compares a broker with the topology and returns every finding. Blocks: run it on a blocking thread.
 ///
 /// # Errors
-/// When the management API cannot be asked, or shows nothing of the vhost. Blocks: run it on a thread that may.
+/// When the management API does not answer, or shows none of the vhost's exchanges, queues and bindings.
 pub fn verify(
     management: &Management,
     names: &Names,
@@ -28,7 +28,7 @@ struct Overview {
 fn live(management: &Management) -> Result<Live, ManagementError> {
     let overview: Overview = management.get("overview", "")?;
     let exchanges = management.list("exchanges", "");
-    // Without statistics the answer is what the broker has at this moment, even where it keeps none.
+    // With disable_stats the answer is current, and the same on a broker that keeps no statistics.
     let queues = management.list("queues", "disable_stats=true");
     let bindings = management.list("bindings", "");
     let (exchanges, queues, bindings) = match (exchanges, queues, bindings) {

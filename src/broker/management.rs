@@ -1,4 +1,4 @@
-//! The few questions that only RabbitMQ's management API answers: what exists, with which arguments and bindings.
+//! A client of RabbitMQ's management API, for what AMQP cannot tell: what exists, with which arguments and bindings.
 
 use std::time::Duration;
 
@@ -9,26 +9,25 @@ use serde_json::Value;
 use super::reason::{refused, unreached};
 use crate::config::{Config, SecretUrl};
 
-/// A question to the management API failed. The text names the setting.
+/// A failed request to the management API. The text names the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// No answer that could be understood.
+    /// No answer, or one that is not the management API's.
     #[error("cannot reach the management API at {url}: {source}; {}", unreached(&.source.to_string()))]
     Unreachable {
-        /// Where, without password.
+        /// Without its password.
         url: String,
-        /// The client's error.
         source: Box<ureq::Error>,
     },
-    /// User, password, tags or vhost.
+    /// Wrong user or password, or the user lacks a tag or permissions on the vhost.
     #[error("the management API at {url} refused the login ({reason}): {}", refused(.reason))]
     Refused {
-        /// Where, without password.
+        /// Without its password.
         url: String,
-        /// What it says.
+        /// The API's own reason; empty where it gives none.
         reason: String,
     },
-    /// The vhost is not there. RabbitMQ 4 says so of one that the user may not see, too.
+    /// The vhost does not exist. RabbitMQ 4 answers the same for a vhost that the user may not see.
     #[error(
         "the broker has no vhost `{0}`, or this user has no permissions on it; create it, give the user permissions, or \
          name another in amqp_url (AMQP_URL)"
@@ -46,13 +45,13 @@ pub struct Management {
 }
 
 impl Management {
-    /// The client that the configuration names; nothing is connected yet.
+    /// A client for the configured API; it does not connect yet.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self::patient(config, Duration::from_secs(30))
     }
 
-    /// The same, with a bound of its own for each question.
+    /// As [`Management::new`], with a timeout of its own for each request.
     #[must_use]
     pub fn patient(config: &Config, limit: Duration) -> Self {
         let http =
@@ -60,18 +59,18 @@ impl Management {
         Self { agent: http.into(), base: config.management_url.clone(), vhost: vhost(&config.amqp_nodes[0]) }
     }
 
-    /// Asks for a collection of the vhost, such as `queues`.
+    /// Asks for a collection of the vhost, such as `queues`. Blocks: run it on a blocking thread.
     ///
     /// # Errors
-    /// When there is no answer, the login is refused, or the vhost does not exist. Blocks: run it on a blocking thread.
+    /// When there is no usable answer, the login is refused, or the vhost does not exist.
     pub fn list<T: DeserializeOwned>(&self, what: &str, query: &str) -> Result<Vec<T>, ManagementError> {
         self.ask(&["api", what, &self.vhost], query)
     }
 
-    /// Asks for something that belongs to no vhost, such as `overview`.
+    /// Asks for something that belongs to no vhost, such as `overview`. Blocks: run it on a blocking thread.
     ///
     /// # Errors
-    /// When there is no answer or the login is refused. Blocks: run it on a blocking thread.
+    /// When there is no usable answer, or the login is refused.
     pub fn get<T: DeserializeOwned>(&self, what: &str, query: &str) -> Result<T, ManagementError> {
         self.ask(&["api", what], query)
     }
@@ -80,7 +79,7 @@ impl Management {
         let shown = self.base.to_string();
         let mut url = self.base.reveal().clone();
         let (user, password) = (decoded(url.username()), decoded(url.password().unwrap_or_default()));
-        // The secret goes into a header, where no proxy's log keeps it.
+        // Credentials go into a header, because proxies log URLs.
         let (_, _) = (url.set_username(""), url.set_password(None));
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
@@ -116,7 +115,7 @@ fn vhost(node: &SecretUrl) -> String {
 }
 
 fn decoded(text: &str) -> String {
-    // A form value decodes the same, but for the plus sign.
+    // Form decoding is percent-decoding, except that `+` stands for a space.
     let pair = format!("x={}", text.replace('+', "%2B"));
     url::form_urlencoded::parse(pair.as_bytes())
         .next()

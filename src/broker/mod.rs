@@ -1,7 +1,7 @@
 //! Connections to RabbitMQ.
 //!
-//! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent until it is dropped. A role
-//! whose session breaks in any way drops it whole and builds a new one.
+//! lapin's automatic recovery is not used: after some errors it leaves a consumer that stays silent until it is dropped.
+//! A role whose session breaks in any way drops the whole session and builds a new one.
 
 pub mod consumer;
 pub mod declare;
@@ -32,43 +32,43 @@ use crate::wire::parked::MOST_HEADER_BYTES;
 pub use error::BrokerError;
 pub use transport::{BrokerConnection, connect_to_one_of};
 
-/// Longest wait for the broker's goodbye. Everything that matters was acknowledged before, and a connection that cannot be
-/// closed in an orderly way is dropped, which closes it too. Shorter than what a stopping pod may take beyond its drain.
+/// Longest wait for the broker to confirm that a connection is closed. Everything that matters was acknowledged before, and
+/// dropping the connection closes it too. Shorter than the time that a stopping pod may take beyond its drain.
 pub const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Closes a connection that is not needed any more.
+/// Closes a connection; an error or a missing answer does not matter.
 pub async fn close(connection: &Connection) {
     let _ = timeout(GOODBYE, connection.close(200, "done".into())).await;
 }
 
-/// Hands all of these to the library in order, and then waits for each.
+/// Hands all calls to the library in order, then waits for all of them.
 ///
-/// The library resolves a publish or an acknowledgement when its thread has written it to the socket. Awaited one by one, each
-/// would cost a system call and two switches between threads.
+/// The library resolves a publish or an acknowledgement when its thread has written it to the socket. Awaited one by one,
+/// each call would cost a system call and two thread switches.
 ///
 /// # Errors
-/// The first of theirs; the others are dropped then.
+/// The first error in the order of the calls; the remaining calls are dropped.
 pub async fn together_in_order<T>(
     calls: impl Iterator<Item = impl Future<Output = lapin::Result<T>>>,
 ) -> lapin::Result<Vec<T>> {
     let mut calls: Vec<_> = calls.map(|call| Box::pin(maybe_done(call))).collect();
-    // The first poll of each is what puts it into the library's queue; nobody is to be woken when it has been written.
+    // The first poll puts a call into the library's queue. The no-op waker: no task need wake when the call is written.
     for call in &mut calls {
         let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
     last_first(calls.into_iter().map(|mut call| async move {
         call.as_mut().await;
-        // Taken once, and done: there is one.
+        // The call is done and its output is taken only here, so there is one.
         call.as_mut().take_output().unwrap_or_else(|| Err(ErrorKind::FutureCompleted.into()))
     }))
     .await
 }
 
-/// Waits for the last of these, which is done when all are or soon after, and then for the others: this task is woken once
-/// and not by each.
+/// Waits for the last call, then for the others, which are done by then or soon after: this task is woken once and not by
+/// each call.
 ///
 /// # Errors
-/// The first of theirs; the others are dropped then.
+/// The first error in the order of the calls; the remaining calls are dropped.
 pub async fn last_first<T>(
     calls: impl Iterator<Item = impl Future<Output = lapin::Result<T>>>,
 ) -> lapin::Result<Vec<T>> {
@@ -83,12 +83,12 @@ pub async fn last_first<T>(
     Ok(outcomes)
 }
 
-/// What is asked of a connection where the URL does not say it.
+/// Connection parameters where the URL has none.
 const TUNING: [(&str, &str); 2] = [
-    // In seconds; the broker's own 60 would notice a dead network only after two minutes.
+    // In seconds. With the broker's default, 60, a dead network would be noticed only after two minutes.
     ("heartbeat", "10"),
-    // In bytes. The library keeps room for 64 frames for each connection; the broker's own 128 KiB come to 56 MiB in a pod. What
-    // is parked keeps headers of up to 64 KiB, which must fit into one frame.
+    // In bytes. The library keeps room for 64 frames per connection; the broker's default, 128 KiB, comes to 56 MiB in a
+    // pod. A parked message keeps headers of up to 64 KiB, which must fit into one frame.
     ("frame_max", "81920"),
 ];
 const _: () = assert!(MOST_HEADER_BYTES < 81_920, "the headers of a parked message fit into one frame");
@@ -98,26 +98,25 @@ const _: () = assert!(MOST_HEADER_BYTES < 81_920, "the headers of a parked messa
 pub struct Broker {
     nodes: Vec<SecretUrl>,
     next: AtomicUsize,
-    /// Bound of every call.
+    /// Timeout of every call.
     pub timeout: Duration,
-    /// The names in use.
     pub names: Names,
     /// What [`Broker::declare`] declares.
     pub topology: Topology,
     declare: bool,
-    /// Notified when queues that hold wakes were created: whatever waits has no wake there.
+    /// Notified when queues that hold wakes were created: orders that were waiting have no wake in them.
     pub created: Notify,
     declaring: Mutex<()>,
 }
 
 impl Broker {
-    /// The broker that the configuration names; nothing is connected yet.
+    /// The configured broker; nothing is connected yet.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let names = Names::new(&config.prefix);
         Self {
             nodes: config.amqp_nodes.clone(),
-            // Every pod begins with another node: when one is cut off, its consumers must not all be there.
+            // Each pod starts at a random node: when one node is cut off, not all consumers may be connected to it.
             next: AtomicUsize::new(usize::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0)),
             timeout: config.broker_timeout,
             topology: Topology::new(&names, &config.lanes),
@@ -128,16 +127,16 @@ impl Broker {
         }
     }
 
-    /// The same, whatever the configuration says about declaring.
+    /// Overrides the setting `declare_topology`.
     #[must_use]
     pub fn declaring(self, declare: bool) -> Self {
         Self { declare, ..self }
     }
 
-    /// Connects to the first node that answers, beginning with another one each time.
+    /// Connects to the first node that answers; each call starts at the next node.
     ///
     /// # Errors
-    /// The last node's error when none answers; at once when one refuses login or vhost.
+    /// The last node's error when none answers. A refused login or vhost is returned at once, without trying other nodes.
     pub async fn connect(&self, purpose: &str) -> Result<BrokerConnection, BrokerError> {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
         let mut last = None;
@@ -161,7 +160,7 @@ impl Broker {
         }
         let name = format!("overdue {purpose} (pid {})", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        // Boxed: it is large, and every session contains it.
+        // Boxed: the future is large, and every session contains it.
         let connecting = Box::pin(transport::connect(url.as_str(), properties, self.timeout));
         match timeout(self.timeout, connecting).await {
             Ok(Ok(answer)) => answer.map_err(|source| BrokerError::connecting(node, source)),
@@ -177,16 +176,15 @@ impl Broker {
         self.bounded("opening a channel", connection.create_channel()).await
     }
 
-    /// Declares the topology, unless the configuration leaves that to somebody else. Returns whether queues that hold wakes were
-    /// missing.
+    /// Declares the topology, unless `declare_topology` is off. Returns whether queues that hold wakes were missing.
     ///
     /// # Errors
-    /// See [`declare::declare`].
+    /// As [`declare::declare`] and [`Broker::channel`].
     pub async fn declare(&self, connection: &Connection) -> Result<bool, BrokerError> {
         if !self.declare {
             return Ok(false);
         }
-        // One role at a time: two that find the same queue missing would have all waiting orders announced twice.
+        // One role at a time: if two found the same queue missing, all waiting orders would be announced twice.
         let _turn = self.declaring.lock().await;
         let missing = self.some_wakes_have_no_queue(connection).await?;
         let channel = self.channel(connection).await?;
@@ -198,7 +196,7 @@ impl Broker {
         Ok(missing)
     }
 
-    /// Whether the process queue or a lane is not there.
+    /// Whether the process queue or a lane's queue is missing.
     async fn some_wakes_have_no_queue(&self, connection: &Connection) -> Result<bool, BrokerError> {
         let channel = self.channel(connection).await?;
         for queue in self.topology.queues.iter().filter(|queue| queue.carries_wakes()) {
@@ -206,7 +204,7 @@ impl Broker {
             let there = channel.queue_declare(queue.name.as_str().into(), passive, FieldTable::default());
             match self.bounded(&format!("looking for queue {}", queue.name), there).await {
                 Ok(_) => {}
-                // The broker has closed the channel with its answer.
+                // This answer closes the channel, so it need not be closed here.
                 Err(BrokerError::Missing { .. }) => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -215,10 +213,10 @@ impl Broker {
         Ok(false)
     }
 
-    /// Runs a call with the configured bound.
+    /// Runs a call with the configured timeout.
     ///
     /// # Errors
-    /// The call's own error, sorted, or [`BrokerError::Timeout`].
+    /// The call's error as [`BrokerError::during`] classifies it, or [`BrokerError::Timeout`].
     pub async fn bounded<T>(
         &self,
         doing: &str,

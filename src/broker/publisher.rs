@@ -1,4 +1,4 @@
-//! Publishing that counts: every message confirmed, none lost in silence.
+//! Publishing with confirms: the caller learns of every message whether the broker has taken responsibility for it.
 
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -15,17 +15,18 @@ use crate::wire::outgoing::Outgoing;
 /// What the broker answered to one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has taken responsibility for the message, wherever it is for.
+    /// The broker has taken responsibility for the message in every queue that it is routed to.
     Confirmed,
-    /// A queue that the message is for did not take it. Others may have.
+    /// At least one queue did not take the message; others may have.
     Refused,
-    /// Nothing, in the time that it had.
+    /// No answer in time.
     Silence,
 }
 
-/// A channel of its own connection, in confirm mode.
+/// A channel in confirm mode on a connection of its own.
 ///
-/// A broker that blocks publishers (an alarm) blocks the whole connection, acks included, so nothing else uses it.
+/// A broker that blocks publishers (an alarm) blocks the whole connection, acknowledgements included, so nothing else uses
+/// that connection.
 #[derive(Debug)]
 pub struct Publisher {
     connection: BrokerConnection,
@@ -34,12 +35,12 @@ pub struct Publisher {
     timeout: Duration,
 }
 
-/// Messages whose confirms are awaited together, and their bytes, which the library copies; bounds memory, and what one
-/// timeout is for.
+/// The most messages whose confirms are awaited together, and the most bytes, which the library copies. Both bound memory
+/// and the work that one timeout covers.
 const IN_FLIGHT: usize = 1_000;
 const BYTES_IN_FLIGHT: usize = 4 * 1024 * 1024;
 
-/// Parts of the messages that are in flight together, in order.
+/// Splits messages, in order, into parts that may be in flight together.
 fn in_flight(mut messages: &mut [Outgoing]) -> impl Iterator<Item = &mut [Outgoing]> {
     std::iter::from_fn(move || {
         let mut bytes = 0_usize;
@@ -61,17 +62,17 @@ impl Publisher {
     /// Connects, declares the topology and opens the channel.
     ///
     /// # Errors
-    /// As [`Broker::connect`] and [`Broker::declare`].
+    /// As [`Broker::connect`], [`Broker::declare`] and [`Broker::channel`].
     pub async fn connect(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
         let connection = broker.connect(&format!("{purpose} publisher")).await?;
         broker.declare(&connection).await?;
         Self::on(broker, connection, &broker.topology.exchange).await
     }
 
-    /// Connects and opens a channel for the exchange of the events. The topology is declared by those who need queues of ours.
+    /// Connects and opens a channel for the events exchange. Declares nothing: roles that need Overdue's queues do.
     ///
     /// # Errors
-    /// As [`Broker::connect`].
+    /// As [`Broker::connect`] and [`Broker::channel`].
     pub async fn of_events(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
         let connection = broker.connect(&format!("{purpose} publisher")).await?;
         Self::on(broker, connection, &broker.topology.events).await
@@ -79,20 +80,20 @@ impl Publisher {
 
     async fn on(broker: &Broker, connection: BrokerConnection, exchange: &str) -> Result<Self, BrokerError> {
         let channel = broker.channel(&connection).await?;
-        // Without it the client resolves every confirm at once, as "not requested".
+        // Without confirm mode the client resolves every confirm at once, as "not requested".
         broker.bounded("confirm.select", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(Self { connection, channel, exchange: exchange.to_owned(), timeout: broker.timeout })
     }
 
     /// Publishes the messages in order and waits until the broker has taken responsibility for each.
     ///
-    /// While the broker blocks publishers (a memory or disk alarm) it waits for as long as that lasts: a new connection
-    /// would be blocked as well, and this one could not even be closed.
+    /// While the broker blocks publishers (a memory or disk alarm), publishing waits without a timeout: a new connection
+    /// would be blocked as well, and the blocked one could not even be closed.
     ///
     /// # Errors
-    /// When one was refused, could not be routed, or was not confirmed in time. What became of the others is unknown
-    /// then: the caller keeps its source (an outbox row, an unacknowledged message) and publishes all of them again,
-    /// with a new publisher.
+    /// When a message was refused, could not be routed, or was not confirmed in time, or the connection was lost. The state
+    /// of the other messages is then unknown: the caller keeps its source (an outbox row, an unacknowledged message) and
+    /// publishes all of them again, with a new publisher.
     pub async fn publish(&self, mut messages: Vec<Outgoing>) -> Result<(), BrokerError> {
         for some in in_flight(&mut messages) {
             let mut publishing = std::pin::pin!(self.publish_some(some));
@@ -131,14 +132,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes the messages in order and says of each what the broker answered; without an answer to any of them for
-    /// `patience`, it does not wait for the others. For messages that the queues of others may refuse.
+    /// Publishes the messages in order and returns the broker's answer to each; stops waiting when no answer has come for
+    /// `patience`. For messages that subscribers' queues may refuse.
     ///
-    /// After [`Answer::Silence`] the publisher is of no more use: the broker may read nothing more from a connection whose
+    /// After [`Answer::Silence`] the publisher must not be used again: the broker may stop reading from a connection whose
     /// messages a queue does not confirm.
     ///
     /// # Errors
-    /// When the connection is lost. What became of the messages is unknown then.
+    /// When the connection is lost. The state of the messages is then unknown.
     pub async fn publish_each(
         &self,
         mut messages: Vec<Outgoing>,
@@ -156,7 +157,7 @@ impl Publisher {
         };
         let mut confirms: Vec<_> = sent.into_iter().map(maybe_done).collect();
         let (mut answered, mut last_answer) = (0, Instant::now());
-        // The last one first: when it is confirmed, the others are too, or soon after, and this task is woken once.
+        // The last confirm first: the others are there by then or soon after, so this task is woken once.
         while timeout(patience / 8, join_last_first(&mut confirms)).await.is_err() {
             for confirm in &mut confirms {
                 let _ = Pin::new(confirm).poll(&mut Context::from_waker(Waker::noop()));
@@ -177,7 +178,7 @@ impl Publisher {
         answers.collect()
     }
 
-    /// Whether the broker blocks publishers: an alarm is on, and waiting is all that helps.
+    /// Whether the broker blocks publishers because of an alarm; only waiting helps then.
     fn blocked(&self) -> bool {
         let status = self.connection.status();
         let blocked = status.blocked() && status.connected();
@@ -190,7 +191,7 @@ impl Publisher {
         blocked
     }
 
-    /// Takes the message's properties, which are not needed any more, and leaves key and body.
+    /// Publishes a message. Its properties are moved out, because they are not needed again; key and body stay.
     fn send<'a>(
         &'a self,
         message: &'a mut Outgoing,
@@ -201,13 +202,13 @@ impl Publisher {
         self.channel.basic_publish(exchange, key, options, &message.body, properties)
     }
 
-    /// Closes the connection; what was confirmed stays.
+    /// Closes the connection; confirmed messages are safe.
     pub async fn close(self) {
         super::close(&self.connection).await;
     }
 }
 
-/// Waits for the last of these and then for the others.
+/// Waits for the last call, then for the others.
 async fn join_last_first<F: Future + Unpin>(calls: &mut [MaybeDone<F>]) {
     if let Some((last, others)) = calls.split_last_mut() {
         last.await;

@@ -1,6 +1,6 @@
-//! What a broker means by a refusal. The codes of AMQP say too little: one code stands for a limit that was reached, for a
-//! queue with other arguments, and for an acknowledgement that came late. All decisions from a broker's or its client's text are
-//! here, and each has a safe reading for a text that nobody has seen yet.
+//! What a broker means by a refusal. AMQP's codes are too coarse: one code stands for a limit that is reached, for a queue
+//! with other arguments, and for a late acknowledgement. All decisions that depend on the text of a broker or its client
+//! are here, and each has a safe reading for an unknown text.
 
 use std::sync::Arc;
 
@@ -9,28 +9,27 @@ use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
 use crate::error_text;
 
-/// What is behind a refusal.
+/// The cause of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// User or password.
+    /// Wrong user or password.
     Login,
     /// No such vhost, or no permission on it.
     Vhost,
-    /// A permission on a queue or exchange.
+    /// A missing permission on a queue or exchange.
     Permission,
     /// A queue or exchange exists with another type or other arguments.
     Mismatch,
-    /// A queue or exchange is not there.
+    /// A queue or exchange does not exist.
     Missing,
-    /// The vhost, or the broker, has as many queues as it may have.
+    /// The queue limit of the vhost or the broker is reached.
     QueueLimit,
-    /// User, vhost or node has as many connections or channels as it may have. That passes.
+    /// The connection or channel limit of the user, vhost or node is reached. A retry can succeed.
     SessionLimit,
-    /// Anything else. The safe reading: the connection or channel is lost, and a new one may fare better.
+    /// Anything else. The safe reading: the connection or channel is lost, and a new one may work.
     Other,
 }
 
-/// The reason behind a client's error.
 pub(super) fn reason(error: &lapin::Error) -> Reason {
     match error.kind() {
         ErrorKind::ProtocolError(error) => of_protocol(error),
@@ -52,7 +51,7 @@ fn of_protocol(error: &AMQPError) -> Reason {
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) if text.contains("inequivalent arg") => {
             Reason::Mismatch
         }
-        // Before the vhost: the refusal of one more connection names the vhost too.
+        // Before the vhost: the refusal of a connection over the limit names the vhost too.
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
             if text.contains("limit") && (text.contains("connection") || text.contains("channels")) =>
         {
@@ -63,18 +62,18 @@ fn of_protocol(error: &AMQPError) -> Reason {
     }
 }
 
-/// An error in the broker's own words, without the client's description of their kind.
+/// The broker's own text of an error, without the client's description of its kind.
 pub(super) fn words(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         ErrorKind::IOError(error) => error.to_string(),
-        // Its own text is the parser's state.
+        // The error's own text is the parser's state.
         ErrorKind::ParsingError(_) => "its answer is not AMQP".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// What to do when a connection fails, from what the client or the TLS library says.
+/// The remedy for a failed connection, from the text of the client or the TLS library.
 pub(super) fn connecting(tls: bool, error: &lapin::Error) -> &'static str {
     match error.kind() {
         ErrorKind::IOError(error) => of_io(tls, error),
@@ -103,35 +102,35 @@ fn of_io(tls: bool, error: &Arc<std::io::Error>) -> &'static str {
     match tls {
         true if text.contains("corrupt message") || text.contains("handshake eof") => NOT_TLS,
         false if text.contains("connection aborted") => {
-            "what answers there is not RabbitMQ, or wants TLS: check the port in amqp_url (AMQP_URL), and write amqps:// for TLS"
+            "that port is not RabbitMQ's, or it expects TLS: check the port in amqp_url (AMQP_URL), and write amqps:// for TLS"
         }
         _ => CHECK,
     }
 }
 
-/// Whether an error is about the broker's certificate; it comes from the TLS library, as an I/O error.
+/// Whether an error is about the broker's certificate; the TLS library reports such an error as an I/O error.
 pub(super) fn untrusted(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::IOError(error) if error.to_string().contains("certificate"))
 }
 
-/// What to do where the management API gives no answer, from what the client says.
+/// The remedy where the management API gives no answer, from the client's text.
 pub(super) fn unreached(text: &str) -> &'static str {
     if text.contains("corrupt message") || text.contains("handshake eof") {
         "write http:// in management_url (OVERDUE_MANAGEMENT_URL): that port does not speak TLS"
     } else if text.contains("http parse fail") || text.starts_with("protocol:") {
         "name the port of the management API in management_url (OVERDUE_MANAGEMENT_URL), 15672, or 15671 with https://: \
-         what answers there is something else"
+         another service answers at this one"
     } else {
         "enable it with `rabbitmq-plugins enable rabbitmq_management`, or set management_url (OVERDUE_MANAGEMENT_URL)"
     }
 }
 
-/// What to do where the management API refuses, from the reason that it gives.
+/// The remedy where the management API refuses, from the reason that it gives.
 pub(super) fn refused(reason: &str) -> &'static str {
     match reason {
         "Not management user" => "the user needs the tag `monitoring` (or `management`)",
         "User not authorised to access virtual host" => "the user needs permissions on the vhost",
-        // Of the versions.
+        // The wording depends on RabbitMQ's version.
         "Login failed" | "Not_Authorized" => {
             "check user and password in management_url (OVERDUE_MANAGEMENT_URL); without a user there, those of amqp_url \
              (AMQP_URL) are used"

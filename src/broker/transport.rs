@@ -1,4 +1,4 @@
-//! Connecting, with [`FrameFilter`] between the socket (TLS included) and the client library; and giving up on it.
+//! Connects with [`FrameFilter`] between the socket (TLS included) and the client library, and closes abandoned sockets.
 
 use std::future::Future;
 use std::io;
@@ -23,12 +23,12 @@ use tokio::time::timeout;
 
 use super::frames::FrameFilter;
 
-/// A connection whose socket is closed when this is dropped. The library may keep one open that nobody holds any more, and
-/// what the broker then sends to its consumers, nobody reads.
+/// A connection whose socket closes when this value is dropped. The library alone may keep a dropped connection open, and
+/// the broker would go on sending its consumers messages that are never read.
 #[derive(Debug)]
 pub struct BrokerConnection {
     connection: Connection,
-    /// The socket sees when it is gone.
+    /// Ends reading from the socket when dropped.
     _wanted: oneshot::Sender<()>,
 }
 
@@ -43,7 +43,7 @@ impl Deref for BrokerConnection {
 /// Connects to one of the addresses of the URL's host, see [`connect_to_one_of`].
 ///
 /// # Errors
-/// As there; and when the name cannot be resolved.
+/// As [`connect_to_one_of`]; within, also a URL that cannot be parsed and a name that cannot be resolved.
 pub async fn connect(
     uri: &str,
     properties: ConnectionProperties,
@@ -60,11 +60,11 @@ pub async fn connect(
     }
 }
 
-/// Connects to the first of these addresses that speaks; each has its share of the time, because one may accept and then
-/// be silent.
+/// Connects to the first address that answers. Each address has its share of the time, because one may accept the connection
+/// and then stay silent.
 ///
 /// # Errors
-/// When the last one is silent; within, the library's own errors.
+/// [`Elapsed`] when the last address stays silent; within, the library's own errors.
 pub async fn connect_to_one_of(
     addresses: &[SocketAddr],
     uri: AMQPUri,
@@ -72,12 +72,12 @@ pub async fn connect_to_one_of(
     limit: Duration,
 ) -> Result<lapin::Result<BrokerConnection>, Elapsed> {
     let until = tokio::time::Instant::now() + limit;
-    let mut last = Ok(Err(failed(io::Error::other("the name has no address"))));
+    let mut last = Ok(Err(failed(io::Error::other("the host name has no address"))));
     for (n, address) in addresses.iter().enumerate() {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         let share = left / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
         match timeout(share, connect_to(*address, uri.clone(), properties.clone())).await {
-            // Another address of the same name would be told the same by a broker that speaks.
+            // An AMQP error is final: the broker would answer the same at its other addresses.
             Ok(Err(error)) if !error.is_amqp_error() => last = Ok(Err(error)),
             Ok(answer) => return Ok(answer),
             Err(elapsed) => last = Err(elapsed),
@@ -86,10 +86,10 @@ pub async fn connect_to_one_of(
     last
 }
 
-/// Connects; what arrives can be read by the library, whatever senders wrote.
+/// Connects through a [`FrameFilter`], so that the library can read whatever senders wrote.
 ///
-/// When this is dropped before it has an answer, the socket is closed. The library would wait on it forever, with a
-/// thread, for a broker that accepts connections and says nothing: it has heartbeats only when it is connected.
+/// The socket closes when this future is dropped before it is done. The library alone would wait forever, with a thread, for
+/// a broker that accepts connections and says nothing: its heartbeats begin only once it is connected.
 async fn connect_to(
     address: SocketAddr,
     uri: AMQPUri,
@@ -99,7 +99,7 @@ async fn connect_to(
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Guarding(tokio.clone())));
     let (tokio, tls) = (Runtime::new(tokio), OwnedTLSConfig::default());
     let (waiting, wanted) = oneshot::channel();
-    // The library asks once: it was not told to try again.
+    // The library calls this once: its own retries are not configured.
     let wanted = Mutex::new(Some(wanted));
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
         let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -108,7 +108,7 @@ async fn connect_to(
             let socket = AsyncTcpStream::connect(&tokio, address).await?;
             match uri.scheme {
                 AMQPScheme::AMQP => Ok(socket),
-                // The certificate is for the name.
+                // The certificate is for the host's name, not for its address.
                 AMQPScheme::AMQPS => socket.into_tls(&uri.authority.host, tls.as_ref()).await,
             }
         };
@@ -124,7 +124,7 @@ async fn connect_to(
 }
 
 fn given_up() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "nobody waits for this connection any more")
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was given up")
 }
 
 fn failed(error: io::Error) -> lapin::Error {
@@ -133,7 +133,7 @@ fn failed(error: io::Error) -> lapin::Error {
 
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// Bytes read at once.
+/// Bytes read from the socket at once.
 const CHUNK: usize = 32 * 1024;
 
 /// A socket that is read through [`FrameFilter`].
@@ -141,10 +141,10 @@ struct Guarded {
     socket: Socket,
     frames: FrameFilter,
     chunk: Box<[u8]>,
-    /// What may be passed on, and how much of it has been.
+    /// Bytes that may be forwarded, and how many of them have been.
     ready: Vec<u8>,
     passed: usize,
-    /// Whether somebody still wants it.
+    /// Ready once the connection was dropped or its attempt given up.
     wanted: Option<oneshot::Receiver<()>>,
 }
 
@@ -159,7 +159,7 @@ impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if let Some(wanted) = &mut this.wanted {
-            // Nobody ever sends; the other end goes away.
+            // Nothing is ever sent: the receiver is ready when its sender is dropped.
             if Pin::new(wanted).poll(cx).is_ready() {
                 return Poll::Ready(Err(given_up()));
             }
@@ -203,7 +203,7 @@ impl AsyncWrite for Guarded {
     }
 }
 
-/// Tokio's reactor, but for the type of its streams.
+/// Tokio's reactor with [`Guarded`] as the type of its streams.
 #[derive(Clone, Debug)]
 struct Guarding(Tokio);
 
@@ -215,7 +215,7 @@ impl Reactor for Guarding {
         &self,
         _socket: H,
     ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        // The library never asks for it: it connects.
+        // The library never calls this: it only connects.
         Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
     }
 

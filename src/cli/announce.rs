@@ -1,4 +1,4 @@
-//! `overdue announce`: all waiting orders get a new wake.
+//! `overdue announce`: records a new wake for every waiting order.
 
 use serde_json::json;
 

@@ -26,27 +26,27 @@ pub struct Args {
 pub enum Command {
     /// All orders due at one moment: how fast they are closed, and how fast database and broker alone would be
     Burst {
-        /// How many, two items each
+        /// Number of orders, two items each
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
-        /// Orders of former years in the same table
+        /// Orders of past years in the same table
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=200_000_000))]
         old: i64,
     },
     /// The same burst with one pod, half of the pods, all of them: whether more pods close as fast
     Pods {
-        /// How many, two items each
+        /// Number of orders, two items each
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
-        /// How many pods in the end
+        /// Most pods to measure
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=16))]
         pods: u8,
     },
     /// A steady stream with mixed windows: how punctually they are closed
     Steady(Stream),
-    /// The same beside many orders that wait for much later, and what these cost
+    /// A steady stream beside many orders that are due much later: what these cost
     Depth {
-        /// How many wait
+        /// Number of waiting orders
         #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=100_000_000))]
         waiting: i64,
         #[command(flatten)]
@@ -54,38 +54,38 @@ pub enum Command {
     },
     /// Orders placed one by one: what the trigger adds
     Place {
-        /// How many with the trigger, and as many without
+        /// Orders with the trigger, and as many without
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(i64).range(20..=10_000_000))]
         orders: i64,
     },
     /// Buyers who pay while many other orders are closed: how long they wait
     PayDuringBurst {
-        /// How many are closed meanwhile
+        /// Orders that are closed meanwhile
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
-        /// All of them hold the same two products
+        /// All of these orders hold the same two products
         #[arg(long)]
         hot: bool,
     },
     /// All orders overdue at one moment, and every wake lost: how fast the sweep closes them
     Sweep {
-        /// How many, two items each
+        /// Number of orders, two items each
         #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
         orders: i64,
     },
-    /// Many rows left in the outbox, as after a long outage of the broker: whether the relay drains as fast as with few
+    /// Many rows left in the outbox, as after a long outage of the broker: whether the relay drains them as fast as a few
     Backlog {
-        /// How many, half of them wakes, half events
+        /// Number of rows, half wakes and half events
         #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(i64).range(1_000..=100_000_000))]
         rows: i64,
     },
-    /// Deleted rows that an open snapshot keeps: what looking past them costs
+    /// Deleted rows that an open snapshot keeps: what reading past them costs
     Snapshot {
-        /// How many in the outbox, and half as many in the index of waiting orders
+        /// Rows in the outbox, and half as many in the index of waiting orders
         #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(i64).range(1_000..=100_000_000))]
         rows: i64,
     },
-    /// The standard set, with the goals that it is held against
+    /// The standard set, with its goals
     Standard,
     /// A small set that fails when ratios show that something has become much slower
     Quick,
@@ -96,7 +96,7 @@ pub struct Stream {
     /// Orders per second
     #[arg(long, default_value_t = 1_000)]
     rate: u32,
-    /// For how long orders are placed
+    /// How many seconds orders are placed for
     #[arg(long, default_value_t = 60)]
     seconds: u32,
     /// Shortest window in milliseconds
@@ -105,7 +105,7 @@ pub struct Stream {
     /// Longest window in milliseconds
     #[arg(long, default_value_t = 35_000)]
     last_ms: u32,
-    /// Share that is paid halfway, in percent
+    /// Percentage of orders that are paid halfway through their window
     #[arg(long, default_value_t = 20)]
     paid_percent: u32,
 }
@@ -148,7 +148,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         bar.finish_and_clear();
         let Some(outcome) = Outcome::median(runs) else { continue };
         let outcome = outcome.held_against(goals);
-        // At once: a standard set takes long, and may be interrupted.
+        // After each workload: a standard set takes long, and may be interrupted.
         context.out.show(|| text(&outcome), &outcome);
         outcomes.push(outcome);
         if let Some(path) = &args.report {

@@ -1,10 +1,10 @@
-//! Foreign text that a person will read: nothing in it may move the cursor, colour the screen, hide or reorder other
-//! text, or begin a line that looks like one of ours.
+//! Escapes foreign text that a person will read. It must not move the cursor, colour the screen, hide or reorder other
+//! text, or begin a line that looks like one of Overdue's.
 
 use std::fmt::{self, Write};
 
-/// Whether a character does something other than to be seen. The characters beyond the control characters turn the
-/// direction of text, end a line in some viewers, or take no room at all.
+/// Whether a character does something other than being visible. Besides the control characters, these change the direction
+/// of text, end a line in some viewers, or take no space at all.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -12,7 +12,7 @@ fn acts(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with every such character written out, as `\u{1b}`.
+/// Escapes every such character, as in `\u{1b}`.
 pub fn harmless(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     // Writing to a string does not fail.
@@ -20,13 +20,13 @@ pub fn harmless(text: &str) -> String {
     escaped
 }
 
-/// The same for text of several lines that are meant as such.
+/// The same for text that is meant to have several lines.
 pub fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
-/// The text with user and password of each address in it left out. A setting's own errors repeat no address, but one may
-/// stand where something else was expected, and be repeated as that.
+/// Removes user and password from each address in a text. The errors of address settings repeat no address, but an address
+/// given for another setting may be repeated in that setting's error.
 pub fn without_logins(text: &str) -> String {
     let mut pieces = text.split("://");
     let mut shown = pieces.next().unwrap_or_default().to_owned();
@@ -44,7 +44,7 @@ pub struct Escaping<W>(pub W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Nearly all text is plain, and goes through in one piece.
+        // Nearly all text is plain, and is written in one piece.
         for piece in text.split_inclusive(acts) {
             match piece.chars().next_back() {
                 Some(last) if acts(last) => {
@@ -58,8 +58,8 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// A line of JSON with every such character written as JSON does, as `\u001b`. In valid JSON each of them stands within a
-/// string, where the two mean the same.
+/// Escapes every such character in a line of JSON, as in `\u001b`. In valid JSON they stand only within strings, where both
+/// forms mean the same.
 pub fn harmless_json(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len());
     for c in line.chars() {

@@ -12,7 +12,6 @@ use crate::database;
 use crate::probes::depth::{Depth, depth};
 use crate::probes::{self, Health, grace};
 
-/// A line about one queue.
 struct Line {
     queue: String,
     state: &'static str,
@@ -28,7 +27,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
     let (now, all) = probes::read(&pool).await?;
     let process = broker.names.process();
     let arrived = depth(&broker, &connection, &process).await;
-    // Probes wait behind wakes for a pod; a lane is not to blame then.
+    // Probes wait behind wakes for a pod, so a late probe does not mean that its lane is stuck.
     let behind = arrived.is_some_and(|depth| depth.messages > 0);
     let mut lines = Vec::new();
     for lane in config.lanes.as_slice() {
@@ -75,12 +74,12 @@ fn row(line: &Line, now: DbTime) -> Vec<String> {
         ("stuck", Some(since)) => {
             format!("messages stay after their expiry for {}", seconds(now.since(since)))
         }
-        ("stuck", None) => "nobody takes wakes: no pod with the close role is connected".to_owned(),
+        ("stuck", None) => "no consumer takes wakes: no pod with the close role is connected".to_owned(),
         ("behind", _) => "the pods have not caught up with what is due".to_owned(),
         ("cut off", Some(since)) => {
             let time = seconds(now.since(since));
             format!(
-                "nothing leads into it: the broker takes no probe for it for {time}: `overdue topology verify`"
+                "nothing leads into it: the broker has returned its probes for {time}: `overdue topology verify`"
             )
         }
         ("unknown", _) => "no pod with the watch role has sent a probe yet".to_owned(),

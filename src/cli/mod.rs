@@ -34,7 +34,7 @@ use output::{Output, counted};
 #[derive(Parser, Debug)]
 #[command(name = "overdue", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
-    /// A TOML file with settings; flags and environment win over it
+    /// A TOML file with settings; flags and environment take precedence
     #[arg(long, global = true, env = "OVERDUE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON for scripts
@@ -70,7 +70,7 @@ enum Command {
     Sweep(sweep::Args),
     /// Announce all waiting orders again: after a purge, on a new broker, under a new prefix
     Announce,
-    /// Show whether each delay lane delivers, as the last probe through it told
+    /// Show whether each delay lane delivers, according to its probes
     Lanes,
     /// List, show, retry or discard parked messages
     #[command(subcommand)]
@@ -108,7 +108,7 @@ enum CliError {
     Stuck(usize),
     #[error("much slower than it should be: {}; see the goals that were missed", counted(*.0, "workload"))]
     Slow(usize),
-    #[error("stopped, but gave back what could not be finished in time")]
+    #[error("stopped, but requeued what could not be finished in time")]
     Cut,
     #[error("the {0} role cannot work: {1}")]
     Role(crate::roles::Role, crate::roles::RoleError),
@@ -137,20 +137,18 @@ impl CliError {
     }
 }
 
-/// What a command works with.
 struct Context {
     raw: Raw,
-    /// Variables that begin like ours and are no setting's.
+    /// Environment variables that begin with `OVERDUE_` and are no settings.
     unknown: Vec<String>,
     out: Output,
 }
 
-/// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
-        // Its colours go with the login.
+        // Removing the login also removes the colours.
         Err(error) if error.use_stderr() && error.to_string().contains("://") => {
             log::last_words(&std::io::stderr(), without_logins(error.to_string().trim_end()));
             return ExitCode::from(2);
@@ -162,7 +160,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Part of it may be foreign text. The addresses that our own errors name have no password any more.
+            // The error may contain foreign text. Addresses in Overdue's own errors have no password any more.
             let shown = format!("overdue: {error}");
             let shown = if error.code() == 2 { without_logins(&shown) } else { shown };
             log::last_words(&std::io::stderr(), harmless_lines(&shown));
@@ -171,8 +169,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line with a flag for every setting, before and after the command. The help of `overdue` and of `overdue run`
-/// shows them; that of the other commands would be hard to find among them.
+/// The command line with a flag for every setting, before and after the command. Only the help of `overdue` and of
+/// `overdue run` shows these flags: they would bury the other commands' own.
 fn command() -> clap::Command {
     with_settings(Cli::command(), true)
 }
@@ -224,7 +222,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     })
 }
 
-/// The value of a flag: the one that stands nearest to the end of the line.
+/// The value of a flag. If it is given more than once, the innermost subcommand's wins.
 fn given(matches: &ArgMatches, name: &str) -> Option<String> {
     let further = matches.subcommand().and_then(|(_, inner)| given(inner, name));
     further.or_else(|| matches.get_one::<String>(name).cloned())
@@ -235,15 +233,15 @@ impl Context {
         Ok(Config::from_raw(&self.raw)?)
     }
 
-    /// The configuration of a command that needs no database.
+    /// The configuration, for a command that needs no database.
     fn broker_config(&self) -> Result<Config, CliError> {
         Ok(Config::from_raw(&self.raw.clone().or("database_url", "postgres://localhost/not-needed"))?)
     }
 
-    /// The configuration and a pool of a command that needs no broker, but a database that was migrated.
+    /// The configuration and a pool, for a command that needs a migrated database and no broker.
     async fn database(&self) -> Result<(Config, PgPool), CliError> {
         let (config, pool) = self.unchecked_database()?;
-        // The pool tries again for a while and then only says that it took too long.
+        // Without the pool, which would retry for a while and then report only a timeout.
         match database::connect(&config, &[]).await {
             Ok(checked) => drop(sqlx::Connection::close(checked).await),
             Err(error) => return Err(database::explained(&pool, error).await.into()),

@@ -17,7 +17,7 @@ pub enum Command {
         /// The buyer
         #[arg(long)]
         user: i64,
-        /// How long it can be paid for
+        /// How long the order can be paid
         #[arg(long, value_parser = humantime::parse_duration, default_value = "15m")]
         window: Duration,
         /// A product and its quantity; repeat for several products
@@ -43,7 +43,7 @@ pub enum Command {
     Extend {
         /// The order's number
         order_id: i64,
-        /// How much
+        /// How much more time
         #[arg(long, value_parser = humantime::parse_duration)]
         by: Duration,
     },
@@ -81,7 +81,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Show { order_id } => order_id,
     };
     let order = orders::show(&pool, order_id).await?;
-    // A shop's role may not read this table, and has its answer about the order all the same.
+    // A shop's role may not read this table; the order is shown all the same.
     let failures = remembered(&pool, order_id).await;
     let failures = failures.map_err(|error| error.to_string());
     let mut shown = json!(order);

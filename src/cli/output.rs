@@ -24,12 +24,12 @@ impl Output {
         self.show(|| text.to_owned(), value);
     }
 
-    /// A result whose text is made only when it is wanted.
+    /// The same, with a text that is built only if it is shown.
     pub fn show(self, text: impl FnOnce() -> String, value: impl Serialize) {
         print(&if self.json { serde_json::to_string(&value).unwrap_or_default() } else { text() });
     }
 
-    /// A result that only scripts want, at the end of a process that must not wait for a reader.
+    /// A result for scripts only, at the end of a process that must not wait for a reader.
     pub fn last_for_scripts(self, value: impl Serialize) {
         if self.json {
             last_words(&std::io::stdout(), serde_json::to_string(&value).unwrap_or_default());
@@ -56,7 +56,7 @@ pub fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// A line that turns while something without a known end goes on; nothing where nobody looks.
+/// A spinner for work of unknown length; hidden with `--json` and away from a terminal.
 pub fn spinner(out: Output) -> ProgressBar {
     let bar = out.progress("");
     bar.set_style(ProgressStyle::default_spinner());
@@ -69,7 +69,7 @@ pub fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Columns for people, widths fitted to the content; what stands in them may be foreign.
+/// A table for people, with widths fitted to the content. Cells may contain foreign text.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
     let width = |n: usize| {

@@ -59,7 +59,7 @@ impl Filter {
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    // Who looks at parked messages need not be allowed to declare queues.
+    // A user who looks at parked messages need not be allowed to declare queues.
     let broker = Broker::new(&context.broker_config()?).declaring(false);
     match command {
         Command::List { filter, limit } => {
@@ -89,7 +89,7 @@ async fn change(
     action: Action,
     done: &'static str,
 ) -> Result<(), CliError> {
-    // An id that is asked for and not there is worth an error; "all of none" is not.
+    // A selection that matches nothing is an error; `--all` with nothing parked is not.
     let asked = !which.all;
     let found = act(context, broker, &which.filter.selection(which.ids), action, usize::MAX).await?;
     if asked && found.is_empty() {

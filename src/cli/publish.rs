@@ -68,7 +68,7 @@ fn message(args: &Args) -> Result<Outgoing, CliError> {
     let now = OffsetDateTime::now_utc();
     let at = args.deadline.unwrap_or(now + args.delay.unwrap_or_default());
     let delay = u32::try_from((at - now).whole_milliseconds().max(0)).map_err(|_| {
-        CliError::Usage("--in or --deadline: further than the 49 days that an expiration can say".into())
+        CliError::Usage("--in or --deadline: further away than 49 days, the longest expiration".into())
     });
     let at = at.format(&Rfc3339).map_err(|error| CliError::Usage(format!("--deadline: {error}")))?;
     let order = json!({"order_id": args.order_id, "payment_deadline": at});

@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         );
     }
     let ended = pod.run(&roles, &soft, &hard).await;
-    // People have it in the log.
+    // For people, the log has it.
     context.out.last_for_scripts(pod.shared.stats.summary());
     match ended {
         Ended::Clean => Ok(()),
@@ -54,11 +54,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
 }
 
-/// The first signal stops softly, the second at once.
+/// The first signal drains in-flight work, the second stops at once.
 fn stop_on_signals(soft: CancellationToken, hard: CancellationToken) -> Result<(), CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // The terminal is gone, or a supervisor wants a new configuration, which is read at start. Under `nohup` it means nothing.
+    // SIGHUP: the terminal is gone, or a supervisor wants a new configuration, which is read at start. Ignored under `nohup`.
     let mut hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
     tokio::spawn(async move {
         for token in [soft, hard] {
@@ -73,7 +73,7 @@ fn stop_on_signals(soft: CancellationToken, hard: CancellationToken) -> Result<(
     Ok(())
 }
 
-/// Whether this process was started with SIGHUP ignored. Linux tells it; elsewhere it counts as not ignored.
+/// Whether this process was started with SIGHUP ignored. Only Linux shows that; elsewhere it counts as not ignored.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -43,7 +43,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     bar.finish_and_clear();
     context.out.done(
         &format!(
-            "closed {}; {} left (locked by somebody, or failing)",
+            "closed {}; {} left (locked by another transaction, or failing)",
             counted(swept.closed, "overdue order"),
             swept.left
         ),

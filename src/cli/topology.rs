@@ -44,7 +44,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let config = Config::from_raw(&raw.or("database_url", "postgres://localhost/not-needed"))?;
             let (names, management) = (Names::new(&config.prefix), Management::new(&config));
             let definitions = definitions(&management.vhost, &names, &Topology::new(&names, &config.lanes));
-            // JSON either way: it is a file for the broker.
+            // JSON even without `--json`: it is a file for the broker.
             print(&format!("{definitions:#}"));
             Ok(())
         }

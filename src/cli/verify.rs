@@ -9,7 +9,7 @@ use crate::finding::{Finding, Outcome};
 use crate::topology::{Names, Topology};
 use crate::verify::{self, Report};
 
-/// Broker and database. What cannot be asked is reported, and the other part is looked at all the same.
+/// Verifies broker and database. If one cannot be asked, that is reported and the other is verified all the same.
 pub async fn run(context: &Context) -> Result<(), CliError> {
     let config = context.config()?;
     let mut findings = match broker(context).await {

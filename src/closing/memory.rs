@@ -1,5 +1,5 @@
-//! The memory of orders whose closing failed: table `closing_failures`. It decides when the sweep tries them again, and
-//! tells an operator why; whether an order is closed it does not decide.
+//! Records orders whose closing failed, in the table `closing_failures`. The record decides when the sweep retries an
+//! order, and tells an operator why closing failed; it does not decide whether the order is closed.
 
 use std::time::Duration;
 
@@ -10,14 +10,12 @@ use crate::clock::DbTime;
 use crate::database::{DatabaseError, bounded, code};
 use crate::error_text::words;
 
-/// An order whose closing failed, with the SQLSTATE and the reason.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    /// The order.
     pub order_id: i64,
-    /// SQLSTATE.
+    /// SQLSTATE, or `client` for an error that has none.
     pub code: String,
-    /// The database's words.
+    /// The database's message.
     pub reason: String,
 }
 
@@ -27,18 +25,16 @@ impl Failure {
     }
 
     pub fn kept_by_a_trigger(order_id: i64) -> Self {
-        let reason = "a trigger on orders keeps it PENDING: the UPDATE that closes it was passed over or undone (SQLSTATE OVD02)";
+        let reason = "a trigger on orders keeps it PENDING: the UPDATE that closes it was suppressed or undone (SQLSTATE OVD02)";
         Self { order_id, code: "OVD02".to_owned(), reason: reason.to_owned() }
     }
 }
 
-/// Longest wait between two attempts of the sweep, in seconds.
+/// Longest backoff between two attempts of the sweep, in seconds; the sweep's grace is added to it.
 const LONGEST: f64 = 3_600.0;
 
-/// Notes that closing these orders failed once more.
-///
-/// # Errors
-/// Those of the database. What was not noted is tried again by the next sweep.
+/// Records that closing these orders failed once more. An order whose failure cannot be recorded is
+/// retried by the next sweep.
 pub(super) async fn note(
     pool: &PgPool,
     failures: &[Failure],
@@ -64,29 +60,28 @@ pub(super) async fn note(
         grace.as_secs_f64(),
         LONGEST
     );
-    bounded("noting failures", noted.execute(pool)).await?;
+    bounded("recording failures", noted.execute(pool)).await?;
     Ok(())
 }
 
-/// What is remembered of an order whose closing failed.
+/// The record of an order whose closing failed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Remembered {
-    /// How often it failed.
     pub attempts: i32,
-    /// SQLSTATE of the last time.
+    /// SQLSTATE of the last failure, or `client`.
     pub code: String,
-    /// The database's words then.
+    /// The database's message of the last failure.
     pub reason: String,
-    /// When it failed last.
     pub last_failed_at: String,
-    /// Before this moment, the sweep leaves the order alone.
+    /// The sweep leaves the order alone until this moment.
     pub next_try_at: String,
 }
 
-/// What is remembered of this order; none when its closing never failed, or that is long ago.
+/// The record of this order; `None` when its closing never failed, or [`tidy`] has deleted the record.
 ///
 /// # Errors
-/// When the database cannot be asked, or the role may not read the table, as a shop's may not.
+/// When the database cannot be reached or does not answer in time, or when the role may not read the table: a shop's
+/// role may not.
 pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
     let row = sqlx::query!(
         "SELECT attempts, code, reason, last_failed_at, next_try_at FROM closing_failures WHERE order_id = $1",
@@ -103,17 +98,17 @@ pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembere
     }))
 }
 
-/// Forgets the failures of orders that are not PENDING any more, or gone, after a day: until then they tell why an order was
-/// late.
+/// Deletes records older than a day of orders that are no longer PENDING or no longer exist. Until then they explain why an
+/// order was late.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
     let tidied = sqlx::query!(
         "DELETE FROM closing_failures AS failure
          WHERE last_failed_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)
            AND NOT EXISTS (SELECT FROM orders WHERE orders.order_id = failure.order_id AND status = 'PENDING')"
     );
-    bounded("forgetting failures", tidied.execute(pool)).await?;
+    bounded("deleting old failures", tidied.execute(pool)).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Closes a batch of orders and says what became of each.
+//! Closes a batch of orders and returns a verdict for each.
 
 mod memory;
 pub mod next_step;
@@ -29,27 +29,27 @@ pub use memory::{Remembered, remembered, tidy};
 pub enum Verdict {
     /// This batch closed it.
     Closed,
-    /// Paid, cancelled, closed before: nothing to do.
+    /// Paid, cancelled or already closed: nothing to do.
     NotPending,
     /// PENDING, and its deadline is still ahead.
     NotDue {
-        /// The deadline now.
+        /// The current deadline.
         deadline: DbTime,
     },
-    /// PENDING and due, but somebody else had it locked.
+    /// PENDING and due, but locked by another transaction.
     Locked,
     /// There is no such order (yet).
     Unknown,
-    /// It takes longer than a batch may: close it alone, see [`Closer::close_alone`].
+    /// It takes longer than a batch may, and must be closed alone: see [`Closer::close_alone`].
     Slow,
-    /// Closing it failed, alone.
+    /// Closing it failed, and the order itself is the cause.
     Failed {
-        /// The database's words.
+        /// The database's message.
         reason: String,
     },
-    /// Closing it failed as it does for all orders now, so it is not the order's failure.
+    /// Closing fails for all orders now, so this order is not the cause. It may not have been tried.
     Blocked {
-        /// The database's words.
+        /// The database's message.
         reason: String,
     },
 }
@@ -59,39 +59,38 @@ pub enum Verdict {
 pub struct Closer {
     /// The database, for everything but closing.
     pub pool: PgPool,
-    /// The connections that close.
+    /// The connections for closing.
     warm: Arc<WarmConnections>,
-    /// Fed with each answer.
+    /// Updated by each answer.
     pub clock: Arc<DbClock>,
-    /// Counts and lateness.
     pub stats: Arc<Stats>,
-    /// How long an outage is waited for in place.
+    /// How long a batch waits out an outage before it returns the error.
     patience: Duration,
-    /// Most large batches at one time, of all pods.
+    /// Maximum number of large batches at one time, over all pods.
     at_once: i32,
-    /// When failed orders are tried again: the first wait, and what the sweep leaves to the wakes.
+    /// When the sweep retries failed orders: the first backoff, and the sweep's grace, which is added to each backoff.
     retry: (Duration, Duration),
     suspicion: Arc<Mutex<Suspicion>>,
     blocked_reported: Arc<Mutex<Option<Instant>>>,
 }
 
-/// From how many orders on a batch is large: such batches probably share products.
+/// Minimum number of orders in a large batch: large batches probably share products.
 pub const LARGE_BATCH: usize = 50;
 
 /// How long a closing statement may take. One slow order must not hold up the others of its batch for longer.
 const BATCH_FOR: &str = "1500ms";
 /// How long a part of a batch may take, once the whole has shown that one of its orders is slow.
 const PART_FOR: &str = "BEGIN; SET LOCAL statement_timeout = '500ms'";
-/// How long an order alone may take: one with very many items.
+/// How long an order that is closed alone may take, such as one with very many items.
 const ALONE_FOR: &str = "BEGIN; SET LOCAL statement_timeout = '10s'";
 
-/// A large batch that finds no free slot is retried after this time. A slot that becomes free stays so until somebody asks; a batch
+/// A large batch that finds no free slot is retried after this time. A free slot stays free until a batch asks for it; a batch
 /// takes 2 to 10 ms.
 const SLOT_RETRY: Duration = Duration::from_millis(10);
-/// A batch that has found no slot for this time is split into small ones, which need none: whoever has the slots may hang.
+/// A batch that has found no slot for this time is split into small ones, which need none: the slots' holders may hang.
 const SLOT_WAIT: Duration = Duration::from_secs(5);
 
-/// While no order can be closed, this is logged so often.
+/// Interval between two log lines while no order can be closed.
 const BLOCKED_AGAIN: Duration = Duration::from_secs(60);
 
 impl Closer {
@@ -123,27 +122,26 @@ impl Closer {
         })
     }
 
-    /// Closes the connections.
     pub async fn disconnect(&self) {
         tokio::join!(self.warm.close(), self.pool.close());
     }
 
-    /// Closes those of the orders that are PENDING and due, and returns a verdict for each of the orders.
+    /// Closes the orders that are PENDING and due, and returns a verdict for each order, closed or not.
     ///
-    /// A batch that fails for the sake of one order is split until the culprit is alone.
+    /// A batch that fails because of one order is split until that order is alone.
     ///
     /// # Errors
-    /// When the database is away for longer than the patience. Parts of the batch may be closed then; closing is
-    /// idempotent, so the caller simply tries again later.
+    /// When an outage lasts longer than `outage_retry_for`. Parts of the batch may have been closed; closing is
+    /// idempotent, so the caller simply retries later.
     pub async fn close(&self, order_ids: Vec<i64>) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         self.close_within(order_ids, None).await
     }
 
-    /// Closes one order that is too slow for a batch. A second one at the same time would take a connection from the
-    /// others.
+    /// Closes one order that is too slow for a batch. Call it for one order at a time: a second one would take a
+    /// connection from the batches.
     ///
     /// # Errors
-    /// As [`Closer::close`].
+    /// Same as [`Closer::close`].
     pub async fn close_alone(&self, order_id: i64) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         self.close_within(vec![order_id], Some(ALONE_FOR)).await
     }
@@ -211,7 +209,7 @@ impl Closer {
         self.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whose failures they are: the orders', which are noted and counted, or nobody's.
+    /// Attributes the failures: an order's own failure is recorded and counts as an attempt, one common to all does not.
     async fn judge(&self, work: &mut Work) {
         let closed = work.verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
         let failed: Vec<_> =
@@ -232,7 +230,7 @@ impl Closer {
         }
         self.stats.add(Count::Failed, failures.len());
         if let Some(Failure { order_id, reason, .. }) = failures.first() {
-            // One line for all of them: a flood of failures is not to become a flood of lines.
+            // One line for all of them, so that a flood of failures does not flood the log.
             tracing::warn!(
                 event = "closing_failed",
                 count = failures.len(),
@@ -241,7 +239,7 @@ impl Closer {
                 "closing failed"
             );
             if let Err(error) = memory::note(&self.pool, &failures, self.retry.0, self.retry.1).await {
-                tracing::debug!(event = "failures_not_recorded", %error, "the sweep will try these orders sooner than it need");
+                tracing::debug!(event = "failures_not_recorded", %error, "the sweep will retry these orders sooner than necessary");
             }
         }
         let blocked = blocked.into_iter().map(|f| (f.order_id, Verdict::Blocked { reason: f.reason }));
@@ -259,7 +257,7 @@ impl Closer {
                 orders,
                 order_id,
                 reason,
-                "no order can be closed, and all fail alike: no attempt is counted, and closing is tried again slowly. Repair what \
+                "no order can be closed, and all fail alike: no attempt is counted, and closing is retried slowly. Repair what \
                  the reason names (a trigger, a grant, a constraint)"
             );
         }

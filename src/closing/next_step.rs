@@ -1,4 +1,4 @@
-//! What a verdict means for the wake that asked. Pure: decisions are data, carried out by `roles::close`.
+//! What happens to a wake after the verdict on its order. Pure: decisions are data, carried out by `roles::close`.
 
 use std::time::Duration;
 
@@ -6,45 +6,43 @@ use super::Verdict;
 use crate::clock::DbTime;
 use crate::wire::wake::Wake;
 
-/// When failures are tried again, and when no more.
+/// When a failed order is retried, and when it is parked instead.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
     /// Attempts before parking, the first included.
     pub max_attempts: u32,
     /// Wait before the second attempt.
     pub base: Duration,
-    /// Length of the shortest lane: a wake that is to wait outside of a pod waits at least this long.
+    /// Length of the shortest lane: the shortest wait of a wake outside a pod.
     pub shortest_lane: Duration,
 }
 
-/// What happens to a wake next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
-    /// Nothing more: the message may be acknowledged as far as this order goes.
+    /// Nothing: as far as this order goes, the message may be acknowledged.
     Done,
-    /// Look again at its moment.
+    /// Look again when the wake is due.
     Reschedule(Wake),
-    /// Look again in a fraction of a second; somebody had the order locked.
+    /// Look again in a fraction of a second: another transaction had the order locked.
     RetryShortly(Wake),
-    /// Look again after a visit to a lane, where waiting costs nothing.
+    /// Look again after a hop through a lane, where waiting costs nothing.
     ToLane(Wake),
     /// Close it alone; it is too slow for a batch.
     Alone,
-    /// A person must look.
+    /// Park the wake: a person must look.
     Park {
-        /// The wake, its attempts counted again for the retry by hand.
+        /// The wake, with its attempts set back to 0 for the retry by hand.
         wake: Wake,
-        /// Why.
         reason: String,
     },
 }
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
-/// How long until an order is tried again while no order can be closed.
+/// Wait before an order is retried while no order can be closed.
 const BLOCKED_FOR: Duration = Duration::from_secs(10);
 
-/// A locked order is looked at again after 25 ms, 50 ms, … 800 ms; then it waits in a lane.
+/// A locked order is retried after 25 ms, 50 ms, … 800 ms; then it waits in a lane.
 const FIRST_DEFERRAL: Duration = Duration::from_millis(25);
 const MOST_DEFERRALS: u32 = 6;
 
@@ -70,10 +68,10 @@ impl RetryPolicy {
     }
 }
 
-/// What happens to `wake` after `verdict`.
+/// Decides what happens to `wake` after `verdict`.
 ///
-/// `deferrals` is how many times in a row the order was found locked. A pod that hands over its wakes waits for nothing:
-/// `may_wait` is false there, and what would wait in the pod goes to a lane.
+/// `deferrals` is how many times in a row the order was found locked. `may_wait` is false in a pod that hands over its wakes: a
+/// locked or slow order's wake goes to a lane instead of waiting in the pod.
 #[must_use]
 pub fn next_step(
     wake: Wake,
@@ -91,11 +89,11 @@ pub fn next_step(
         }
         Verdict::Slow if may_wait => NextStep::Alone,
         Verdict::Locked | Verdict::Slow => policy.to_lane(wake, now),
-        // Its attempts stay as they are: it is not the order's failure.
+        // No attempt is counted: the order is not the cause.
         Verdict::Blocked { .. } => NextStep::Reschedule(Wake { due: now.plus(BLOCKED_FOR), ..wake }),
-        // Its own trigger recorded the wake, so it was there; it is gone since.
+        // The outbox had the wake, so the order existed; it has been deleted since.
         Verdict::Unknown if !wake.announced => NextStep::Done,
-        // It may not be committed yet.
+        // The order may not be committed yet.
         Verdict::Unknown => policy.failed(wake, now, format!("order {} does not exist", wake.order_id)),
         Verdict::Failed { reason } => policy.failed(wake, now, reason.clone()),
     }

@@ -1,4 +1,4 @@
-//! A batch that fails is closed in parts, until whoever is to blame is alone.
+//! Closes a failed batch in parts, until the order that causes the failure is alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -12,54 +12,55 @@ use super::{Closer, Verdict};
 use crate::database::{DatabaseError, ErrorClass, error_class};
 use crate::error_text::words;
 
-/// Into how many parts a batch that failed is split. Each level may wait for a lock once, so there should be few levels.
+/// Number of parts into which a failed batch is split. Each level may wait for a lock once, so there should be few levels.
 const PARTS: usize = 8;
-/// Parts of at most this many orders are split into single ones at once: a further level would cost the good ones time.
+/// Parts of at most this many orders are split directly into single orders: another level would delay the good ones.
 const SINGLE_FROM: usize = 10;
 
-/// While no order can be closed, so many of a batch are tried, alone.
+/// Number of orders of a batch that are tried, each alone, while no order can be closed.
 const SAMPLE: usize = 8;
 
-/// How long a batch that meets locks is split any further: enough to find one order among the most that a batch has.
+/// How long a batch that meets locks is split further: enough to find one order in a batch of the maximum size.
 const SPLIT_FOR: Duration = Duration::from_millis(800);
-/// How long its parts are tried at all. When somebody holds a product that all of them have, each try would wait in
-/// vain; the orders are looked at again soon, and the pod can stop meanwhile.
+/// How long the parts of such a batch are tried at all. When another transaction holds a product that all of them have,
+/// each attempt would wait in vain. The orders are retried soon, and the pod can stop meanwhile.
 pub(super) const TRY_FOR: Duration = Duration::from_millis(1_600);
 
 const _: () = assert!(SPLIT_FOR.as_millis() < TRY_FOR.as_millis());
 
-/// This many lost sessions in a row are no accident.
+/// This many lost sessions in a row are attributed to the part's orders.
 const OFTEN: usize = 3;
 
-/// How long the database may take to show that it is not away.
+/// How long the database may take to show that it is available.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A batch on its way to verdicts.
+/// A batch whose orders do not all have a verdict yet.
 #[derive(Default)]
 pub(super) struct Work {
-    /// The large parts first, so that those who are in nobody's way are closed before the search goes on.
+    /// Large parts come first, so that most good orders are closed before the search for the bad one goes on.
     pub parts: VecDeque<Vec<i64>>,
     pub verdicts: HashMap<i64, Verdict>,
     pub failures: Vec<Failure>,
     pub away_since: Option<Instant>,
-    /// How often the session ended while the part that is tried now was being closed.
+    /// How often in a row the session was lost while a part was being closed.
     pub lost: usize,
-    /// From the end of the first wait for a lock: the wait itself must not use up the time.
+    /// The end of the first wait for a lock. The wait itself must not use up the time.
     pub giving_way_since: Option<Instant>,
     pub no_slot_since: Option<Instant>,
-    /// One of the orders is slow: parts are given less time than the whole.
+    /// Whether one of the orders is slow. Parts then get less time than the whole batch.
     pub slow: bool,
-    /// Orders that took longer than a part may, alone. Before they are called slow they are given the time of a whole batch: on a
-    /// machine that stalled, any order takes so long, and would wait behind those that are slow indeed.
+    /// Orders that took longer than a part may, alone. They get the time of a whole batch before their verdict is `Slow`: on a
+    /// machine that stalled, any order takes that long, and it would wait behind the orders that really are slow.
     pub suspects: HashSet<i64>,
     /// How many batches had closed orders when this one began.
     pub closes_before: u64,
-    /// What a sample was drawn from, and why it is not tried unless one of the sample is closed.
+    /// The rest of a batch after a sample was drawn, and the error for which it is not tried unless one of the sample is
+    /// closed.
     pub untried: Option<(Vec<i64>, String)>,
 }
 
 impl Closer {
-    /// What happens to a part whose statement failed.
+    /// Decides what happens to a part whose statement failed.
     pub(super) async fn after(
         &self,
         error: DatabaseError,
@@ -67,7 +68,7 @@ impl Closer {
         alone: bool,
         work: &mut Work,
     ) -> Result<(), DatabaseError> {
-        // Without a connection nothing was learnt about the orders.
+        // Without a connection, the error says nothing about the orders.
         let mut error_class =
             if error.doing == CONNECTING { ErrorClass::Away } else { error_class(&error.source) };
         if error_class == ErrorClass::Away {
@@ -78,7 +79,8 @@ impl Closer {
                 work.parts.push_front(part);
                 return Ok(());
             }
-            // One of the orders ends each session that closes it, while others work: a trigger that crashes the server's process.
+            // The database answers other sessions, so one of the orders ends each session that closes it: for example, its trigger
+            // crashes the server's process.
             if work.lost < OFTEN || !self.answers().await {
                 return Err(error);
             }
@@ -90,7 +92,7 @@ impl Closer {
                 if part.len() == 1
                     || work.giving_way_since.is_some_and(|since| since.elapsed() > SPLIT_FOR) =>
             {
-                tracing::debug!(event = "left_for_later", orders = part.len(), %error, "left for a later look");
+                tracing::debug!(event = "left_for_later", orders = part.len(), %error, "orders left for a later attempt");
                 work.verdicts.extend(part.iter().map(|id| (*id, Verdict::Locked)));
             }
             (ErrorClass::Slow, [id]) if !alone => {
@@ -101,8 +103,8 @@ impl Closer {
                 }
             }
             (_, [id]) => work.failures.push(Failure::of(*id, &error)),
-            // No order could be closed lately, and this part fails as those did. Some of its orders tell whether that is still
-            // so. Others are drawn each time, so a good one among bad ones is found sooner or later.
+            // No order could be closed recently, and this part fails with the same code. A sample of it shows whether that is
+            // still so. Each sample is drawn at random, so a good order among bad ones is found sooner or later.
             (ErrorClass::Setup | ErrorClass::Other, part)
                 if part.len() > SAMPLE && self.expects(&error) && !work.closed_any() =>
             {
@@ -115,7 +117,7 @@ impl Closer {
                 work.untried = Some((rest.clone(), words(&error.source)));
                 work.parts.push_back(rest);
             }
-            // Somebody holds a stock row for long, or one order cannot be closed: the others must be.
+            // Another transaction holds a stock row for long, or one order cannot be closed. The others must still be closed.
             (error_class, part) => {
                 match error_class {
                     ErrorClass::Conflict => {
@@ -131,7 +133,7 @@ impl Closer {
         Ok(())
     }
 
-    /// Whether the database answers others now.
+    /// Whether the database answers other sessions, and is no standby.
     async fn answers(&self) -> bool {
         let standby = sqlx::query_scalar!(r#"SELECT pg_catalog.pg_is_in_recovery() AS "standby!""#);
         let standby = timeout(ANSWERS_WITHIN, standby.fetch_one(&self.pool)).await;
@@ -139,8 +141,8 @@ impl Closer {
     }
 }
 
-/// Whether the session ended in the middle of closing. An error of connecting, or a server that is full, says nothing
-/// about the orders.
+/// Whether the session was lost in the middle of closing. An error of connecting, a full disk or a read-only server says
+/// nothing about the orders.
 fn loses_the_session(error: &DatabaseError) -> bool {
     error.doing != CONNECTING
         && match &error.source {
@@ -160,7 +162,7 @@ impl Work {
         self.verdicts.values().any(|verdict| *verdict == Verdict::Closed)
     }
 
-    /// The database has answered, with whatever.
+    /// Records that the database has answered, with a result or an error.
     pub fn answered(&mut self) {
         (self.away_since, self.lost) = (None, 0);
     }

@@ -1,4 +1,4 @@
-//! One statement: the orders that it closed, and why it closed no others.
+//! Runs one closing statement, and finds out why it left orders open.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,11 +12,11 @@ use crate::clock::DbTime;
 use crate::database::locks::CLOSING_SLOTS;
 use crate::database::{DatabaseError, answers, bounded};
 
-/// What is being done when there is no connection yet.
+/// `doing` of an error that occurred before there was a connection.
 pub(super) const CONNECTING: &str = "connecting to close orders";
 
 impl Closer {
-    /// A verdict or a failure for each order, or none when no slot was free.
+    /// Returns a verdict or a failure for each order; `None` when no slot was free.
     pub(super) async fn close_part(
         &self,
         order_ids: &[i64],
@@ -25,7 +25,7 @@ impl Closer {
         let connect = self.warm.take().await;
         let mut connection = connect.map_err(DatabaseError::during(CONNECTING))?;
         let closed = self.verdicts(&mut connection, order_ids, bound).await;
-        // The server names an error before it releases the locks of what failed. Other parts of the batch would meet them.
+        // The server reports an error before it releases the failed statement's locks, which would block other parts of the batch.
         let released = match &closed {
             Ok(_) => true,
             Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => {
@@ -63,7 +63,7 @@ impl Closer {
             let rest = order_ids.iter().copied().filter(|id| !known.contains(id)).collect();
             let explained = self.explain(rest, connection).await?;
             verdicts.extend(explained.into_iter().map(|(id, verdict)| match verdict {
-                // We had it locked, and it was not closed.
+                // The statement locked the order and did not close it.
                 Verdict::Locked if closed.picked.contains(&id) => (id, Err(Failure::kept_by_a_trigger(id))),
                 verdict => (id, Ok(verdict)),
             }));
@@ -95,8 +95,8 @@ impl Closer {
         Ok(Some(Closed { verdicts, deadlines, picked: closed.picked }))
     }
 
-    /// Why these orders were not closed: somebody has them locked, or changed them meanwhile, or they did not exist. A second
-    /// statement on purpose: it sees what was committed in between.
+    /// Finds out why these orders were not closed: another transaction has locked or changed them, or they do not exist. A
+    /// second statement on purpose: it sees what was committed in between.
     async fn explain(
         &self,
         order_ids: Vec<i64>,
@@ -125,10 +125,9 @@ impl Closer {
     }
 }
 
-/// What one statement closed.
 struct Closed {
     verdicts: Vec<(i64, Result<Verdict, Failure>)>,
     deadlines: Vec<DbTime>,
-    /// Orders that the statement locked to close them, where it did not close all of these.
+    /// Orders that the statement locked to close them; empty if it closed them all.
     picked: Vec<i64>,
 }

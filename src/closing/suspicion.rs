@@ -1,48 +1,48 @@
-//! Whose failures are they? Pure.
+//! Decides whether a failure is an order's own or common to all orders. Pure.
 //!
-//! An order that fails while others are closed is to blame itself. Where no order is closed and all fail with one code, it
-//! is nobody's: a broken trigger was deployed, a grant was revoked. Its orders' attempts must not be counted then, or one
-//! mistake parks everything that is due.
+//! An order that fails while others are closed is itself the cause. If no order is closed and all fail with one code, the
+//! failure is common: a broken trigger was deployed, or a grant was revoked. Attempts must not be counted then, or one
+//! mistake would park every order that is due.
 
 use std::collections::HashSet;
 
-/// This many orders must fail alike, with none closed in between, before it is nobody's: fewer may well be bad each.
+/// This many orders must fail alike, with none closed in between, before a failure is common: fewer may each be bad.
 const ENOUGH: usize = 3;
 
-/// Most orders to remember as bad themselves; beyond it they are forgotten, and some attempts are not counted.
+/// Maximum number of orders remembered as bad. Beyond it all are forgotten, and some attempts are not counted.
 const MOST_KNOWN: usize = 100_000;
 
-/// Most orders to remember of those that fail alike.
+/// Maximum number of orders remembered that fail alike, and of those that are slow.
 const MOST_FRESH: usize = 1_000;
 
 /// What the failures since the last closed order have in common.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
-    /// Their code.
+    /// The SQLSTATE that they share.
     code: String,
-    /// Orders that first failed with it after the last order was closed.
+    /// Orders that first failed with this code after the last order was closed.
     fresh: HashSet<i64>,
-    /// Orders that were too slow for a batch, and none has been closed since that batch began.
+    /// Orders that were too slow for a batch, if no order has been closed since that batch began.
     slow: HashSet<i64>,
-    /// How many batches closed orders.
+    /// Number of batches that closed orders.
     closes: u64,
     /// Orders that failed while others were closed.
     known: HashSet<i64>,
 }
 
 impl Suspicion {
-    /// Whether an order that fails with this code is to be expected: no order has been closed since enough failed with it.
+    /// Whether a failure with this code is expected: enough orders failed with it, and none has been closed since.
     pub fn expects(&self, code: &str) -> bool {
         self.fresh.len() >= ENOUGH && self.code == code
     }
 
-    /// How many batches have closed orders until now.
+    /// Number of batches that have closed orders so far.
     pub fn closes(&self) -> u64 {
         self.closes
     }
 
-    /// Takes in orders that were too slow for a batch, and how many batches had closed orders when it began. Where others were closed
-    /// while these were slow, or are closed before they fail, they are to blame themselves.
+    /// Records orders that were too slow for a batch; `closes_before` is the value of `closes` when the batch began. If other
+    /// orders were closed while these were slow, or are closed before these fail, their failure is their own.
     pub fn suspect(&mut self, slow: impl Iterator<Item = i64>, closes_before: u64) {
         if self.closes == closes_before {
             let room = MOST_FRESH.saturating_sub(self.slow.len());
@@ -52,7 +52,7 @@ impl Suspicion {
         }
     }
 
-    /// Takes in what became of a batch; the orders whose failure is nobody's.
+    /// Records what became of a batch, and returns the orders whose failure is common.
     pub fn judge(&mut self, closed: usize, failed: &[(i64, &str)]) -> HashSet<i64> {
         let orders = failed.iter().map(|(order, _)| *order);
         if closed > 0 {
@@ -76,7 +76,7 @@ impl Suspicion {
         if self.expects(code) { fresh } else { HashSet::new() }
     }
 
-    /// An order was closed: what failed before it was not everybody's trouble.
+    /// An order was closed, so the failures before it were not common: remembers those orders as bad.
     fn acquit(&mut self) {
         let (fresh, slow) = (std::mem::take(&mut self.fresh), std::mem::take(&mut self.slow));
         self.remember(fresh.into_iter().chain(slow));
@@ -94,7 +94,7 @@ impl Suspicion {
 mod tests {
     use super::*;
 
-    /// The orders of a batch in which nothing is closed, which fail with one code, whose failure is nobody's.
+    /// The orders whose failure is common, of a batch in which all orders fail with one code.
     fn nobodys(suspicion: &mut Suspicion, orders: &[i64], code: &str) -> Vec<i64> {
         let failed: Vec<_> = orders.iter().map(|order| (*order, code)).collect();
         let nobodys = suspicion.judge(0, &failed);
@@ -106,14 +106,14 @@ mod tests {
         let mut suspicion = Suspicion::default();
         assert_eq!(nobodys(&mut suspicion, &[1, 2, 3, 4], "42501"), [1, 2, 3, 4]);
         assert!(suspicion.expects("42501") && !suspicion.expects("P0001"));
-        assert_eq!(nobodys(&mut suspicion, &[5], "42501"), [5], "and so is what comes after them, alone too");
+        assert_eq!(nobodys(&mut suspicion, &[5], "42501"), [5], "and a later one, even alone");
     }
 
     #[test]
     fn few_orders_that_fail_are_to_blame_themselves() {
         let mut suspicion = Suspicion::default();
         assert_eq!(nobodys(&mut suspicion, &[1], "SHOP1"), [0; 0]);
-        assert_eq!(nobodys(&mut suspicion, &[1], "SHOP1"), [0; 0], "the same one, again and again");
+        assert_eq!(nobodys(&mut suspicion, &[1], "SHOP1"), [0; 0], "the same order again");
         assert_eq!(nobodys(&mut suspicion, &[2], "SHOP1"), [0; 0]);
         assert_eq!(nobodys(&mut suspicion, &[3], "SHOP1"), [3], "a third one, with none closed meanwhile");
     }
@@ -148,11 +148,11 @@ mod tests {
         for order in [1, 2, 3] {
             assert_eq!(nobodys(&mut suspicion, &[order], "57014"), [0; 0]);
         }
-        // Closed after they were slow, and before they failed.
+        // Others were closed after these were slow and before they failed.
         suspicion.suspect([4, 5, 6].into_iter(), suspicion.closes());
         suspicion.judge(1, &[]);
         assert_eq!(nobodys(&mut suspicion, &[4, 5, 6], "57014"), [0; 0]);
-        // Where every order is slow it is nobody's.
+        // If every order is slow, the failure is common.
         suspicion.suspect([7, 8, 9].into_iter(), suspicion.closes());
         assert_eq!(nobodys(&mut suspicion, &[7, 8, 9], "57014"), [7, 8, 9]);
     }

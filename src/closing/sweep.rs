@@ -1,6 +1,6 @@
 //! The sweep: closes what no wake closed, and counts it.
 //!
-//! It needs no broker. Every order it closes means that a wake was lost or late, which is worth knowing.
+//! It needs no broker. Every order that it closes means that a wake was lost or late, which operators should know.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -15,25 +15,21 @@ use crate::config::Config;
 use crate::database::{DatabaseError, bounded};
 use crate::stats::Count;
 
-/// What one sweep found.
+/// The result of one sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Swept {
     /// Overdue orders it closed.
     pub closed: usize,
-    /// The first of them, so that somebody who asks why an order was late finds it in the log.
+    /// The first of them, for the log, where an operator looks for the reason why an order was late.
     pub first_closed: Vec<i64>,
-    /// Overdue orders that it could not close now: locked by somebody, or failing.
+    /// Overdue orders that it could not close now: locked by another transaction, or failing.
     pub left: usize,
 }
 
-/// An overdue order.
 #[derive(Clone, Debug)]
 pub struct Overdue {
-    /// The order.
     pub order_id: i64,
-    /// Its deadline.
     pub payment_deadline: DbTime,
-    /// How long ago that was.
     pub overdue_for: Duration,
     /// Whether closing it has failed before.
     pub failed: bool,
@@ -44,7 +40,7 @@ pub struct Overdue {
 pub struct Pace {
     /// Orders per transaction.
     pub batch: usize,
-    /// Transactions at one time.
+    /// Concurrent transactions.
     pub at_once: usize,
 }
 
@@ -56,24 +52,25 @@ impl Pace {
     }
 }
 
-/// Batches in a page. No new batch is begun while a page is read, so there should be few of them.
+/// Batches in a page. No new batch is begun while a page is read, so there should be few pages.
 const READ_TOGETHER: usize = 10;
 
-/// Most orders that a line of the log names.
+/// Maximum number of orders named in a log line.
 const MOST_NAMED: usize = 20;
 
-/// How long until overdue orders are looked for again while slow ones are being closed.
+/// Wait before overdue orders are looked up again while slow ones are being closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Looks take a fiftieth of the time at most: an open snapshot may make each of them long.
+/// These lookups take at most a fiftieth of the time: an open snapshot may make each of them slow.
 const LOOK_SHARE: u32 = 50;
 
-/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or
-/// `stop`; `progress` is called after each.
+/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or `stop` is cancelled.
+/// `progress` is called after each batch.
 ///
-/// It holds a page of orders, however many are overdue.
+/// Orders are read in pages, however many are overdue. Only the ids of orders that are locked or failing are kept for
+/// longer.
 ///
 /// # Errors
-/// Those of the database.
+/// When an outage lasts longer than `outage_retry_for`, or a page cannot be read.
 pub async fn sweep(
     closer: &Closer,
     grace: Duration,
@@ -84,27 +81,27 @@ pub async fn sweep(
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let (mut after, mut more, mut took) = (None, true, Duration::ZERO);
-    // What waits here or is being closed; what is locked, and is tried again; what failed, and is not.
+    // In hand: waiting here or being closed. Locked: retried by this sweep. Failing: not retried by this sweep.
     let (mut in_hand, mut locked, mut failing) = (HashSet::new(), HashSet::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
     let may_look = |closing: &JoinSet<_>, apart: &JoinSet<_>| {
         closing.len() < pace.at_once && closing.len() + apart.len() > 0 && !stop.is_cancelled()
     };
-    // An operator's open transaction on one of its rows must not keep the sweep from closing.
+    // An operator's open transaction on a row of closing_failures must not keep the sweep from closing.
     if let Err(error) = tidy(&closer.pool).await {
-        tracing::warn!(event = "failures_not_forgotten", %error, "failures of orders that are settled are still remembered");
+        tracing::warn!(event = "failures_not_forgotten", %error, "old rows of closing_failures could not be deleted");
     }
     loop {
-        // The next page is read while the last batches of the one before are being closed.
+        // The next page is read while the last batches of the previous one are being closed.
         while closing.len() < pace.at_once && !stop.is_cancelled() {
-            // Orders that have failed before are closed apart, and bound what is read ahead.
+            // Orders that have failed before are closed apart, and their number bounds how far ahead pages are read.
             if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
                 let most = pace.batch * READ_TOGETHER;
                 let began = Instant::now();
                 let read = overdue(closer, grace, after, most).await?;
                 took = began.elapsed();
                 more = read.len() == most;
-                // Past this page, closed or not: an order that cannot be closed must not keep the sweep from the others.
+                // The next page begins past this one, closed or not: an order that cannot be closed must not block the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
                 for Overdue { order_id, failed: has_failed, .. } in read {
                     if failing.contains(&order_id) || !in_hand.insert(order_id) {
@@ -139,14 +136,14 @@ pub async fn sweep(
         let verdicts = tokio::select! {
             Some(verdicts) = closing.join_next() => verdicts,
             Some(verdicts) = closing_apart.join_next() => verdicts,
-            // A batch with a slow order takes seconds. Orders that were locked need not wait for it, nor those that became due.
+            // A batch with a slow order takes seconds. Orders that were locked or have become due need not wait for it.
             () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
                 (after, more) = (None, true);
                 continue;
             }
             else => return Ok(swept),
         };
-        // A panic is a defect of ours; the sweep's own task is watched.
+        // A panic is a defect of Overdue: it is passed on to the sweep's own task, which is supervised.
         let verdicts =
             verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         let mut closed = Vec::new();
@@ -165,7 +162,7 @@ pub async fn sweep(
                 Verdict::Failed { .. } | Verdict::Blocked { .. } => {
                     failing.insert(*order);
                 }
-                // Paid, extended or gone since the page was read.
+                // Paid, extended or deleted since the page was read.
                 Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
             }
         }
@@ -184,10 +181,10 @@ fn take(orders: &mut VecDeque<i64>, most: usize) -> Vec<i64> {
 }
 
 /// A page of the orders that a sweep would close, the longest overdue first, beginning after the given one. An order whose
-/// closing failed is left out until its next try.
+/// closing failed is left out until its next attempt is due.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn overdue(
     closer: &Closer,
     grace: Duration,

@@ -37,16 +37,16 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// What to write where a password or another part holds such a character.
+/// The remedy where a password or another part holds a special character.
 const ENCODE: &str = "percent-encode such characters in user, password and name (`/` as %2F, `@` %40, `:` %3A, `#` %23, `?` %3F, `%` %25)";
 
-/// Schemes of addresses that people mix up. Another is not repeated: it may be the beginning of anything.
+/// Schemes that are commonly mixed up, which an error may repeat. Any other scheme may be the beginning of a password.
 const SCHEMES: [&str; 9] =
     ["amqp", "amqps", "postgres", "postgresql", "mysql", "http", "https", "jdbc", "file"];
 
 /// Reads an address.
 ///
-/// Nothing of the value is repeated in an error: any part of it may be part of a password.
+/// An error repeats no part of the value but a known scheme: any other part may belong to a password.
 pub(super) fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
     let example = format!("write {}://user:password@host/name", schemes[0]);
     let url = Url::parse(value).map_err(|error| format!("not a URL ({error}); {example}, and {ENCODE}"))?;
@@ -56,12 +56,12 @@ pub(super) fn url(value: &str, schemes: &[&str]) -> Result<SecretUrl, String> {
             _ => format!("does not begin with `{}:`; {example}", schemes[0]),
         });
     }
-    // The host ended before it: what stands between is the rest of a password, and would be printed as host or name.
+    // The host ended before the `@`: part of a password was read as host or path, and would be printed.
     if [Some(url.path()), url.query(), url.fragment()].into_iter().flatten().any(|part| part.contains('@')) {
         return Err(format!("has a `@` after its host; {example}, and {ENCODE}"));
     }
     if url.fragment().is_some() {
-        return Err(format!("has a `#`, after which nothing is read; {example}, and {ENCODE}"));
+        return Err(format!("has a `#`, after which everything is ignored; {example}, and {ENCODE}"));
     }
     if url.host_str().is_none_or(str::is_empty) && !value.contains("host=") {
         return Err(format!("has no host; {example}"));
@@ -81,7 +81,7 @@ pub(super) fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
     nodes.into_iter().map(|node| amqp_node(url(node, &schemes)?)).collect()
 }
 
-/// What the client library will refuse is refused now.
+/// Refuses what the client library would refuse later.
 fn amqp_node(SecretUrl(url): SecretUrl) -> Result<SecretUrl, String> {
     if url.path().trim_start_matches('/').contains('/') {
         return Err(
@@ -143,19 +143,19 @@ pub(super) fn database(value: &str) -> Result<SecretUrl, String> {
                 let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
                 let schema = if plain { &*value } else { "…" };
                 return Err(format!(
-                    "`{name}` is no parameter that is understood: write `?options=-c%20search_path%3D{schema}`"
+                    "`{name}` is not a supported parameter: write `?options=-c%20search_path%3D{schema}`"
                 ));
             }
             "sslmode" | "ssl-mode" if !MODES.contains(&&*value.to_ascii_lowercase()) => {
-                return Err(format!("its `sslmode` is none of {}", MODES.join(", ")));
+                return Err(format!("its `sslmode` is not one of {}", MODES.join(", ")));
             }
             known if PARAMETERS.contains(&known) || known.starts_with("options[") => {}
-            // The driver would leave it out, and log it with its value.
+            // The driver would ignore an unknown parameter, and log it with its value.
             _ => {
                 let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
                 let name = if plain { &*name } else { "…" };
                 return Err(format!(
-                    "`{name}` is no parameter that is understood; these are: {}",
+                    "`{name}` is not a supported parameter; supported are: {}",
                     PARAMETERS.join(", ")
                 ));
             }
@@ -166,7 +166,7 @@ pub(super) fn database(value: &str) -> Result<SecretUrl, String> {
             url.query_pairs().find(|(key, _)| names.contains(&&**key)).map(|(_, file)| file.into_owned());
         let from = if said.is_some() { names[0] } else { variable };
         let Some(file) = said.or_else(|| std::env::var(variable).ok()) else { continue };
-        // The certificate itself may be given instead.
+        // The value may be the certificate or key itself instead of a file name.
         if !file.trim().starts_with("-----BEGIN") {
             readable(Path::new(&file))
                 .map_err(|error| format!("{from} names the file {file}, which cannot be read: {error}"))?;
@@ -190,7 +190,7 @@ pub(super) fn management(value: &str, broker: Option<&SecretUrl>) -> Result<Secr
         url(value, &["http", "https"])?
     };
     if management.username().is_empty() {
-        // Neither fails: both URLs have a host.
+        // Neither call fails: both URLs have a host.
         let _ = management.set_username(broker.username());
         let _ = management.set_password(broker.password());
     }
@@ -203,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// Everything that is printed about a value that was given as an address.
+    /// Everything that is printed about a value given as an address.
     fn printed(value: &str) -> String {
         let broker = amqp_nodes("amqp://u@h/v").expect("a broker");
         let all = [

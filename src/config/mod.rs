@@ -1,4 +1,4 @@
-//! The configuration: read once, checked whole before any port opens.
+//! The configuration: read once, and checked completely before anything connects.
 
 mod address;
 mod schema;
@@ -22,60 +22,37 @@ use crate::lanes::{LaneError, Lanes};
 use crate::wire::message::MOST_ATTEMPTS;
 use crate::wire::wake::MAX_ORDERS_PER_WAKE;
 
-/// Everything that can be set, typed and checked.
+/// Every setting but those of the log, typed and checked. [`settings::SETTINGS`] says what each one means.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// See [`settings::SETTINGS`] for what each of these means.
     pub database_url: SecretUrl,
     /// The schema that holds the shop's tables.
     pub schema: String,
     /// The broker's nodes, tried in turn.
     pub amqp_nodes: Vec<SecretUrl>,
-    /// The management API.
     pub management_url: SecretUrl,
-    /// Before every name.
     pub prefix: String,
-    /// The shop's name in the source of its events.
     pub shop: String,
     /// The lanes, with lead and tolerance.
     pub lanes: Lanes,
-    /// Orders within this time share a message.
     pub coalesce: Duration,
-    /// Most orders in a message.
     pub max_orders_per_wake: usize,
-    /// Attempts before parking.
     pub max_attempts: u32,
-    /// First backoff.
     pub retry_base: Duration,
-    /// Furthest deadline that a message may name.
     pub max_window: Duration,
-    /// Unacknowledged messages of the process queue.
     pub prefetch: u16,
-    /// Orders in flight.
     pub max_in_flight_orders: usize,
-    /// Orders per transaction.
     pub close_batch: usize,
-    /// Transactions at one time.
     pub close_concurrency: usize,
-    /// Pool size.
     pub database_connections: u32,
-    /// Idle wait of the relay.
     pub relay_poll: Duration,
-    /// Outbox rows per round.
     pub relay_batch: i64,
-    /// Period of the sweep.
     pub sweep_every: Duration,
-    /// What the sweep leaves to the wakes.
     pub sweep_grace: Duration,
-    /// Period of the probes.
     pub probe_every: Duration,
-    /// Retry in place while the database is away.
     pub outage_retry_for: Duration,
-    /// Bound of every broker call.
     pub broker_timeout: Duration,
-    /// Bound of a soft stop.
     pub drain_timeout: Duration,
-    /// Whether `run` declares the topology.
     pub declare_topology: bool,
 }
 
@@ -88,7 +65,7 @@ impl Config {
         let amqp_nodes = raw.parse("amqp_url", amqp_nodes)?;
         let database_url = raw.parse("database_url", database)?;
         let from_url = driver(&database_url).map_err(|problem| raw.wrong("database_url", problem))?;
-        // Without a value of its own, the schema is what database_url says.
+        // Without a value of its own, the schema comes from database_url, so an error about it names that setting.
         let (schema_value, source) = match raw.text("schema")? {
             "" => ("", "database_url"),
             value => (value, "schema"),
@@ -122,8 +99,8 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
-        // One each for the relay's wakes and its events, the sweep, the watch and the clock; a slot without a connection would look
-        // like an outage.
+        // One connection each for the relay's wakes, its events, the sweep, the watch and the clock. A closing slot without
+        // a connection would look like an outage.
         let least = config.close_concurrency + 5;
         if least > config.database_connections as usize {
             let problem = format!("must be at least close_concurrency + 5 = {least}");
@@ -132,8 +109,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Messages of the process queue that a pod is given ahead: `prefetch`, or fewer when each may name many orders. What
-    /// it has been given it must finish before it can stop without a redelivery. The floor keeps thin messages flowing.
+    /// The consumer's prefetch on the process queue: `prefetch`, or fewer when each message may name many orders. A pod
+    /// must finish every delivered message to stop without a redelivery. The floor keeps messages with few orders flowing.
     #[must_use]
     pub fn messages_ahead(&self) -> u16 {
         const FLOOR: usize = 250;
@@ -144,7 +121,7 @@ impl Config {
     /// The database's URL as the driver understands it.
     ///
     /// # Errors
-    /// Says which part of the URL the driver refuses.
+    /// The driver's text about the part of the URL that it refuses.
     pub fn database_options(&self) -> Result<PgConnectOptions, String> {
         driver(&self.database_url)
     }
@@ -163,13 +140,13 @@ fn shop(raw: &Raw) -> Result<String, SettingError> {
 fn lanes(raw: &Raw) -> Result<Lanes, SettingError> {
     let lead = raw.parse("lead", duration)?;
     let tolerance = raw.parse("lane_tolerance", duration)?;
-    // A short lead alone is a choice that can be followed: the default tolerance follows it.
+    // The default tolerance shrinks to a short lead, so that a shorter lead can be set alone.
     let tolerance = if raw.is_default("lane_tolerance") { tolerance.min(lead) } else { tolerance };
     let lanes = Lanes::new(raw.text("lanes")?, lead, tolerance);
     lanes.map_err(|problem| raw.wrong(to_change(raw, &problem), problem))
 }
 
-/// The setting that somebody has to change: of those that take part, the first that has a value of its own.
+/// The setting to change: of those involved in the problem, the first with a value of its own, otherwise `lanes`.
 fn to_change(raw: &Raw, problem: &LaneError) -> &'static str {
     let take_part: &[&str] = match problem {
         LaneError::ToleranceOverLead(..) => &["lane_tolerance", "lead"],

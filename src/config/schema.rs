@@ -1,6 +1,6 @@
 //! Which schema holds the shop's tables.
 
-/// The setting's value, else what the URL's `options` say of the search path, else `public`.
+/// The setting's value; without it the search path in the URL's `options`; without that `public`.
 pub(super) fn schema(value: &str, options: Option<&str>) -> Result<String, String> {
     if !value.is_empty() {
         return if value.starts_with("pg_") || value == "information_schema" {
@@ -11,7 +11,7 @@ pub(super) fn schema(value: &str, options: Option<&str>) -> Result<String, Strin
     }
     let Some(path) = options.and_then(search_path) else { return Ok("public".to_owned()) };
     let names = names(&path)
-        .ok_or_else(|| format!("`{path}`, the search_path of database_url, is no list of names"))?;
+        .ok_or_else(|| format!("`{path}`, the search_path of database_url, is not a list of names"))?;
     match <[String; 1]>::try_from(names) {
         Ok([name]) if name != "$user" => Ok(name),
         Ok(_) => {
@@ -23,7 +23,7 @@ pub(super) fn schema(value: &str, options: Option<&str>) -> Result<String, Strin
     }
 }
 
-/// The search path of start-up options such as `-c search_path=berlin -c work_mem=8MB`; the last one counts.
+/// The search path in start-up options such as `-c search_path=berlin -c work_mem=8MB`; the last one applies.
 fn search_path(options: &str) -> Option<String> {
     let mut last = None;
     let mut follows = false;
@@ -47,7 +47,7 @@ fn search_path(options: &str) -> Option<String> {
     last
 }
 
-/// Words as PostgreSQL splits them: at spaces, unless there is a backslash before.
+/// Words as PostgreSQL splits them: at white space, unless a backslash precedes it.
 fn words(options: &str) -> Vec<String> {
     let (mut all, mut word, mut letters) = (Vec::new(), String::new(), options.chars());
     while let Some(letter) = letters.next() {
@@ -62,7 +62,7 @@ fn words(options: &str) -> Vec<String> {
     all
 }
 
-/// Names between commas, as SQL reads them: small letters, unless they are quoted.
+/// Names between commas, as SQL reads them: lower case, unless they are quoted.
 fn names(path: &str) -> Option<Vec<String>> {
     let (mut all, mut rest) = (Vec::new(), path.trim());
     loop {
@@ -117,8 +117,8 @@ mod tests {
             ("", Some("-c search_path=a,b"), Err("several")),
             ("", Some("-c search_path=a,\\ public"), Err("several")),
             ("", Some("-c search_path=\"$user\""), Err("`$user`")),
-            ("", Some("-c search_path="), Err("no list of names")),
-            ("", Some("-c search_path=\"a"), Err("no list of names")),
+            ("", Some("-c search_path="), Err("not a list of names")),
+            ("", Some("-c search_path=\"a"), Err("not a list of names")),
             ("pg_temp", None, Err("belongs to PostgreSQL")),
         ] {
             let found = schema(value, options);

@@ -1,4 +1,4 @@
-//! The settings: one table that is the flags' help, the environment's names, the file's keys and the README's table.
+//! The settings: one table for the flags' help, the environment's names, the file's keys and the README's table.
 //!
 //! A value comes from the first of: flag, environment, file, default. It stays text until [`crate::config`] checks it,
 //! so that every error can name the setting and where its value came from.
@@ -16,51 +16,37 @@ pub use super::table::{SETTINGS, Setting};
 pub enum Origin {
     /// `--name`
     Flag,
-    /// The environment variable.
     Env,
-    /// The configuration file.
+    /// The configuration file, with its name.
     File(String),
-    /// The table above.
+    /// The default in [`SETTINGS`].
     Default,
 }
 
 /// A settings error: names the setting, its origin, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    /// No value anywhere.
+    /// A setting without default has no value.
     #[error("setting `{name}` has no value: set {env}, give --{flag}, or write `{name} = …` in the file", flag = dashed(.name))]
-    Missing {
-        /// The setting.
-        name: &'static str,
-        /// Its variable.
-        env: &'static str,
-    },
+    Missing { name: &'static str, env: &'static str },
     /// A value that cannot be used.
     #[error("setting `{name}` ({origin}): {problem}")]
     Wrong {
-        /// The setting.
         name: &'static str,
-        /// Where its value came from.
         origin: String,
         /// What is wrong and what to write instead.
         problem: String,
     },
-    /// A variable of the environment that is no setting's, but nearly.
-    #[error("the environment variable {name} is no setting: did you mean {closest}?")]
+    /// An environment variable whose name is nearly that of a setting's variable.
+    #[error("the environment variable {name} is not a setting: did you mean {closest}?")]
     Slip {
-        /// As it is set.
         name: String,
-        /// The variable of the setting that was meant.
+        /// The variable that was probably meant.
         closest: &'static str,
     },
     /// The file cannot be read or understood.
     #[error("configuration file {path}: {problem}")]
-    File {
-        /// As given.
-        path: String,
-        /// What is wrong.
-        problem: String,
-    },
+    File { path: String, problem: String },
 }
 
 /// `max_in_flight_orders` as a flag: `max-in-flight-orders`.
@@ -88,7 +74,8 @@ impl Raw {
     /// Collects every setting from flags, environment, file and defaults, in this order of precedence.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, or has a key that is no setting.
+    /// [`SettingError::File`] when the file cannot be read, is not TOML, has a key that is not a setting, or a value that is
+    /// not a string, a whole number, true or false.
     pub fn collect(
         flag: impl Fn(&str) -> Option<String>,
         env: impl Fn(&str) -> Option<String>,
@@ -102,7 +89,7 @@ impl Raw {
     /// As [`Raw::collect`], with the file's name and text.
     ///
     /// # Errors
-    /// As [`Raw::collect`].
+    /// As [`Raw::collect`], except for reading the file.
     pub fn with_file(
         flag: impl Fn(&str) -> Option<String>,
         env: impl Fn(&str) -> Option<String>,
@@ -115,7 +102,7 @@ impl Raw {
             let file_value = from_file.remove(*name);
             let value = flag(name)
                 .map(|value| (value, Origin::Flag))
-                // An empty variable is how a shell or a compose file says "not set".
+                // An empty variable counts as not set, because that is how a shell or a compose file writes it.
                 .or_else(|| env(variable).filter(|v| !v.is_empty()).map(|value| (value, Origin::Env)))
                 .or(file_value)
                 .or_else(|| default.map(|value| (value.to_owned(), Origin::Default)));
@@ -128,30 +115,30 @@ impl Raw {
                 Some(name) => format!(": did you mean `{name}`?"),
                 None => format!("; the nearest is `{}`, and `overdue run --help` lists all", nearest(&key)),
             };
-            let problem = format!("`{key}` is no setting{more}");
+            let problem = format!("`{key}` is not a setting{more}");
             return Err(SettingError::File { path: path.to_owned(), problem });
         }
         Ok(Self(values))
     }
 
-    /// Defaults with a few overrides: for tests and embedding.
+    /// Defaults with a few overrides, for tests and embedding. Unknown names are ignored.
     ///
     /// # Errors
-    /// As [`Raw::collect`]; not for unknown names, which are ignored.
+    /// None: [`Raw::collect`] fails only over a file.
     pub fn with(overrides: &[(&str, &str)]) -> Result<Self, SettingError> {
         let flag =
             |name: &str| overrides.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         Self::collect(flag, |_| None, None)
     }
 
-    /// The same, with a value for a setting that has none: for commands that do not need it.
+    /// Fills in a value where a setting has none, for commands that do not need the setting.
     #[must_use]
     pub fn or(mut self, name: &'static str, value: &str) -> Self {
         self.0.entry(name).or_insert_with(|| (value.to_owned(), Origin::Default));
         self
     }
 
-    /// The same, with another value for a setting.
+    /// Replaces the value of a setting.
     #[must_use]
     pub fn replace(mut self, name: &'static str, value: &str) -> Self {
         self.0.insert(name, (value.to_owned(), Origin::Default));
@@ -167,7 +154,7 @@ impl Raw {
         self.0.get(name).map(|(value, _)| value.as_str()).ok_or(SettingError::Missing { name, env })
     }
 
-    /// A setting, parsed; `parse` says what is wrong with a value that it cannot use.
+    /// Parses a setting; `parse` returns what is wrong with a value that it cannot use.
     ///
     /// # Errors
     /// As [`Raw::text`], or [`SettingError::Wrong`].
@@ -200,7 +187,7 @@ fn read_file(path: &Path) -> Result<String, SettingError> {
 
 fn parse_file(shown: &str, text: &str) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
     let error = |problem: String| SettingError::File { path: shown.to_owned(), problem };
-    // The library's whole text would repeat the line, and a password in it.
+    // The library's full text would repeat the line, with any password in it.
     let line = |e: &toml::de::Error| text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
     let wrong = |e: toml::de::Error| error(format!("line {}: {}", line(&e), e.message()));
     let table: toml::Table = text.parse().map_err(wrong)?;

@@ -1,25 +1,24 @@
-//! Names that are nearly a setting's: a slip that would otherwise change nothing, in silence.
+//! Misspelt names of settings, which would otherwise be ignored silently.
 
 use super::settings::SettingError;
 use super::table::{SETTINGS, Setting};
 
-/// What our variables begin with.
 const OURS: &str = "OVERDUE_";
 
-/// How many letters may be wrong, missing, too many or exchanged.
+/// The most letters that may be wrong, missing, extra or swapped in a misspelt name.
 const SLIPS: usize = 2;
 
-/// Variables that begin like ours and are no setting's. Not an error: Kubernetes, for one, sets some for a service that is
-/// called `overdue`.
+/// Variables that begin with `OVERDUE_` and belong to no setting. They are not an error: Kubernetes, for one, sets such
+/// variables for a service called `overdue`.
 ///
 /// # Errors
-/// When one is nearly a setting's variable: then that was meant.
+/// [`SettingError::Slip`] when the name of one is close to a setting's variable.
 pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, SettingError> {
     let known = |name: &str| name == "OVERDUE_CONFIG" || SETTINGS.iter().any(|setting| setting.env == name);
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name));
     let mut others = Vec::new();
     for name in unknown {
-        // The name of the setting counts too: DATABASE_URL and AMQP_URL have no prefix.
+        // OVERDUE_ before a setting's name counts too: the variables DATABASE_URL and AMQP_URL have no prefix.
         let by_name = |setting: &'static Setting| {
             name.strip_prefix(OURS).is_some_and(|rest| rest.eq_ignore_ascii_case(setting.name))
         };
@@ -32,13 +31,13 @@ pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<Stri
     Ok(others)
 }
 
-/// The name that is nearest to this one, if any is near.
+/// The setting's name or variable (see `of`) that is nearest to this name, within [`SLIPS`].
 pub(super) fn closest(name: &str, of: impl Fn(&'static Setting) -> &'static str) -> Option<&'static str> {
     let near = SETTINGS.iter().map(|setting| (strsim::osa_distance(name, of(setting)), of(setting)));
     near.filter(|(distance, _)| *distance <= SLIPS).min().map(|(_, name)| name)
 }
 
-/// The setting whose name is nearest to this one, however far away.
+/// The setting whose name is nearest to this name, however far away.
 pub(super) fn nearest(name: &str) -> &'static str {
     let by_distance = |setting: &&Setting| strsim::osa_distance(name, setting.name);
     SETTINGS.iter().min_by_key(by_distance).map_or("", |setting| setting.name)

@@ -1,13 +1,11 @@
 //! Every setting, with its default and its help.
 
-/// One setting.
 #[derive(Debug)]
 pub struct Setting {
     /// The file's key; the flag is the same with dashes.
     pub name: &'static str,
-    /// The environment variable.
     pub env: &'static str,
-    /// Used when nothing else says a value; `None` where there can be no default.
+    /// The value when flag, environment and file give none; `None` where no default is possible.
     pub default: Option<&'static str>,
     /// What it does, with its unit.
     pub help: &'static str,
@@ -51,7 +49,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("75"),
         help: "maximum orders closed in one transaction (1 to 10000)" },
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
-        help: "maximum closing transactions of a pod at one time (1 to 64); of batches of 50 orders and more, of all pods together" },
+        help: "maximum concurrent closing transactions of a pod (1 to 64); for batches of 50 orders and more, of all pods together" },
     Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("9"),
         help: "maximum connections in a pod's pool, at least close_concurrency + 5; a pod uses 2 × close_concurrency + 5 more" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
@@ -67,7 +65,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "outage_retry_for", env: "OVERDUE_OUTAGE_RETRY_FOR", default: Some("2s"),
         help: "how long closing is retried in place while the database is away, before messages are given back" },
     Setting { name: "broker_timeout", env: "OVERDUE_BROKER_TIMEOUT", default: Some("5s"),
-        help: "longest wait for an answer of the broker: connecting, declaring, publisher confirms" },
+        help: "longest wait for an answer from the broker: connecting, declaring, publisher confirms" },
     Setting { name: "drain_timeout", env: "OVERDUE_DRAIN_TIMEOUT", default: Some("10s"),
         help: "longest drain after SIGTERM, SIGINT or SIGHUP; what is left then goes back to the queue" },
     Setting { name: "declare_topology", env: "OVERDUE_DECLARE_TOPOLOGY", default: Some("true"),

@@ -22,7 +22,7 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
             "names several schemas",
         ),
         ("schema", "pg_catalog", "belongs to PostgreSQL"),
-        ("database_url", "postgres://u:secret@h/shop?pasword=secret", "`pasword` is no parameter"),
+        ("database_url", "postgres://u:secret@h/shop?pasword=secret", "`pasword` is not a supported"),
         ("database_url", "postgres://u:secret@h/shop?sslmode=full", "sslmode"),
         ("database_url", "postgres://u:secret@h/shop?sslrootcert=/nowhere/ca.pem", "sslrootcert"),
         ("database_url", "postgres://u:a@b/c@h/shop", "percent-encode"),

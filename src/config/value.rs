@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::settings::{Raw, SettingError};
 
-/// The longest prefix: with the longest of our names it must stay under AMQP's 255 bytes, and readable.
+/// The longest prefix: a name made of it and Overdue's longest name must stay below AMQP's 255 bytes, and readable.
 const LONGEST_PREFIX: usize = 64;
 
 pub(super) fn prefix(value: &str) -> Result<String, String> {
@@ -28,7 +28,8 @@ pub(super) fn shop(value: &str) -> Result<String, String> {
     Err(format!("`{value}` cannot be used: at most {LONGEST_PREFIX} of A-Z a-z 0-9 . _ -"))
 }
 
-/// No setting means more, and times this short can be added up, and taken from a date in the database.
+/// The longest time that a setting accepts. Times up to it can be added up and subtracted from a date in the database; no
+/// setting needs more.
 const LONGEST_TIME: Duration = Duration::from_secs(1_000 * 366 * 86_400);
 
 pub(super) fn duration(value: &str) -> Result<Duration, String> {

@@ -1,4 +1,5 @@
-//! What `migrate` makes sure of before it changes anything: the right schema, nobody else at work, and no tables of others.
+//! Checks of `migrate` before it changes anything: the right schema, no other `migrate` at work, no foreign tables, and
+//! sufficient rights.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub(super) fn refused(problem: String) -> MigrateError {
     MigrateError::Execute(super::session::refusal(problem))
 }
 
-/// A session in this schema alone.
+/// Opens a session whose search path is this schema alone.
 pub(super) async fn session(
     options: &PgConnectOptions,
     schema: &str,
@@ -43,12 +44,12 @@ pub(super) async fn no_schema(connection: &mut PgConnection) -> Result<MigrateEr
     let path: String =
         sqlx::query_scalar("SELECT pg_catalog.current_setting('search_path')").fetch_one(connection).await?;
     Ok(refused(format!(
-        "there is no schema {path} that this role may use; make it (CREATE SCHEMA {path}), or name another in `schema` (OVERDUE_SCHEMA)"
+        "there is no schema {path} that this role may use; create it (CREATE SCHEMA {path}), or name another in `schema` (OVERDUE_SCHEMA)"
     )))
 }
 
-/// Waits until nobody else migrates this schema. The lock is tried, not waited for: a statement that waits has a snapshot,
-/// and an index that is built CONCURRENTLY waits for all of them.
+/// Waits until no other session migrates this schema. The lock is polled, not waited for: a statement that waits has a
+/// snapshot, and an index that is built CONCURRENTLY waits for all snapshots.
 pub(super) async fn alone(
     connection: &mut PgConnection,
     schema: &str,
@@ -62,13 +63,13 @@ pub(super) async fn alone(
         }
         if !reported && began.elapsed() > Duration::from_secs(2) {
             reported = true;
-            say(format!("somebody else migrates the schema {schema}; waiting for them"));
+            say(format!("another session migrates the schema {schema}; waiting for it"));
         }
         sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Tables of our names that no migration of ours has made: an earlier Overdue's, or the shop's own.
+/// Refuses tables of our names that our migrations did not create: an earlier Overdue's, or the shop's own.
 pub(super) async fn refuse_foreign_tables(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let there: Vec<String> = sqlx::query_scalar(
         "SELECT name FROM pg_catalog.unnest($1::text[]) AS name
@@ -94,7 +95,7 @@ pub(super) async fn refuse_foreign_tables(connection: &mut PgConnection) -> Resu
     )))
 }
 
-/// Without these rights a statement in the middle would be refused, in words that name no remedy.
+/// Checks the rights first. Without them, PostgreSQL would refuse a statement halfway, with an error that names no remedy.
 pub(super) async fn refuse_without_rights(
     connection: &mut PgConnection,
     schema: &str,
@@ -114,7 +115,7 @@ pub(super) async fn refuse_without_rights(
     match (may_create, foreign) {
         (true, None) => Ok(()),
         (_, Some(foreign)) => Err(refused(format!(
-            "{foreign}, and the role {role} is no member of it; migrate as the owner (postgres/README.md)"
+            "{foreign}, and the role {role} is not a member of that role; migrate as the owner (postgres/README.md)"
         ))),
         (false, None) => Err(refused(format!(
             "the role {role} may not create tables in the schema {schema}; migrate as its owner (postgres/README.md), or \

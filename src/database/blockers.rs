@@ -1,4 +1,4 @@
-//! Waits for a lock in short turns, so that nobody waits behind us for long, and says who holds it.
+//! Waits for a lock in short attempts, so that no other session waits behind us for long, and reports who holds it.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tokio::time::{Instant, sleep};
 
 use super::beforehand::refused;
 
-/// Between two turns; whoever waited behind us goes on meanwhile.
+/// Pause between two attempts, in which the sessions that waited behind us go on.
 const BETWEEN: Duration = Duration::from_millis(700);
 /// When to give up.
 const LONGEST: Duration = Duration::from_secs(300);
 /// How often the wait is reported.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Between two looks at who blocks.
+/// Pause before each look at who blocks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A wait for locks: what for, and who looks.
+/// A wait for locks: what for, and the session that looks for blockers.
 pub(super) struct Waiting<'a> {
     looking: &'a mut PgConnection,
     say: &'a mut (dyn FnMut(String) + Send),
@@ -34,7 +34,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Runs a statement whose session waits for locks only briefly, again and again until it gets them.
+/// Retries a statement whose session waits for locks only briefly, until it gets them or `LONGEST` has passed.
 pub(super) async fn patiently(
     connection: &mut PgConnection,
     waiting: &mut Waiting<'_>,
@@ -58,11 +58,11 @@ pub(super) async fn patiently(
         if !is_lock_timeout(&error) {
             return Err(error);
         }
-        let who = blockers.unwrap_or_else(|| "somebody".to_owned());
+        let who = blockers.unwrap_or_else(|| "another session".to_owned());
         if began.elapsed() > LONGEST {
             let what_for = waiting.what_for;
             return Err(refused(format!(
-                "no lock {what_for} within {LONGEST:?}: {who} holds it; end that, and try again"
+                "no lock {what_for} within {LONGEST:?}: {who} holds it; end that session, and try again"
             )));
         }
         if reported.is_none_or(|reported| reported.elapsed() > AGAIN) {
@@ -80,10 +80,10 @@ fn is_lock_timeout(error: &MigrateError) -> bool {
     source.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
-/// Process, user, program, and the seconds that its transaction has taken.
+/// Process, user, application, and the age of its transaction in seconds.
 type Blocker = (i32, Option<String>, Option<String>, Option<f64>);
 
-/// Who blocks this session, after a moment.
+/// Who blocks this session, looked up after a pause.
 async fn look(looking: &mut PgConnection, pid: i32) -> Result<Option<String>, MigrateError> {
     sleep(LOOK).await;
     let blockers = sqlx::query_as::<_, Blocker>(

@@ -1,4 +1,4 @@
-//! The schema as the database's catalog has it, and as the code wants it: what differs, and who can mend it.
+//! Compares the schema in the database's catalog with the one that the code needs: what differs, and who can repair it.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::session::identifier;
 
-/// The tables of ours. The first three are the shop's as well.
+/// Overdue's tables. The shop writes to the first three as well.
 pub(super) const TABLES: [&str; 9] = [
     "orders",
     "order_items",
@@ -19,19 +19,19 @@ pub(super) const TABLES: [&str; 9] = [
     "overdue_migrations",
 ];
 
-/// What the code wants; made by `make schema`, and compared with the migrations by a test.
+/// The catalog that the code needs; written by `make schema`, and compared with the migrations by a test.
 pub(super) const WANTED: &str = include_str!("../../migrations/schema.txt");
 pub(super) const FUNCTIONS: &str = include_str!("../../migrations/functions.sql");
 
-/// One thing of the catalog, such as a column.
+/// One object of the catalog, such as a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Thing {
     pub definition: String,
-    /// A function's text.
+    /// A function's source text.
     pub body: Option<String>,
 }
 
-/// Everything of ours that the catalog has, by what it is.
+/// Overdue's objects in the catalog, by kind and name.
 pub(super) type Catalog = BTreeMap<String, Thing>;
 
 /// Reads the catalog. The session's search path must be the schema alone.
@@ -44,7 +44,7 @@ pub(super) async fn read(connection: &mut PgConnection, schema: &str) -> Result<
         .collect())
 }
 
-/// A definition in one line. PostgreSQL shows pg_catalog where somebody else has made something of the same name.
+/// A definition in one line, without `pg_catalog`: PostgreSQL shows it where the schema has an object of the same name.
 fn plain(definition: &str) -> String {
     let line = definition.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut plain = String::with_capacity(line.len());
@@ -67,12 +67,11 @@ pub(super) fn dump(catalog: &Catalog) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A script of ours for this schema.
+/// A script with the names of this schema in place of its placeholders.
 pub(super) fn rendered(script: &str, schema: &str) -> String {
     let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let [inventory, items] =
         ["inventory", "order_items"].map(|table| literal(&format!("{}.{table}", identifier(schema))));
-    // The longer names first: `:schema` is no part of them.
     script
         .replace(":inventory", &inventory)
         .replace(":items", &items)
@@ -80,7 +79,7 @@ pub(super) fn rendered(script: &str, schema: &str) -> String {
         .replace(":schema", &identifier(schema))
 }
 
-/// The functions' texts for this schema, by name.
+/// The functions' source texts for this schema, by name.
 fn bodies(schema: &str) -> BTreeMap<String, String> {
     let script = rendered(FUNCTIONS, schema);
     let begin = format!("CREATE OR REPLACE FUNCTION {}.", identifier(schema));
@@ -95,31 +94,31 @@ fn bodies(schema: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Something that is not as the code wants it.
+/// An object that is not as the code needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// What it is, such as `trigger orders_inserted of orders`.
+    /// Kind and name, such as `trigger orders_inserted of orders`.
     pub object: String,
     pub problem: String,
     pub repair: Repair,
 }
 
-/// Who mends a difference.
+/// Who repairs a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Repair {
-    /// `overdue migrate`, without a lock that anybody waits for.
+    /// `overdue migrate`, without a lock that other sessions wait for.
     Functions,
     /// `overdue migrate`, with a lock on the table for a moment.
     Triggers,
-    /// `overdue migrate`, beside everything else.
+    /// `overdue migrate`, while other sessions work.
     Indexes,
-    /// `overdue migrate`, which makes the tables.
+    /// `overdue migrate`, which creates the tables.
     Tables,
     /// A person.
     ByHand,
 }
 
-/// What differs, in the order in which it can be mended.
+/// What differs, in the order in which it can be repaired.
 pub(super) fn differences(catalog: &Catalog, schema: &str) -> Vec<Difference> {
     let wanted: Vec<(&str, &str)> = WANTED.lines().filter_map(|line| line.split_once(": ")).collect();
     let mut found = Vec::new();
@@ -158,7 +157,7 @@ pub(super) fn differences(catalog: &Catalog, schema: &str) -> Vec<Difference> {
 }
 
 fn repair(object: &str, there: Option<&Thing>, wanted: &str) -> Repair {
-    // Replacing a function changes neither its owner nor what it returns.
+    // Replacing a function does not change its owner.
     let replaceable = there.is_none_or(|there| !there.definition.contains("not owned"));
     let same_index = there.is_none_or(|there| there.definition == format!("{wanted} (not valid)"));
     match object.split(' ').next() {
@@ -169,7 +168,7 @@ fn repair(object: &str, there: Option<&Thing>, wanted: &str) -> Repair {
     }
 }
 
-/// A column that somebody has added to a table into which only we write, and that would refuse our rows.
+/// Whether this is a column that was added to a table into which only Overdue writes, and that would refuse its rows.
 fn not_filled(object: &str, thing: &Thing, wanted: &[(&str, &str)]) -> bool {
     let Some(column) = object.strip_prefix("column ") else { return false };
     let table = column.split('.').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What an error of the database says to a person: the server's words, and what to do.
+//! Database errors as text for a person: the server's message, and what to do.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use super::error_class::{ErrorClass, code, error_class};
 use super::explain::Unreached;
 use crate::error_text::{is_unresolved_host, words};
 
-/// An error of the database with what was being done.
+/// A database error, with what was being done.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}: {}{}", words(.source), hint(.source))]
 pub struct DatabaseError {
@@ -24,7 +24,7 @@ impl DatabaseError {
         move |source| Self { doing, source }
     }
 
-    /// Whether waiting can help.
+    /// Whether a retry can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         error_class(&self.source) != ErrorClass::Setup
@@ -41,7 +41,7 @@ pub fn migrating(error: &MigrateError) -> String {
         | MigrateError::VersionTooOld(..)
         | MigrateError::VersionTooNew(..) => {
             return format!(
-                "{error}; another version of Overdue made this schema: use that one or a newer one"
+                "{error}; another version of Overdue migrated this schema: use that version or a newer one"
             );
         }
         other => return other.to_string(),
@@ -51,7 +51,7 @@ pub fn migrating(error: &MigrateError) -> String {
             "; run `overdue migrate` as the owner of the schema, or GRANT CREATE ON SCHEMA … TO this user"
         }
         "42P07" | "42710" | "42723" | "42701" => {
-            "; the schema has one of that name which Overdue did not make: give Overdue a schema of its own \
+            "; the schema has an object of that name that Overdue did not create: give Overdue a schema of its own \
              (`?options=-c%20search_path%3Doverdue` in database_url), or rename what is there"
         }
         "3F000" => "; create the schema that the search_path of database_url names",
@@ -60,7 +60,7 @@ pub fn migrating(error: &MigrateError) -> String {
     format!("{}{remedy}", words(source))
 }
 
-/// What to do about an error; nothing where that cannot be told.
+/// What to do about an error; empty where that is unknown.
 fn hint(error: &sqlx::Error) -> &'static str {
     match error {
         sqlx::Error::Database(_) => of_sqlstate(&code(error)),
@@ -69,7 +69,7 @@ fn hint(error: &sqlx::Error) -> &'static str {
             "; check sslmode and sslrootcert in database_url (DATABASE_URL), and whether PostgreSQL there has ssl on"
         }
         sqlx::Error::Protocol(_) => {
-            "; check the port in database_url (DATABASE_URL): what answers there does not speak as PostgreSQL does"
+            "; check the port in database_url (DATABASE_URL): what answers there does not speak PostgreSQL's protocol"
         }
         sqlx::Error::PoolTimedOut => {
             "; all connections of this pod (database_connections) are in use, or the database gives none or does not answer"
@@ -78,17 +78,16 @@ fn hint(error: &sqlx::Error) -> &'static str {
     }
 }
 
-/// By SQLSTATE: PostgreSQL documentation, appendix A. An unknown code gets the hint of its class, or none.
+/// The hint for a SQLSTATE (PostgreSQL documentation, appendix A). An unknown code gets the hint of its class, or none.
 fn of_sqlstate(code: &str) -> &'static str {
     match code {
         "28P01" => "; check user and password in database_url (DATABASE_URL)",
         "3D000" => "; create the database, or name another in database_url (DATABASE_URL)",
         "42501" => {
-            "; grant this user what its part needs: postgres/grants.sql says it for owner, pod, shop and reader"
+            "; grant this user what its role needs: postgres/grants.sql lists it for owner, pod, shop and reader"
         }
         "42P01" | "42703" | "42883" | "3F000" => "; run `overdue migrate`",
-        // A statement that was prepared is not known, or is prepared already, or has other columns or parameters: the
-        // session is not the one in which we prepared it.
+        // A prepared statement exists already, or does not exist: the session is not the one in which we prepared it.
         "42P05" | "26000" => {
             "; a pooler gives this pod another session for each transaction: name PostgreSQL itself in database_url \
              (DATABASE_URL), or a pool in session mode"
@@ -99,7 +98,7 @@ fn of_sqlstate(code: &str) -> &'static str {
              LIMIT of the role or database, or lower database_connections or close_concurrency; a pod takes database_connections, twice close_concurrency, and five"
         }
         "53400" => "; a limit that is configured in PostgreSQL was reached",
-        "57P01" | "57P02" | "57P03" => "; PostgreSQL starts or stops: it is tried again",
+        "57P01" | "57P02" | "57P03" => "; PostgreSQL is starting or shutting down: a pod retries by itself",
         "25006" => {
             "; name a server that takes writes in database_url (DATABASE_URL): this is a standby, or \
              default_transaction_read_only is on"
@@ -110,7 +109,7 @@ fn of_sqlstate(code: &str) -> &'static str {
                 "; check user and password in database_url (DATABASE_URL), and that pg_hba.conf lets this user in from \
                  here, with TLS or without it"
             }
-            Some("08") => "; check the way to PostgreSQL, and a pooler or proxy on it",
+            Some("08") => "; check the network path to PostgreSQL, and a pooler or proxy on it",
             Some("53") => "; the server is short of resources: see PostgreSQL's log",
             Some("42") => "; Overdue's tables or functions are not as `overdue migrate` makes them",
             _ => "",
@@ -121,7 +120,7 @@ fn of_sqlstate(code: &str) -> &'static str {
 fn of_io(error: &io::Error) -> &'static str {
     let error =
         error.get_ref().and_then(|inner| inner.downcast_ref::<Unreached>()).map_or(error, |it| &it.source);
-    // EMFILE and ENFILE, which have no kind in the standard library.
+    // ENFILE and EMFILE, which have no `ErrorKind` in the standard library.
     if matches!(error.raw_os_error(), Some(23 | 24)) {
         return "; this process may not open more files: raise its limit (`ulimit -n`, LimitNOFILE in systemd)";
     }

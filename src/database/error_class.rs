@@ -1,25 +1,24 @@
-//! What an error of the database means. One table: whoever closes, starts a pod or reports asks it.
+//! What a database error means. One table for closing, for starting a pod and for reports.
 
 use sqlx::Error;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// Whose trouble an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// The database cannot be reached, or takes no writes now. Only what is known to mean that: nothing is closed meanwhile.
+    /// The database cannot be reached, or accepts no writes now. Only errors known to mean that, because nothing is closed
+    /// meanwhile.
     Away,
-    /// Somebody else was in the way (deadlock, lock timeout): try again soon.
+    /// Another transaction was in the way (deadlock, lock timeout, serialization failure): retry soon.
     Conflict,
-    /// The statement took longer than it may.
+    /// The statement exceeded its timeout.
     Slow,
-    /// Login, database name, schema, permission: somebody must change something. In a statement that closes orders it may as well
-    /// come from a trigger.
+    /// Login, database name, schema or permission: a person must change something. In a statement that closes orders, a trigger
+    /// may be the source as well.
     Setup,
-    /// Everything else: data, a constraint, a trigger, a code that nobody has heard of.
+    /// Everything else: data, a constraint, a trigger, an unknown code.
     Other,
 }
 
-/// Sorts an error.
 #[must_use]
 pub fn error_class(error: &Error) -> ErrorClass {
     match error {
@@ -29,7 +28,7 @@ pub fn error_class(error: &Error) -> ErrorClass {
                 Some(error) if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
                     of_ended_session(&code)
                 }
-                // A RAISE in a trigger, whatever code it has chosen.
+                // A RAISE in a trigger, whatever its SQLSTATE.
                 Some(error) if error.routine() == Some("exec_stmt_raise") => ErrorClass::Other,
                 _ => of_statement(&code),
             }
@@ -41,28 +40,29 @@ pub fn error_class(error: &Error) -> ErrorClass {
         | Error::PoolTimedOut
         | Error::PoolClosed
         | Error::WorkerCrashed => ErrorClass::Away,
-        // A value that cannot be read, and what the driver may add.
+        // A value that cannot be decoded, and variants that the driver may add.
         _ => ErrorClass::Other,
     }
 }
 
-/// By SQLSTATE (PostgreSQL documentation, appendix A), of an error with which the server, or a pooler, has ended the session.
+/// The class of an error with which the server or a pooler ended the session, by SQLSTATE (PostgreSQL documentation,
+/// appendix A).
 fn of_ended_session(code: &str) -> ErrorClass {
     match code {
         // No such database, no such schema, invalid authorization.
         "3D000" | "3F000" => ErrorClass::Setup,
         _ if code.starts_with("28") => ErrorClass::Setup,
-        // Shut down, crashed, starting, no connection left, idle for too long, and whatever else.
+        // Shut down, crashed, starting, no connection left, idle for too long, and everything else.
         _ => ErrorClass::Away,
     }
 }
 
-/// By SQLSTATE, of a statement that failed in a session that goes on.
+/// The class of an error of a statement, by SQLSTATE, in a session that goes on.
 fn of_statement(code: &str) -> ErrorClass {
     match code {
         // Serialization failure, deadlock, lock not available (lock_timeout).
         "40001" | "40P01" | "55P03" => ErrorClass::Conflict,
-        // Cancelled: statement_timeout.
+        // Query cancelled: statement_timeout.
         "57014" => ErrorClass::Slow,
         // Disk full; read-only (a standby).
         "53100" | "25006" => ErrorClass::Away,
@@ -73,7 +73,7 @@ fn of_statement(code: &str) -> ErrorClass {
     }
 }
 
-/// The SQLSTATE of an error, or a word for what has none.
+/// The SQLSTATE of an error, or `client` if it has none.
 #[must_use]
 pub fn code(error: &Error) -> String {
     let code = error.as_database_error().and_then(|error| error.code());
@@ -97,7 +97,7 @@ mod tests {
             ("42P01", ErrorClass::Setup),
             ("3F000", ErrorClass::Setup),
             // A subquery with two rows, a code of the shop's own, and everything else that a trigger's statement may raise,
-            // also what would be the server's if the session had ended.
+            // even a code that would mean an outage if the session had ended.
             ("21000", ErrorClass::Other),
             ("SHOP1", ErrorClass::Other),
             ("57P01", ErrorClass::Other),

@@ -1,4 +1,4 @@
-//! Finds out what lies behind an error that does not say it: one more look at the database.
+//! Finds the cause of an error that does not name it, by one more look at the database.
 
 use std::io;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::timeout;
 
 use super::error::DatabaseError;
 
-/// Longest look; whoever waits for the explanation has been waiting already.
+/// Timeout of that look; the caller has been waiting already.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Where a connection failed: the driver's errors do not name it.
+/// A failed connection, with the address that the driver's errors do not name.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {place}: {source}")]
 pub(super) struct Unreached {
@@ -19,10 +19,10 @@ pub(super) struct Unreached {
     pub source: io::Error,
 }
 
-/// The same error, or the one that is behind it.
+/// The same error, or its cause.
 ///
-/// The pool says only that it timed out where the server refuses connections or has none to give; and what a user has no
-/// right to see "does not exist".
+/// The pool reports only a timeout when the server refuses connections or has none left; and a table that a user has no
+/// right to see is reported as missing.
 pub async fn explained(pool: &PgPool, error: DatabaseError) -> DatabaseError {
     let DatabaseError { doing, source } = error;
     let source = match &source {
@@ -38,7 +38,7 @@ pub async fn explained(pool: &PgPool, error: DatabaseError) -> DatabaseError {
     DatabaseError { doing, source }
 }
 
-/// Why no connection can be opened; nothing where one can.
+/// Why no connection can be opened; `None` if one can.
 async fn unreached(pool: &PgPool) -> Option<sqlx::Error> {
     let options = pool.connect_options();
     let place = match options.get_socket() {
@@ -60,9 +60,9 @@ async fn unreached(pool: &PgPool) -> Option<sqlx::Error> {
     }
 }
 
-/// Where Overdue's tables are that this user does not see.
+/// Where Overdue's tables are, if this user does not see them.
 async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
-    // A schema without the right to use it is left out of the search path in silence.
+    // PostgreSQL silently leaves a schema that the user has no right to use out of the search path.
     let schemas = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(n.nspname) AS "schema!", current_user::text AS "user!", pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS "usage!",
                   n.nspname = ANY (SELECT pg_catalog.btrim(part, ' "') FROM pg_catalog.unnest(pg_catalog.string_to_array(
@@ -77,7 +77,7 @@ async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
         let (schema, user) = (&found.schema, &found.user);
         return Ok(Some(format!(
             "the schema {schema} has Overdue's tables, and the user {user} may not use it; GRANT USAGE ON SCHEMA \
-             {schema} TO {user}, and what its part needs on the tables (postgres/grants.sql)"
+             {schema} TO {user}, and what its role needs on the tables (postgres/grants.sql)"
         )));
     }
     if schemas.iter().any(|found| found.searched) {

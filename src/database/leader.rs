@@ -1,8 +1,8 @@
-//! Work that one pod at a time does, under an advisory lock of PostgreSQL.
+//! Leadership: an advisory lock of PostgreSQL for work that one pod at a time does.
 //!
-//! The lock lives and dies with a database session of its own. A pod that dies loses it when its socket closes; one
-//! that hangs loses it because the session that stops talking is ended by the server. For a moment two pods may both
-//! believe that they lead: everything done under this lock is harmless when done twice.
+//! The lock ends with the database session that holds it, which has no other purpose. A pod that dies loses it when its
+//! socket closes; a pod that hangs loses it because the server ends idle sessions. For a moment two pods may both believe
+//! that they lead: everything done under this lock is harmless when done twice.
 
 use std::time::Duration;
 
@@ -14,28 +14,29 @@ use super::locks::RoleKey;
 use super::{DatabaseError, bounded, connect};
 use crate::config::Config;
 
-/// Between two attempts to become leader: the time without a leader after one has died is about this.
+/// Interval between two attempts to become leader. After a leader has died, there is none for about this time.
 const CAMPAIGN: Duration = Duration::from_millis(500);
-/// Between two signs of life.
+/// Interval between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A session that is silent for this long is ended by the server, and its lock is free.
+/// The server ends a session that has been idle for this long, which frees its lock.
 const SILENCE: Duration = Duration::from_secs(5);
 
-const _: () = assert!(HEARTBEAT.as_millis() * 2 < SILENCE.as_millis(), "one late sign of life is no silence");
+const _: () = assert!(HEARTBEAT.as_millis() * 2 < SILENCE.as_millis(), "one late heartbeat is tolerated");
 
-/// A lead that is held; it is given up when this is dropped.
+/// Leadership, held until this is dropped.
 #[derive(Debug)]
 pub struct Leadership {
     session: PgConnection,
-    /// The table that the lock names.
+    /// The OID of the outbox table, which the lock's key contains.
     outbox: i32,
 }
 
 impl Leadership {
-    /// Waits until this pod leads; `None` when stopped before.
+    /// Waits until this pod leads; `None` if `stop` is cancelled before.
     ///
     /// # Errors
-    /// Those of the database.
+    /// When the database cannot be reached, does not answer in time, or refuses a statement, or when the session lacks our
+    /// settings.
     pub async fn campaign(
         config: &Config,
         key: RoleKey,
@@ -62,8 +63,8 @@ impl Leadership {
         Ok(None)
     }
 
-    /// Gives signs of life for as long as this pod leads; returns only when the lead is lost. A table in the outbox's place has
-    /// another number: other pods would lead by that one.
+    /// Sends heartbeats for as long as this pod leads; returns only when leadership is lost. A table that has replaced the
+    /// outbox has another OID, and other pods would lead by that one.
     pub async fn hold(&mut self) -> DatabaseError {
         loop {
             sleep(HEARTBEAT).await;
@@ -78,7 +79,7 @@ impl Leadership {
         }
     }
 
-    /// Gives up the lead at once, so that another pod need not wait.
+    /// Gives up leadership at once, so that another pod need not wait.
     pub async fn resign(self) {
         let _ = timeout(SILENCE, self.session.close()).await;
     }

@@ -1,4 +1,4 @@
-//! The connection to PostgreSQL.
+//! Connections to PostgreSQL, and statements with bounded waits.
 
 mod beforehand;
 mod blockers;
@@ -34,17 +34,17 @@ pub use timeline::note;
 pub use verify::{PLACE, fit, verify};
 pub use warm::WarmConnections;
 
-/// Longest wait for a connection; short, because what waits here has its own patience.
+/// Longest wait for a connection; short, because callers have retries of their own.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
-/// Longest wait for an answer: a statement that the server would have ended by then is not coming back, because the
-/// network between swallows it. The driver itself would wait forever.
+/// Longest wait for an answer. The server would have ended the statement by then, so its answer was lost on the network.
+/// The driver itself would wait forever.
 pub const ANSWER: Duration = Duration::from_secs(15);
 
 /// Runs a statement with a bound on the wait for its answer.
 ///
 /// # Errors
-/// The statement's own, or as when the database is away.
+/// The statement's own, or a timeout after [`ANSWER`].
 pub fn bounded<T>(
     doing: &'static str,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -52,10 +52,10 @@ pub fn bounded<T>(
     within(ANSWER, doing, statement)
 }
 
-/// The same with another bound.
+/// Same as [`bounded`], with another bound.
 ///
 /// # Errors
-/// As [`bounded`].
+/// The statement's own, or a timeout after `bound`.
 pub async fn within<T>(
     bound: Duration,
     doing: &'static str,
@@ -70,10 +70,11 @@ fn silent() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer from the database"))
 }
 
-/// Longest wait for a sign of life.
+/// Longest wait for the answer to a ping.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
-/// Asks for a sign of life. What the connection did before is finished then, and its locks are released where it failed.
+/// Pings the server. Its answer means that the connection's last statement is finished, and its locks are released if it
+/// failed.
 pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
 }
@@ -81,22 +82,22 @@ pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx:
 /// A pool of connections; none is opened yet.
 ///
 /// # Errors
-/// As [`options`].
+/// Same as [`options`].
 pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
     pool_of(config, config.database_connections, Vec::new())
 }
 
-/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one
-/// for each of both, for orders that are slow or have failed. A statement may take `statement_timeout`.
+/// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one more for
+/// each of the two, for orders that are slow or have failed. A statement may take `statement_timeout`.
 ///
 /// # Errors
-/// As [`options`].
+/// Same as [`options`].
 pub fn closing_pool(config: &Config, statement_timeout: &'static str) -> Result<PgPool, DatabaseError> {
     let most = u32::try_from(2 * config.close_concurrency + 2).unwrap_or(u32::MAX);
     pool_of(config, most, vec![("statement_timeout", statement_timeout)])
 }
 
-/// `changed` are session settings that are to differ from the usual.
+/// `changed` are session settings that replace the usual ones.
 fn pool_of(
     config: &Config,
     most: u32,
@@ -107,8 +108,8 @@ fn pool_of(
     Ok(PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(ACQUIRE)
-        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only one
-        // that has rested may have gone silent unnoticed.
+        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only a
+        // connection that has been idle may have died unnoticed.
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
             let (schema, changed) = (Arc::clone(&schema), Arc::clone(&changed));
@@ -118,12 +119,12 @@ fn pool_of(
             let rested = meta.idle_for > Duration::from_secs(1);
             Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
         })
-        // The driver would wait forever for the connection of a statement that was given up, and keep its place taken.
+        // Without this, the driver would wait forever for the connection of an abandoned statement, and keep its place taken.
         .after_release(|connection, _| Box::pin(answers(connection)))
         .connect_lazy_with(options))
 }
 
-/// Longest wait for a connection and an answer that takes no work. Roles begin with it, and orders become due meanwhile.
+/// Longest wait for a connection and a trivial answer. Roles begin with it, and orders become due meanwhile.
 const PROBE: Duration = Duration::from_secs(4);
 
 /// Asks the database for its time and its schema.
@@ -139,7 +140,7 @@ pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> 
 
 async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
     let sent = Instant::now();
-    // That the table is there when the statement is prepared is all that is asked: a shop's role may not read it.
+    // The statement only checks that the table exists: a shop's role may not read it.
     let now = sqlx::query_scalar!(
         r#"SELECT pg_catalog.clock_timestamp() AS "now!" WHERE 'outbox'::pg_catalog.regclass IS NOT NULL"#
     );
@@ -149,7 +150,7 @@ async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Opens a connection, to see whether that works.
+/// Checks that a connection can be opened.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses the login; the error says which.
@@ -162,13 +163,13 @@ pub async fn reach(pool: &PgPool) -> Result<(), DatabaseError> {
 
 /// How often the clock is read. It may drift by 200 µs for each second between two readings.
 const TICK: Duration = Duration::from_secs(2);
-/// Ticks between two looks at which server this is. Sessions look as well when they begin, as they do after a failover.
+/// Ticks between two checks of which server this is. Sessions check as well when they begin, as they do after a failover.
 const NOTE_EVERY: u32 = 5;
 
-/// Keeps the estimate of the database's clock fresh while nothing else does; runs until it is dropped.
+/// Keeps the estimate of the database's clock fresh while no other statement does; runs until it is dropped.
 pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
     for tick in 1_u32.. {
-        // While the database is away, others notice and say so.
+        // An outage is noticed and reported by the sessions.
         let _ = ask(pool, clock).await;
         if tick.is_multiple_of(NOTE_EVERY) {
             let _ = note(pool).await;

@@ -1,10 +1,10 @@
-//! What the pods' role may do, compared with what pods do.
+//! The rights that pods need, compared with those of the pods' role.
 
 use sqlx::PgConnection;
 
 use super::session::identifier;
 
-/// What pods do with each table; `postgres/grants.sql` grants this, and a test holds the two together.
+/// The rights that pods need on each table. `postgres/grants.sql` grants them, and a test compares the two.
 pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
     ("orders", &["SELECT", "UPDATE"]),
     ("order_items", &["SELECT"]),
@@ -17,10 +17,10 @@ pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
     ("overdue_migrations", &["SELECT"]),
 ];
 
-/// The functions that pods call themselves.
+/// The functions that pods call directly.
 const FUNCTIONS: [&str; 1] = ["overdue_give_back"];
 
-/// The sequences that pods read: how far ids were drawn tells the relay where to look.
+/// The sequences that pods read: the last id drawn tells the relay where to look.
 const SEQUENCES: [&str; 1] = ["outbox_id_seq"];
 
 /// A right that is missing, and what to do.
@@ -73,7 +73,7 @@ pub(super) async fn missing(
         &sequences
     );
     let mut lacking = lacking.fetch_all(connection).await?;
-    // The planner decides in which order they come, and the first one is what an error names.
+    // Sorted, because the planner decides in which order they come, and an error names the first one.
     lacking.sort_by_key(|row| {
         let mut wanted = tables.iter().zip(&rights);
         let place = wanted.position(|wanted| wanted == (&row.relation, &row.privilege));

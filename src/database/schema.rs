@@ -10,12 +10,12 @@ use super::blockers::{Waiting, patiently};
 use super::catalog::{self, Difference, FUNCTIONS, Repair, rendered};
 use super::session::identifier;
 
-/// The migrations that were applied; a name of our own, because the shop may use sqlx's migrations in the same schema.
+/// The table of applied migrations. It has a name of our own, because the shop may use sqlx's migrations in the same schema.
 const APPLIED: &str = "overdue_migrations";
 
 const TRIGGERS: &str = include_str!("../../migrations/triggers.sql");
 
-/// A lock on a table is waited for this long, because whoever places an order waits behind us; then it is tried again.
+/// How long an attempt waits for a lock on a table. It is short, because sessions that place orders wait behind us.
 const BRIEFLY: &str = "300ms";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!()));
@@ -25,8 +25,8 @@ pub(super) fn newest() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// Migrations with the table's name of ours, and our lock instead of sqlx's: while sqlx waits for its lock, an index that is
-/// built CONCURRENTLY waits for sqlx.
+/// Migrations with our table name, and without sqlx's lock, which ours replaces: while sqlx waits for its lock, an index that
+/// is built CONCURRENTLY waits for sqlx.
 fn named(mut migrations: Migrator) -> Migrator {
     migrations.dangerous_set_table_name(APPLIED);
     migrations.set_locking(false);
@@ -36,16 +36,16 @@ fn named(mut migrations: Migrator) -> Migrator {
 /// Brings the schema up to date, and repairs what differs: tables, indexes, functions, triggers.
 ///
 /// # Errors
-/// When the database cannot be reached, holds tables of the same names that are not of our migrations, refuses a statement, or
-/// differs in a way that only a person can mend.
+/// When the database cannot be reached, holds tables of the same names that our migrations did not create, refuses a
+/// statement, or differs in a way that only a person can repair.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     migrate_and_say(pool, &mut |line| tracing::warn!(event = "migrate_waits", "{line}")).await
 }
 
-/// As [`migrate`]; `say` is given a line whenever it waits for somebody.
+/// Same as [`migrate`]; `say` gets a line for each wait for another session, and for each invalid index.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Same as [`migrate`].
 pub async fn migrate_and_say(
     pool: &PgPool,
     say: &mut (dyn FnMut(String) + Send),
@@ -55,10 +55,10 @@ pub async fn migrate_and_say(
     migrating.repair().await
 }
 
-/// As [`migrate`], with other migrations and without the repair of what this version wants: for tests.
+/// Same as [`migrate`], with other migrations and without the repair of what this version needs: for tests.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Same as [`migrate`].
 #[doc(hidden)]
 pub async fn migrate_by(
     pool: &PgPool,
@@ -69,10 +69,10 @@ pub async fn migrate_by(
     migrating.migrations(&named(migrations)).await
 }
 
-/// Sets up an empty schema and returns it as `migrations/schema.txt` is to have it.
+/// Sets up an empty schema and returns it in the form of `migrations/schema.txt`.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Same as [`migrate`].
 #[doc(hidden)]
 pub async fn dump(pool: &PgPool) -> Result<String, MigrateError> {
     let mut silent = |_| {};
@@ -87,11 +87,11 @@ pub async fn dump(pool: &PgPool) -> Result<String, MigrateError> {
 /// Sessions that migrate, under a lock that keeps other pods from migrating at the same time.
 struct Migrating<'a> {
     schema: String,
-    /// Holds the lock. Waits for a table's lock briefly.
+    /// Holds that lock. Waits only briefly for a table's lock.
     brief: PgConnection,
-    /// Waits for as long as it takes, with statements that nobody waits for.
+    /// Waits for as long as it takes; no other session waits for its statements.
     patient: PgConnection,
-    /// Looks who blocks the others.
+    /// Finds out who blocks the other two.
     looking: PgConnection,
     say: &'a mut (dyn FnMut(String) + Send),
 }
@@ -118,7 +118,7 @@ impl<'a> Migrating<'a> {
         for migration in migrations.iter() {
             let version = migration.version;
             if migration.no_tx {
-                // Builds an index, beside everybody else, however long that takes.
+                // Builds an index while other sessions work, however long that takes.
                 migrations.run_to(version, &mut self.patient).await?;
                 continue;
             }
@@ -131,7 +131,7 @@ impl<'a> Migrating<'a> {
         Ok(())
     }
 
-    /// A newer version's schema is not to be changed back.
+    /// Refuses a schema that a newer version has migrated.
     async fn refuse_newer(&mut self, migrations: &Migrator) -> Result<(), MigrateError> {
         let there = sqlx::query_scalar("SELECT pg_catalog.to_regclass('overdue_migrations') IS NOT NULL");
         if !there.fetch_one(&mut self.brief).await? {
@@ -149,7 +149,7 @@ impl<'a> Migrating<'a> {
         Ok(())
     }
 
-    /// Builds again what a build that was cut off has left, which would neither be used nor be built again.
+    /// Rebuilds the invalid indexes that an interrupted build left behind: they would neither be used nor be built again.
     async fn valid_indexes(&mut self) -> Result<(), MigrateError> {
         let invalid = sqlx::query_as(
             "SELECT i.relname::text, pg_catalog.pg_get_indexdef(i.oid) FROM pg_catalog.pg_index AS x
@@ -163,7 +163,7 @@ impl<'a> Migrating<'a> {
             .fetch_all(&mut self.brief)
             .await?;
         for (index, _) in invalid {
-            // What REINDEX itself has left behind is only in the way.
+            // What REINDEX itself left behind has no use.
             let leftover = index.contains("_ccnew") || index.contains("_ccold");
             let statement =
                 if leftover { "DROP INDEX CONCURRENTLY IF EXISTS" } else { "REINDEX INDEX CONCURRENTLY" };
@@ -174,7 +174,7 @@ impl<'a> Migrating<'a> {
         Ok(())
     }
 
-    /// Makes functions, triggers and indexes what they should be, and refuses what cannot be made so.
+    /// Repairs functions, triggers and indexes; fails if a difference is left that it cannot repair.
     async fn repair(&mut self) -> Result<(), MigrateError> {
         let differences = self.differences().await?;
         let any = |repair| differences.iter().any(|difference| difference.repair == repair);
@@ -191,7 +191,7 @@ impl<'a> Migrating<'a> {
         match left.as_slice() {
             [] => Ok(()),
             [first, more @ ..] => Err(refused(format!(
-                "the schema {} is not what this version wants, and cannot be repaired: {}{}; make it so by hand, or restore it \
+                "the schema {} is not what this version needs, and cannot be repaired: {}{}; correct it by hand, or restore it \
                  from a backup",
                 self.schema,
                 first.problem,
@@ -225,7 +225,7 @@ impl<'a> Migrating<'a> {
         Ok(catalog::differences(&catalog, &self.schema))
     }
 
-    /// Builds an index that is missing, beside everybody else.
+    /// Builds a missing index while other sessions work.
     async fn build(&mut self, index: &Difference) -> Result<(), MigrateError> {
         let line = catalog::WANTED.lines().find_map(|line| line.strip_prefix(&format!("{}: ", index.object)));
         let Some((before, after)) = line.and_then(|definition| definition.split_once(" INDEX ")) else {

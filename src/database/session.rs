@@ -1,7 +1,7 @@
 //! The session settings that closing relies on: sent when a connection is made, and checked that they arrived.
 //!
-//! What a statement means must not depend on defaults that somebody has set on the database or the role. The settings are
-//! start-up parameters and are never SET later: behind a transaction pooler another program may be given the same session.
+//! What a statement means must not depend on defaults of the database or the role. The settings are start-up parameters and
+//! are never SET later: behind a transaction pooler, another program may get the same session.
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
@@ -11,30 +11,30 @@ use crate::config::Config;
 
 /// Session settings of every connection of ours, besides the search path.
 ///
-/// No statement of ours takes long; one that does stands behind a lock, and is better tried again than waited for.
-/// One plan for all batch sizes: planning the closing statement each time costs more than it could save.
+/// Timeouts are short: no statement of ours takes long unless it waits for a lock, and then a retry is better than waiting.
+/// All batch sizes share one plan: planning the closing statement each time costs more than it could save.
 const PINNED: [(&str, &str); 10] = [
-    // Under a stricter isolation a close works on a snapshot from before its locks: items would be missed.
+    // Under a stricter isolation level, a close uses a snapshot from before its locks and would miss items.
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
     // An event must not be published before its transaction is on the disk.
     ("synchronous_commit", "on"),
-    // A policy that would hide rows makes an error, and not a close without its stock.
+    // A policy that would hide rows causes an error instead of a close that does not give its stock back.
     ("row_security", "off"),
     ("statement_timeout", "10s"),
-    // Shorter than deadlock_timeout (1 s): when we and a buyer's checkout wait for each other, we give way, and PostgreSQL
-    // never has to end the checkout.
+    // Shorter than deadlock_timeout (1 s): when a close and a buyer's checkout wait for each other, the close gives way, and
+    // PostgreSQL never has to abort the checkout.
     ("lock_timeout", "400ms"),
     ("idle_in_transaction_session_timeout", "10s"),
     ("idle_session_timeout", "0"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// How to connect, with our session settings.
+/// Connection options with our session settings.
 ///
 /// # Errors
-/// When the URL cannot be understood; the configuration has checked that already.
+/// When the URL cannot be parsed; the configuration has checked that already.
 pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
     let options = config
         .database_options()
@@ -43,17 +43,17 @@ pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
     Ok(options.options([("search_path", identifier(&config.schema))]).disable_statement_logging())
 }
 
-/// A name as SQL writes it.
+/// A name quoted as an SQL identifier.
 pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// An error that waiting does not mend.
+/// An error that a retry does not fix.
 pub(super) fn refusal(problem: impl Into<String>) -> sqlx::Error {
     sqlx::Error::Configuration(problem.into().into())
 }
 
-/// Connects outside the pool, and checks the session; `changed` are settings that are to differ from the usual.
+/// Connects outside the pool, and checks the session; `changed` are settings that replace the usual ones.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses the login, or when the session does not have our settings.
@@ -71,8 +71,8 @@ pub async fn connect(
     within(PROBE, "connecting to the database", connecting).await
 }
 
-/// A pooler that refuses start-up parameters says so with the code of a protocol violation, which for a PostgreSQL means
-/// something that passes.
+/// Turns a pooler's refusal of start-up parameters into an error that is not retried. The pooler reports it as a protocol
+/// violation, which from PostgreSQL itself would count as an outage.
 fn true_reason(error: sqlx::Error) -> sqlx::Error {
     match error.as_database_error() {
         Some(refused) if refused.message().contains("startup parameter") => refusal(format!(
@@ -88,7 +88,7 @@ fn true_reason(error: sqlx::Error) -> sqlx::Error {
 /// Checks in one round trip that the session has our settings.
 ///
 /// # Errors
-/// The database's, or a refusal that names the first setting that did not arrive, its value, and what to do.
+/// The database's, or a refusal that names the first unsuitable setting, its value, and what to do.
 pub(super) async fn check(
     connection: &mut PgConnection,
     schema: &str,
@@ -103,7 +103,7 @@ pub(super) async fn check(
     }
     let asked = pinned.iter().map(|(name, _)| *name).chain(GIVEN.iter().map(|(name, ..)| *name));
     let columns: Vec<_> = asked.map(|name| format!("pg_catalog.current_setting('{name}', true)")).collect();
-    // The simple protocol: a pooler may hand the next statement to another session, and a prepared one would not be there.
+    // The simple protocol: a pooler may pass the next statement to another session, in which a prepared one does not exist.
     let query = format!(
         "SELECT {}, pg_catalog.quote_ident(current_user), pg_catalog.quote_ident(pg_catalog.current_database())",
         columns.join(", ")
@@ -116,7 +116,7 @@ pub(super) async fn check(
             return Err(refusal(format!(
                 "the session setting {name} is `{there}` and not `{wanted}`: something between Overdue and PostgreSQL drops \
                  start-up parameters (a pooler such as PgBouncer with ignore_startup_parameters), or a login trigger sets it; \
-                 connect to PostgreSQL directly in database_url (DATABASE_URL), or make it so for the role: \
+                 connect to PostgreSQL directly in database_url (DATABASE_URL), or set it for the role: \
                  ALTER ROLE {} SET {name} = {}",
                 value(columns.len())?.unwrap_or_default(),
                 literal(wanted)
@@ -126,7 +126,7 @@ pub(super) async fn check(
     for (at, (name, fits, why)) in GIVEN.iter().enumerate() {
         let Some(there) = value(pinned.len() + at)?.filter(|there| !fits(there)) else { continue };
         return Err(refusal(format!(
-            "the session setting {name} is `{there}`: {why}; a superuser can mend it: ALTER ROLE {role} RESET {name}, \
+            "the session setting {name} is `{there}`: {why}; a superuser can repair it: ALTER ROLE {role} RESET {name}, \
              ALTER DATABASE {database} RESET {name}, ALTER ROLE {role} IN DATABASE {database} RESET {name}, or postgresql.conf",
             role = value(columns.len())?.unwrap_or_default(),
             database = value(columns.len() + 1)?.unwrap_or_default(),
@@ -135,18 +135,18 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// Settings that cannot be sent: a plain role may not set the first, and PostgreSQL before 17 does not know the second.
+/// Settings that cannot be sent: an ordinary role may not set the first, and PostgreSQL before 17 does not know the second.
 #[expect(clippy::type_complexity, reason = "a table of name, test and reason")]
 const GIVEN: [(&str, fn(&str) -> bool, &str); 2] = [
     (
         "session_replication_role",
         |value| value != "replica",
-        "no trigger works, so orders get neither wakes nor events",
+        "no trigger fires, so orders get neither wakes nor events",
     ),
     ("transaction_timeout", enough, "closing may need 20s, and would be cut off"),
 ];
 
-/// Whether a time as PostgreSQL shows it is none or at least 20 s.
+/// Whether a timeout, as PostgreSQL shows it, is off or at least 20 s.
 fn enough(value: &str) -> bool {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     match (digits.parse::<u64>(), &value[digits.len()..]) {
@@ -158,7 +158,7 @@ fn enough(value: &str) -> bool {
     }
 }
 
-/// Whether two spellings of a value mean the same; quotes around a name without capitals mean nothing.
+/// Whether two spellings of a value mean the same. Quotes around a plain lower-case name change nothing.
 fn same(there: &str, wanted: &str) -> bool {
     let plain = wanted.trim_matches('"');
     let needs_none = plain.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');

@@ -1,21 +1,21 @@
-//! Notices that the database is not the one that it was: a standby was promoted, or a backup restored.
+//! Detects that the database is another server or on another timeline: a standby was promoted, or a backup restored.
 
 use sqlx::{PgConnection, PgPool};
 
 use super::{DatabaseError, bounded};
 
-/// Compares server and timeline with what was noted last; a change is reported by one of all pods, and true for that one.
+/// Compares server and timeline with those recorded last. One of all pods reports a change, and returns true.
 ///
 /// # Errors
-/// When the database cannot be asked.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn note(pool: &PgPool) -> Result<bool, DatabaseError> {
     let connection = bounded("connecting to the database", pool.acquire()).await;
     note_by(&mut *connection?).await
 }
 
-/// As [`note`], over this connection.
+/// Same as [`note`], over this connection.
 pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
-    // A promoted server writes its new timeline at once into the names of its log files; pg_control follows at a checkpoint.
+    // The names of a promoted server's WAL files show its new timeline at once; pg_control follows at a checkpoint.
     let row = sqlx::query!(
         r#"SELECT o.system_identifier, o.timeline, c.system_identifier AS "server!",
                   CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS log_file
@@ -36,7 +36,7 @@ pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, Datab
         row.system_identifier,
         row.timeline
     );
-    let noted = bounded("noting which server this is", noted.execute(connection)).await?;
+    let noted = bounded("recording which server this is", noted.execute(connection)).await?;
     let changed = (noted.rows_affected(), row.system_identifier, row.timeline);
     if let (1, Some(server), Some(before)) = changed {
         tracing::error!(
@@ -46,7 +46,7 @@ pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, Datab
             server = row.server,
             timeline,
             "the database is another server or on another timeline than before: a standby was promoted, or a backup restored. \
-             It may lack the last transactions of the one before it: orders that subscribers were told are closed may be \
+             It may lack the last transactions of the previous one: orders whose close was announced to subscribers may be \
              open again or gone, and event ids may be used a second time"
         );
         return Ok(true);
@@ -54,7 +54,7 @@ pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, Datab
     Ok(false)
 }
 
-/// The timeline in the name of a log file: its first eight hexadecimal digits.
+/// The timeline in the name of a WAL file: its first eight hexadecimal digits.
 fn timeline(file: &str) -> Option<i64> {
     file.get(..8).and_then(|digits| i64::from_str_radix(digits, 16).ok())
 }

@@ -1,4 +1,4 @@
-//! Whether the database is what pods need: the schema, its functions and triggers, and the role's rights.
+//! Checks that the database has what pods need: the schema, its functions and triggers, and the role's rights.
 
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::timeout;
@@ -11,27 +11,28 @@ use super::{DatabaseError, PROBE, bounded, rights};
 use crate::config::Config;
 use crate::finding::{Finding, Outcome};
 
-/// Where the findings are.
+/// `place` of the findings.
 pub const PLACE: &str = "database";
 
-/// What of it was looked at, where something is wrong.
+/// `what` of the findings that are not fine.
 const PARTS: &str = "schema, functions, triggers and rights";
 
 const MIGRATE: &str = "run `overdue migrate`";
 
-/// Compares the database with what the code wants.
+/// Compares the database with what the code needs.
 ///
 /// # Errors
-/// When the database cannot be asked.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn verify(pool: &PgPool, config: &Config) -> Result<Vec<Finding>, DatabaseError> {
     let connection = bounded("connecting to the database", pool.acquire()).await;
     bounded("looking at the database's schema", look(&mut *connection?, &config.schema)).await
 }
 
-/// Checks that a pod can work here, and notes which server it is; a pod that starts in a wrong place would close wrongly, or not at all.
+/// Checks that a pod can work with this database, and records which server it is. A pod with a wrong one would close wrongly,
+/// or not at all.
 ///
 /// # Errors
-/// When the database cannot be asked, or a refusal with the first thing that is wrong, and what to do.
+/// When the database cannot be reached or does not answer in time, or a refusal with the first difference and its remedy.
 pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
     let mut connection = connect(config, &[]).await?;
     let findings = bounded("looking at the database's schema", look(&mut connection, &config.schema)).await?;
@@ -46,7 +47,7 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
         }
     }
     let Some(first) = wrong.first() else {
-        // Nothing that a pod needs for closing.
+        // Closing needs neither of these, so their errors are ignored.
         let _ = note_by(&mut connection).await;
         let _ = timeout(PROBE, connection.close()).await;
         return Ok(());
@@ -73,7 +74,7 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
         (Some(true), _) => findings.push(Finding::cannot_tell(
             PLACE,
             PARTS,
-            format!("a newer Overdue has migrated the schema {schema}, and this one does not know what it wants"),
+            format!("a newer Overdue has migrated the schema {schema}, and this version does not know what that one needs"),
             "upgrade the other pods too",
         )),
         (_, true) => {
@@ -82,7 +83,7 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
         (_, false) => findings.extend(differences.into_iter().map(|difference| {
             let remedy = match difference.repair {
                 Repair::ByHand => format!(
-                    "`overdue migrate` cannot repair this; make {} what it should be, by hand or from a backup",
+                    "`overdue migrate` cannot repair this; correct {} by hand or from a backup",
                     difference.object
                 ),
                 _ => MIGRATE.to_owned(),
@@ -101,7 +102,7 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
     Ok(findings)
 }
 
-/// Why nothing can be seen at all, if so: the catalog shows names without their schema only where the role may use it.
+/// Why the schema cannot be read at all, or `None`: the catalog shows names without their schema only if the role may use it.
 async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Finding>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(current_user) AS "role!",
@@ -119,7 +120,7 @@ async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Fin
         None => Some(differs(
             format!("the database has no schema {schema}"),
             format!(
-                "name the schema of the shop's tables in `schema` (OVERDUE_SCHEMA), or make it: CREATE SCHEMA {}, then \
+                "name the schema of the shop's tables in `schema` (OVERDUE_SCHEMA), or create it: CREATE SCHEMA {}, then \
                  `overdue migrate`",
                 identifier(schema)
             ),
@@ -133,7 +134,7 @@ async fn is_newer(connection: &mut PgConnection) -> Result<Option<bool>, sqlx::E
         r#"SELECT coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass('overdue_migrations'), 'SELECT'), false) AS "yes!""#
     );
     if !readable.fetch_one(&mut *connection).await? {
-        // Either there are no tables, or a right is missing: both are found elsewhere.
+        // Either there are no tables, or a right is missing: other checks find both.
         return Ok(None);
     }
     let applied = sqlx::query_scalar("SELECT pg_catalog.max(version) FROM overdue_migrations WHERE success");
@@ -145,7 +146,7 @@ async fn is_newer(connection: &mut PgConnection) -> Result<Option<bool>, sqlx::E
     })
 }
 
-/// The schema holds nothing of ours: perhaps another one does.
+/// The finding that the schema has no tables of Overdue, with the schemas that have them.
 async fn no_tables(connection: &mut PgConnection, schema: &str) -> Result<Finding, sqlx::Error> {
     let others = sqlx::query_scalar!(
         r#"SELECT n.nspname::text AS "name!" FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

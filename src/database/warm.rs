@@ -1,4 +1,4 @@
-//! Connections that go from one closing transaction straight to the next.
+//! Connections that pass straight from one closing transaction to the next.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres};
 use tokio::time::Instant;
 
-/// A connection that has rested for longer may have gone silent unnoticed: the pool asks it for a sign of life.
+/// A connection that has been idle for longer may have died unnoticed. It goes back to the pool, which pings it.
 const RESTED: Duration = Duration::from_secs(1);
 
-/// Connections that were used a moment ago and will be needed again. The pool asks each for two signs of life whenever it
-/// comes back: round trips that cost as much as closing a few orders does.
+/// Connections that were used a moment ago and will be needed again. The pool would ping each of them twice whenever it came
+/// back: round trips that cost as much as closing a few orders does.
 #[derive(Debug)]
 pub struct WarmConnections {
     pool: PgPool,
@@ -20,26 +20,26 @@ pub struct WarmConnections {
 }
 
 impl WarmConnections {
-    /// Keeps at most so many of the pool's connections from it.
+    /// Keeps at most `most` of the pool's connections.
     #[must_use]
     pub fn new(pool: PgPool, most: usize) -> Self {
         Self { pool, most, idle: Mutex::default() }
     }
 
-    /// A connection: the one used last, else the pool's.
+    /// Takes the connection that was used last, or one from the pool.
     ///
     /// # Errors
-    /// The pool's, when none is free or the database does not answer.
+    /// When the pool has no free connection, or the database does not answer.
     pub async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let last = self.with(|idle| idle.pop().filter(|(_, since)| since.elapsed() < RESTED));
         match last {
             Some((connection, _)) => Ok(connection),
-            // Boxed: it is 14 KB, and whoever closes is a task, which the runtime copies ten times.
+            // Boxed: this future is 14 KB, and it is part of a closing task, which the runtime copies ten times.
             None => Box::pin(self.pool.acquire()).await,
         }
     }
 
-    /// Keeps a connection whose last statement was answered. Any other is to be dropped: then the pool looks at it.
+    /// Keeps a connection whose last statement was answered. Drop any other one instead: the pool then checks it.
     pub fn keep(&self, connection: PoolConnection<Postgres>) {
         let (now, most) = (Instant::now(), self.most);
         self.with(|idle| {
@@ -50,7 +50,7 @@ impl WarmConnections {
         });
     }
 
-    /// Closes all of them.
+    /// Closes these connections and the pool.
     pub async fn close(&self) {
         self.with(Vec::clear);
         self.pool.close().await;

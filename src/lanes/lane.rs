@@ -1,7 +1,7 @@
 //! Which delay lane a wake goes into, and for how long.
 //!
-//! A queue expires only from its head, so a lane must hold messages of (nearly) one length: one queue per window.
-//! Everything here is pure; `now` is the caller's.
+//! A queue expires messages only at its head, so a lane must hold messages of (nearly) one length: one queue per window.
+//! Everything here is pure; the caller passes `now`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,21 +19,21 @@ pub struct Lane {
     pub length: Duration,
 }
 
-/// The lanes in ascending order of length, with the two lengths of time that the choice depends on.
+/// The lanes in ascending order of length, with the two durations that the choice depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lanes {
     lanes: Vec<Lane>,
     /// How long before its moment a wake should reach a pod.
     lead: Duration,
-    /// How much less than a lane's length may remain for the lane still to be taken with the exact remaining time.
-    /// It bounds how long a message can stand behind an earlier one with a longer expiration.
+    /// How much less than a lane's length may remain for a wake to take the lane with its exact remaining time.
+    /// The tolerance bounds how long a message can stand behind an earlier one with a longer expiration.
     tolerance: Duration,
 }
 
 /// Where a wake goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// Straight to the pods: less remains than the shortest lane's length, and a pod holds it on a timer.
+    /// Straight to the pods: less time remains than any lane takes, and a pod holds the wake on a timer.
     Hold,
     /// Into lane `lane`, to arrive at a pod just before its moment.
     Last {
@@ -51,40 +51,35 @@ pub enum Hop {
     },
 }
 
-/// RabbitMQ keeps an expiration in 32 bits of milliseconds.
+/// The longest lane: RabbitMQ keeps an expiration in 32 bits of milliseconds.
 const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// No pod holds a wake in its memory for longer: what is held takes room that due ones need.
+/// The longest time that a pod holds a wake in memory: held wakes take room that due ones need.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(5);
 
 /// A lane list that cannot work, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
-    /// Nothing given.
     #[error("at least one lane is needed, such as `1s,10s,1m,15m`")]
     Empty,
-    /// Not a length.
     #[error("`{0}` is not a length: write a whole number and a unit (ms, s, m, h, d), such as `15m`")]
     Label(String),
     /// Two names for one length would split one window over two queues.
     #[error("`{0}` and `{1}` are the same length: keep one")]
     Twice(String, String),
-    /// Beyond the broker's range.
     #[error(
         "`{0}` is longer than the broker can count (49 days): longer windows take several hops by themselves"
     )]
     TooLong(String),
-    /// Lead and shortest lane do not fit.
     #[error("the shortest lane, `{0}`, must be longer than lead and lane_tolerance together ({1:?})")]
     ShorterThanLead(String, Duration),
-    /// Pods would have to hold wakes for long.
+    /// Pods would hold wakes for longer than [`LONGEST_HOLD`].
     #[error(
         "the shortest lane, `{0}`, is longer than {LONGEST_HOLD:?}: keep a short one, such as `1s`, \
          because pods hold what is shorter than every lane"
     )]
     NoShortOne(String),
-    /// Tolerance and lead do not fit.
-    #[error("lane_tolerance ({0:?}) must not exceed the lead ({1:?}), which hides it")]
+    #[error("lane_tolerance ({0:?}) must not exceed the lead ({1:?}), which makes up for its delay")]
     ToleranceOverLead(Duration, Duration),
 }
 
@@ -100,13 +95,13 @@ impl Lanes {
     /// Checks and sorts the list.
     ///
     /// # Errors
-    /// Says which lane cannot work and why.
+    /// A [`LaneError`] that names the lane or setting that cannot work, and why.
     pub fn new(labels: &str, lead: Duration, tolerance: Duration) -> Result<Self, LaneError> {
         let labels = labels.split(',').map(str::trim).filter(|label| !label.is_empty());
         let mut lanes = labels.map(Lane::from_str).collect::<Result<Vec<_>, _>>()?;
         lanes.sort_by_key(|lane| lane.length);
         let shortest = lanes.first().ok_or(LaneError::Empty)?;
-        // Otherwise, a wake that has just come out of it, with the lead left, would fit into it again, forever.
+        // With a shorter lane, a wake that has just left it, with the lead remaining, would fit into it again, forever.
         if shortest.length <= lead + tolerance {
             return Err(LaneError::ShorterThanLead(shortest.label.clone(), lead + tolerance));
         }
@@ -128,7 +123,7 @@ impl Lanes {
         &self.lanes
     }
 
-    /// An expiration that no message in any lane is shorter than.
+    /// The shortest expiration that a message in any lane can have.
     #[must_use]
     pub fn shortest_wait(&self) -> Duration {
         // More than zero: see `new`.
@@ -171,7 +166,7 @@ impl FromStr for Lane {
             "d" => 86_400_000,
             _ => return Err(wrong()),
         };
-        // Zeros in front would make one length many names, and a name longer than a queue's may be.
+        // Leading zeros would give one length many names, and a name longer than a queue's may be.
         if label.starts_with('0') {
             return Err(wrong());
         }

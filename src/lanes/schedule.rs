@@ -10,7 +10,6 @@ use crate::wire::keys::KEY_PROCESS;
 use crate::wire::outgoing::Outgoing;
 use crate::wire::wake::{self, WAKE_TYPE, Wake};
 
-/// How wakes are put into messages.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     lanes: Lanes,
@@ -18,12 +17,11 @@ pub struct Scheduler {
     most: usize,
 }
 
-/// One message to be: a hop and the orders that take it together.
+/// The content of one message: a hop and the orders that take it together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WakeGroup {
-    /// Where it goes and how long it waits there.
     pub hop: Hop,
-    /// Its orders, earliest first.
+    /// Earliest first.
     pub wakes: Vec<Wake>,
 }
 
@@ -34,29 +32,29 @@ impl Scheduler {
         Self { lanes, coalesce, most: max_orders_per_wake }
     }
 
-    /// Whether less time remains than any lane takes, so that a pod that has this wake had better hold it.
+    /// Whether less time remains than any lane takes, so that a pod should hold this wake.
     #[must_use]
     pub fn holds(&self, wake: &Wake, now: DbTime) -> bool {
         self.lanes.hop(wake.due, now) == Hop::Hold
     }
 
-    /// The messages that bring these wakes where they belong.
+    /// The messages that carry these wakes into their lanes, or straight to the pods.
     #[must_use]
     pub fn messages(&self, wakes: Vec<Wake>, now: DbTime) -> Vec<Outgoing> {
         self.groups(wakes, now).iter().map(|group| self.message(group, now)).collect()
     }
 
-    /// Groups wakes into groups.
+    /// Groups wakes by hop.
     ///
     /// On the last hop the deadlines of a group lie within `coalesce`, because the group arrives for the first of them.
     /// On any other hop it is enough that all take the same lane: they come back before the first deadline and are
     /// grouped again.
     fn groups(&self, mut wakes: Vec<Wake>, now: DbTime) -> Vec<WakeGroup> {
         wakes.sort_unstable();
-        // An order whose deadline was moved often has a wake for each move, which all meet at the last one.
+        // An order whose deadline was moved often has a wake for each move, and all of them end at the last deadline.
         wakes.dedup_by_key(|wake| (wake.due, wake.order_id));
         let mut groups: Vec<WakeGroup> = Vec::new();
-        // The group still open for each lane, and for the straight way; wakes come in order of their moment.
+        // The open group of each lane, and last the one that goes straight to the pods; wakes come in order of `due`.
         let mut open: Vec<Option<usize>> = vec![None; self.lanes.as_slice().len() + 1];
         for wake in wakes {
             let hop = self.lanes.hop(wake.due, now);

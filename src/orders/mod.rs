@@ -1,6 +1,6 @@
-//! What a shop does with orders, by plain SQL guarded by the status: place, show, pay, cancel, extend.
+//! A shop's operations on orders, in plain SQL guarded by the status: place, show, pay, cancel, extend.
 //!
-//! A real shop writes these statements itself; Overdue relies on none of them being used.
+//! A real shop writes these statements itself; Overdue does not rely on these being used.
 
 use std::time::Duration;
 
@@ -11,85 +11,59 @@ use time::OffsetDateTime;
 use crate::clock::DbTime;
 use crate::database::DatabaseError;
 
-/// An order as it is in the database.
+/// An order as it is in the database. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Order {
-    /// Its number.
     pub order_id: i64,
-    /// Its buyer.
+    /// The buyer.
     pub user_id: i64,
     /// `PENDING`, `PAID`, …
     pub status: String,
-    /// When it was placed.
     pub created_at: String,
-    /// Until when it can be paid.
     pub payment_deadline: String,
-    /// When it was closed, if it was.
     pub closed_at: Option<String>,
     /// How long after its deadline it was closed, in milliseconds.
     pub lateness_ms: Option<f64>,
-    /// Products and quantities.
     pub items: Vec<Item>,
 }
 
 /// A line of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// The product.
     pub product_id: i64,
-    /// How many.
     pub quantity: i64,
 }
 
 /// Why a shop's request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ShopError {
-    /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// No such order.
     #[error("there is no order {0}")]
     NoSuchOrder(i64),
-    /// Its status does not allow it.
     #[error("order {order_id} is {status}; only a PENDING order can be {wanted}")]
-    NotPending {
-        /// The order.
-        order_id: i64,
-        /// Its status.
-        status: String,
-        /// What was asked.
-        wanted: &'static str,
-    },
-    /// No such product.
+    NotPending { order_id: i64, status: String, wanted: &'static str },
     #[error("there is no product {0} in the inventory")]
     NoSuchProduct(i64),
-    /// Not enough of it.
     #[error("product {product_id} has {stock} in stock, and {wanted} were ordered")]
-    OutOfStock {
-        /// The product.
-        product_id: i64,
-        /// What is there.
-        stock: i64,
-        /// What was wanted.
-        wanted: i64,
-    },
+    OutOfStock { product_id: i64, stock: i64, wanted: i64 },
 }
 
 fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> ShopError {
     move |source| ShopError::Database(DatabaseError { doing, source })
 }
 
-/// Places an order that can be paid for `window` from now, taking its items from stock. Returns its number.
+/// Places an order that can be paid for `window` from now, and takes its items from stock. Returns its number.
 ///
 /// # Errors
-/// When a product does not exist or has too little stock; nothing is changed then.
+/// When a product does not exist or has too little stock (nothing is changed then), or the database fails.
 pub async fn place(
     pool: &PgPool,
     user_id: i64,
     window: Duration,
     mut items: Vec<Item>,
 ) -> Result<i64, ShopError> {
-    // In product order, as everybody who locks several products should.
+    // In product order, as in every transaction that locks several products, to avoid deadlocks.
     items.sort_unstable_by_key(|item| item.product_id);
     let mut transaction = pool.begin().await.map_err(during("placing an order"))?;
     for Item { product_id, quantity } in items.iter().copied() {
@@ -142,7 +116,7 @@ async fn refused(
 /// Reads an order with its items.
 ///
 /// # Errors
-/// When there is no such order.
+/// When there is no such order, or the database fails.
 pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
     let order = sqlx::query!(
         "SELECT user_id, status, created_at, payment_deadline, closed_at FROM orders WHERE order_id = $1",
@@ -171,7 +145,7 @@ pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
 /// Marks an order as paid.
 ///
 /// # Errors
-/// When there is no such order, or it is not PENDING.
+/// When there is no such order, it is not PENDING, or the database fails.
 pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
     let paid = sqlx::query!(
         "UPDATE orders SET status = 'PAID', updated_at = pg_catalog.now() WHERE order_id = $1 AND status = 'PENDING'",
@@ -181,20 +155,20 @@ pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
     changed(pool, order_id, paid.rows_affected(), "paid").await
 }
 
-/// Cancels an order and gives its stock back, with its event, in one transaction.
+/// Cancels an order, gives its stock back and records its event, in one transaction.
 ///
 /// # Errors
-/// When there is no such order, or it is not PENDING.
+/// When there is no such order, it is not PENDING, or the database fails.
 pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
     let cancelled = sqlx::query_scalar!(r#"SELECT overdue_cancel($1) AS "cancelled!""#, order_id);
     let cancelled = cancelled.fetch_one(pool).await.map_err(during("cancelling an order"))?;
     changed(pool, order_id, u64::from(cancelled), "cancelled").await
 }
 
-/// Moves an order's deadline by `by`; its wake finds the new one.
+/// Moves an order's deadline by `by`; a trigger records a wake for the new one.
 ///
 /// # Errors
-/// When there is no such order, or it is not PENDING.
+/// When there is no such order, it is not PENDING, or the database fails.
 pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), ShopError> {
     let extended = sqlx::query!(
         "UPDATE orders SET payment_deadline = payment_deadline + pg_catalog.make_interval(secs => $2), updated_at = pg_catalog.now()
@@ -206,7 +180,7 @@ pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), Sh
     changed(pool, order_id, extended.rows_affected(), "extended").await
 }
 
-/// One row changed, or the reason why none was.
+/// Checks that one row changed, or returns the reason why none did.
 async fn changed(pool: &PgPool, order_id: i64, rows: u64, wanted: &'static str) -> Result<(), ShopError> {
     if rows == 1 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Announces waiting orders again: after a purge, on a new broker, under a new prefix, nothing else would wake them.
+//! Announces waiting orders again. After a purge, on a new broker or under a new prefix, nothing else would wake them.
 
 use std::time::Duration;
 
@@ -9,24 +9,25 @@ use tokio::time::sleep;
 
 use crate::database::{DatabaseError, bounded};
 
-/// Orders in one outbox row, as the triggers write them: it bounds what the relay reads at once.
+/// Orders in one outbox row, as in the triggers: this bounds what the relay reads at once.
 const TOGETHER: i64 = 500;
 
-/// Records a wake for every order that is PENDING, the next ones due first; the relay publishes them. Returns how many there
-/// were; `progress` is called with the count so far.
+/// Records a wake for every PENDING order, by deadline; the relay publishes them. Returns how many there were; `progress` is
+/// called with the count so far.
 ///
-/// Announced twice, an order has two wakes, of which the second finds it closed or paid: that is harmless. An order that
-/// is placed meanwhile has its own wake.
+/// Announcing an order twice is harmless: it has two wakes, and the second finds it closed or paid. An order that is placed
+/// meanwhile has its own wake.
 ///
 /// # Errors
-/// Those of the database. What was recorded before stays; to announce everything again is harmless.
+/// When the database cannot be reached, does not answer in time, or refuses the statement. The wakes
+/// recorded by then stay; announcing everything again is harmless.
 pub async fn announce(pool: &PgPool, progress: impl FnMut(u64)) -> Result<u64, DatabaseError> {
     let mut announced = Announced::default();
     announced.the_rest(pool, progress).await?;
     Ok(announced.count)
 }
 
-/// How far announcing has come, so that it goes on there after an error.
+/// How far announcing has come, so that it resumes there after an error.
 struct Announced {
     after: (OffsetDateTime, i64),
     count: u64,
@@ -67,7 +68,7 @@ impl Announced {
     }
 }
 
-/// Between two attempts to announce waiting orders while the database is away.
+/// Wait between two attempts to announce waiting orders while the database is away.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Announces all waiting orders whenever queues that hold wakes were created; runs until it is dropped.

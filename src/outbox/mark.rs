@@ -1,8 +1,8 @@
 //! Where the next look at the outbox begins: past everything that has been relayed.
 //!
-//! Rows that were deleted stay in table and index until vacuum removes them, which an open snapshot prevents for as long as it is
-//! open. A look that began with the oldest row would walk over all of them, each time. Ids are drawn before their transaction
-//! commits, so a slow transaction can leave rows behind the mark. The mark remembers it with the position of its first possible row.
+//! Deleted rows stay in table and index until vacuum removes them, which an open snapshot prevents for as long as it is open. A
+//! look that began with the oldest row would scan all of them each time. Ids are drawn before their transaction commits, so a slow
+//! transaction can leave rows behind the mark. The mark remembers such a transaction with the position of its first possible row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,34 +17,34 @@ const START: i64 = i64::MIN;
 pub struct Mark {
     /// Everything up to this id has been relayed, except what transactions still at work may bring.
     id: i64,
-    /// The id before the last move: what a new transaction may have drawn lies past it.
+    /// The id before the last move. Ids drawn by a transaction that the mark does not know yet lie past it.
     before: i64,
-    /// Transactions that were at work when the mark moved, and past which id their rows are.
+    /// Transactions that were at work when the mark moved, each with the id past which its rows lie.
     running: BTreeMap<i64, i64>,
-    /// The last id that had been drawn after the last look, where nothing was relayed yet.
+    /// The last id drawn as of the last look; known only while nothing has been relayed yet.
     drawn: Option<i64>,
     /// When the next full look is due.
     full_at: Instant,
 }
 
-/// From where a look reads.
+/// Where a look begins.
 #[derive(Debug)]
 pub struct Begin {
     /// The mark's id, or one before every id in a full look.
     pub id: i64,
     /// Transactions whose end makes the look begin further back.
     pub transactions: Vec<i64>,
-    /// How far back, for each.
+    /// Where the look then begins, for each.
     pub positions: Vec<i64>,
     /// Whether this look begins with the oldest row.
     pub full: bool,
-    /// Whether to ask for the last id that was drawn: nothing was relayed yet, and what is deleted must not be walked over again.
+    /// Whether to ask for the last id drawn: nothing was relayed yet, and deleted rows must not be scanned again.
     pub asks: bool,
 }
 
-/// Between two full looks at the least.
+/// Minimum interval between two full looks.
 const FULL_EVERY: Duration = Duration::from_secs(1);
-/// A full look may take this share of the time: one hundredth.
+/// Full looks take at most this share of the time: one hundredth.
 const FULL_SHARE: u32 = 100;
 
 impl Default for Mark {
@@ -54,8 +54,8 @@ impl Default for Mark {
 }
 
 impl Mark {
-    /// Where the next look begins. Now and then it is a full one: ids may be smaller than any mark for reasons that the
-    /// transactions do not tell, such as a sequence that was set back or hands out ids in blocks.
+    /// Where the next look begins. Now and then it is a full one, because ids may lie before the mark for reasons
+    /// that the transactions do not show, such as a sequence that was set back or hands out ids in blocks.
     #[must_use]
     pub fn begin(&self, now: Instant) -> Begin {
         let full = now >= self.full_at;
@@ -63,13 +63,13 @@ impl Mark {
         Begin { id: if full { START } else { self.id }, transactions, positions, full, asks: self.nowhere() }
     }
 
-    /// Whether nothing is known of where to begin.
+    /// Whether there is no position yet, so that looks begin with the oldest row.
     #[must_use]
     pub fn nowhere(&self) -> bool {
         self.id == START
     }
 
-    /// Notes that a full look took this long.
+    /// Schedules the next full look, after one that took this long.
     pub fn looked_fully(&mut self, now: Instant, took: Duration) {
         self.full_at = now + FULL_EVERY.max(took * FULL_SHARE);
     }
@@ -79,7 +79,7 @@ impl Mark {
     /// `drawn` the last id drawn, if it was asked for.
     pub fn pass(&mut self, last: Option<i64>, limited: bool, snapshot: &str, drawn: Option<i64>) {
         let Some(at_work) = at_work(snapshot) else {
-            // Unknown, so nothing is taken for relayed.
+            // The snapshot is unreadable, so nothing counts as relayed.
             (self.id, self.before, self.drawn) = (START, START, None);
             self.running.clear();
             return;
@@ -100,7 +100,7 @@ impl Mark {
     }
 }
 
-/// The transactions that a snapshot knows to be at work.
+/// The transactions that a snapshot lists as at work.
 fn at_work(snapshot: &str) -> Option<BTreeSet<i64>> {
     let mut parts = snapshot.split(':');
     let (_, _, listed) = (parts.next()?, parts.next()?, parts.next()?);
@@ -129,12 +129,12 @@ mod tests {
         mark.pass(Some(100), false, "5:9:", None);
         mark.pass(Some(150), false, "9:12:", None);
         assert_eq!(begins(&mark, &[]), 150);
-        // 12 has drawn ids past 100 and is at work; others have committed up to 300.
+        // Transaction 12 has drawn ids past 100 and is at work; others have committed up to 300.
         mark.pass(Some(300), false, "12:14:12", None);
         mark.pass(Some(400), false, "12:15:12", None);
         assert_eq!(begins(&mark, &[]), 400);
         assert_eq!(begins(&mark, &[12]), 100);
-        // Its rows were more than a look takes: the next one goes on there.
+        // Transaction 12 left more rows than one look takes: the next look resumes there.
         mark.pass(Some(200), true, "15:15:", None);
         assert_eq!(begins(&mark, &[12]), 200, "12 is forgotten, its rows are not");
         mark.pass(None, false, "15:15:", None);

@@ -15,7 +15,6 @@ use crate::clock::{DbClock, DbTime};
 use crate::database::locks::FIRST_CLOSING_SLOT;
 use crate::database::{ANSWER, DatabaseError, bounded, within};
 
-/// Which rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Wakes, for the lanes.
@@ -37,16 +36,15 @@ pub struct Row {
     pub orders: Vec<(i64, DbTime, i64)>,
 }
 
-/// What a look has found.
+/// The result of one look.
 #[derive(Debug)]
 pub struct Look {
     /// The rows, in the order of recording.
     pub rows: Vec<Row>,
-    /// Rows that cannot be read. They stay where they are.
+    /// Ids of rows that cannot be read. They stay in the table.
     pub unreadable: Vec<i64>,
     /// Whether there are probably more.
     pub more: bool,
-    /// How long the look took.
     pub took: Duration,
     last: Option<i64>,
     snapshot: String,
@@ -54,44 +52,42 @@ pub struct Look {
 }
 
 impl Look {
-    /// Orders of all rows.
+    /// Number of orders in all rows.
     #[must_use]
     pub fn orders(&self) -> usize {
         self.rows.iter().map(|row| row.orders.len()).sum()
     }
 
-    /// The ids of all rows.
     #[must_use]
     pub fn ids(&self) -> Vec<i64> {
         self.rows.iter().map(|row| row.id).collect()
     }
 
-    /// Moves the mark past what was found; to be called when all of it is relayed and deleted.
+    /// Moves the mark past what was found. Call it once all of that is relayed and deleted.
     pub fn relayed(&self, mark: &mut Mark) {
         mark.pass(self.last, self.more, &self.snapshot, self.drawn);
     }
 }
 
-/// The most that one look finds.
+/// The limits of one look.
 #[derive(Clone, Copy, Debug)]
 pub struct Most {
-    /// Rows.
     pub rows: i64,
-    /// Orders, but for the last row.
+    /// The last row may exceed this.
     pub orders: i64,
 }
 
 impl Mark {
-    /// How long to wait before the next look. Where looks must begin with the oldest row, because nothing was relayed yet and the
-    /// last id cannot be asked for, they take a fiftieth of the time at most.
+    /// How long to wait before the next look. While looks must begin with the oldest row, because nothing was relayed yet and the
+    /// last id cannot be asked for, they take at most a fiftieth of the time.
     #[must_use]
     pub fn rest(&self, poll: Duration, took: Duration) -> Duration {
         if self.nowhere() { poll.max(took * 50) } else { poll }
     }
 }
 
-/// Longest wait for what stands behind no lock and no disk's flush. The relay keeps its connection, and wakes wait meanwhile
-/// when that has gone silent.
+/// Longest wait for a statement that waits for no lock and no flush to disk. The relay keeps its connection, and if that has
+/// died unnoticed, wakes wait for this long.
 const READ: Duration = Duration::from_secs(2);
 
 const _: () = assert!(READ.as_millis() < ANSWER.as_millis());
@@ -99,7 +95,7 @@ const _: () = assert!(READ.as_millis() < ANSWER.as_millis());
 /// Looks for the oldest rows of a kind past the mark.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn look(
     connection: &mut PgConnection,
     kind: Kind,
@@ -119,7 +115,7 @@ pub async fn look(
         &begin.positions,
         begin.asks
     );
-    // A full look may meet many rows that are deleted and not yet removed.
+    // A full look may scan many deleted rows that vacuum has not removed yet.
     let bound = if begin.full { ANSWER } else { READ };
     let found = within(bound, "reading the outbox", found.fetch_all(connection)).await?;
     let answered = Instant::now();
@@ -163,29 +159,30 @@ pub async fn look(
 /// Deletes wakes that have been published.
 ///
 /// # Errors
-/// Those of the database. The rows are published again then, which is harmless.
+/// When the database cannot be reached, does not answer in time, or refuses the statement. The rows
+/// are published again then, which is harmless.
 pub async fn delete_wakes(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
-    // Fewer rows than ids is no error: a relay that was leader until a moment ago may have deleted them.
+    // Fewer rows than ids is no error: a relay that led until a moment ago may have deleted them.
     let (first, last) = span(ids);
     let delete = sqlx::query_file!("src/outbox/delete_wakes.sql", ids, first, last);
     bounded("deleting from the outbox", delete.execute(connection)).await?;
     Ok(())
 }
 
-/// The first and the last of these ids.
+/// The lowest and the highest of these ids.
 fn span(ids: &[i64]) -> (i64, i64) {
     let (first, last) = (ids.iter().min(), ids.iter().max());
     (first.copied().unwrap_or_default(), last.copied().unwrap_or_default())
 }
 
-/// Whether a pod, this or another, is closing a large batch now: the first of their slots, see `close.sql`, is taken.
+/// Whether this or another pod is closing a large batch now: the first slot is taken then (see `close.sql`).
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn large_batch_at_work(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
     let taken = sqlx::query_scalar!(
         r#"SELECT NOT pg_catalog.pg_try_advisory_xact_lock_shared($1, 'outbox'::regclass::oid::int4) AS "taken!""#,
         FIRST_CLOSING_SLOT
     );
-    within(READ, "asking who closes", taken.fetch_one(connection)).await
+    within(READ, "asking whether a large batch is being closed", taken.fetch_one(connection)).await
 }

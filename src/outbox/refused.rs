@@ -1,4 +1,5 @@
-//! Events that could not be told yet, one row for each order: refused by the broker, or waiting behind an event that was.
+//! Events that could not be published yet, one row for each order: refused or not confirmed by the broker, or waiting behind
+//! such an event.
 
 use std::sync::Arc;
 
@@ -9,25 +10,22 @@ use crate::clock::DbTime;
 use crate::database::{DatabaseError, bounded};
 use crate::wire::event::Event;
 
-/// One order's event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     /// Its place in the order of recording.
     pub outbox_id: i64,
-    /// `order.closed` or a sibling.
+    /// `order.closed` or another event type.
     pub kind: Arc<str>,
-    /// When it happened.
+    /// When the transaction that recorded it began.
     pub recorded_at: DbTime,
-    /// The order.
     pub order_id: i64,
-    /// The deadline that had passed.
     pub payment_deadline: DbTime,
     /// The buyer.
     pub user_id: i64,
 }
 
 impl OrderEvent {
-    /// As it is told.
+    /// The event as it is published.
     #[must_use]
     pub fn event(&self) -> Event<'_> {
         let Self { ref kind, recorded_at: at, order_id, payment_deadline, user_id, .. } = *self;
@@ -35,7 +33,7 @@ impl OrderEvent {
     }
 }
 
-/// What a look has found, one event for each order, in the order of recording.
+/// The events that a look has found, one for each order, in the order of recording.
 #[must_use]
 pub fn events(look: &Look) -> Vec<OrderEvent> {
     let mut events = Vec::with_capacity(look.orders());
@@ -52,27 +50,26 @@ pub fn events(look: &Look) -> Vec<OrderEvent> {
     events
 }
 
-/// Why an event could not be told.
+/// Why an event could not be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The broker said no: a queue that the event is for is full, or has no leader.
+    /// The broker refused it: a queue to which the event is routed is full or has no leader.
     Refused,
-    /// The broker did not confirm it in time: perhaps a queue that the event is for has lost the majority of its nodes.
+    /// The broker did not confirm it in time: perhaps a queue to which the event is routed has lost the majority of its nodes.
     Unconfirmed,
     /// Not tried: an earlier event of its order was refused, or the broker does not confirm events of its type.
     Waits,
 }
 
 impl Why {
-    /// For a person to read.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
             Self::Refused => {
-                "a queue that it is for is full and refuses it (x-overflow=reject-publish), or has no leader"
+                "a queue to which it is routed is full and refuses it (x-overflow=reject-publish), or has no leader"
             }
             Self::Unconfirmed => {
-                "a queue that it is for does not confirm it; has it lost the majority of its nodes?"
+                "a queue to which it is routed does not confirm it; has the queue lost the majority of its nodes?"
             }
             Self::Waits => "it waits for an earlier event of its order, or until its type is confirmed again",
         }
@@ -83,10 +80,11 @@ impl Why {
     }
 }
 
-/// Deletes what a look has found, and keeps what could not be told.
+/// Deletes the rows that a look has found, and keeps the events that could not be published.
 ///
 /// # Errors
-/// Those of the database. Nothing is deleted then, and all is published again, which is harmless; what was kept is held back.
+/// When the database cannot be reached, does not answer in time, or refuses the statement. No row of the
+/// outbox is deleted then, and all events are published again, which is harmless; those that were kept are held back.
 pub async fn record(
     connection: &mut PgConnection,
     ids: &[i64],
@@ -121,32 +119,31 @@ async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Re
         &untold.iter().map(|(_, why)| why.attempts()).collect::<Vec<_>>(),
         &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>()
     );
-    bounded("keeping events that could not be told", keep.execute(connection)).await?;
+    bounded("keeping events that could not be published", keep.execute(connection)).await?;
     Ok(())
 }
 
-/// Which of these orders have an event that could not be told yet.
+/// Which of these orders have an event that could not be published yet.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn held_back(connection: &mut PgConnection, orders: &[i64]) -> Result<Vec<i64>, DatabaseError> {
     let held = sqlx::query_scalar!("SELECT order_id FROM refused_events WHERE order_id = ANY ($1)", orders);
     bounded("asking for refused events", held.fetch_all(connection)).await
 }
 
-/// An event whose time has come to be tried again.
+/// An event that is due for a retry.
 #[derive(Clone, Debug)]
 pub struct Due {
-    /// The event.
     pub event: OrderEvent,
-    /// Whether an earlier event of its order is still to be told.
+    /// Whether an earlier event of its order is not published yet.
     pub behind: bool,
 }
 
-/// Those whose time has come, the longest due first.
+/// The events that are due for a retry, the longest due first.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>, DatabaseError> {
     let rows = sqlx::query!(
         r#"SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id,
@@ -171,11 +168,13 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
     Ok(due.collect())
 }
 
-/// Settles what was tried again: what was told is gone, and what waits behind it is next; what was refused waits twice as long,
-/// from a second to about four minutes; what is behind another waits for that, or ten seconds.
+/// Records what became of retried events. A published event is deleted, and the events behind it are due at once. A refused
+/// event waits twice as long as before, from a second to about four minutes. An event behind another one waits for that, or
+/// ten seconds.
 ///
 /// # Errors
-/// Those of the database. All of it is tried again then, which is harmless.
+/// When the database cannot be reached, does not answer in time, or refuses the statement. All of them
+/// are retried then, which is harmless.
 pub async fn settle_again(
     connection: &mut PgConnection,
     told: &[&OrderEvent],
@@ -186,7 +185,7 @@ pub async fn settle_again(
     let keys = |events: &mut dyn Iterator<Item = &OrderEvent>| -> (Vec<i64>, Vec<i64>) {
         events.map(|event| (event.order_id, event.outbox_id)).unzip()
     };
-    // First: what is told now makes what is behind it due at once.
+    // Postponed first, because a published event, below, makes the events behind it due at once.
     let (orders, ids) = keys(&mut behind.iter().copied());
     let postpone = sqlx::query!(
         "UPDATE refused_events SET next_try_at = pg_catalog.now() + interval '10 s'
@@ -226,10 +225,10 @@ pub async fn settle_again(
     Ok(())
 }
 
-/// How many wait.
+/// How many events wait to be published.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn waiting(connection: &mut PgConnection) -> Result<i64, DatabaseError> {
     let waiting = sqlx::query_scalar!(r#"SELECT pg_catalog.count(*) AS "waiting!" FROM refused_events"#);
     bounded("counting refused events", waiting.fetch_one(connection)).await

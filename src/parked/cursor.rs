@@ -1,4 +1,4 @@
-//! The parked queue in the hands of somebody who goes through it.
+//! Goes through the parked queue message by message.
 
 use futures_util::StreamExt;
 use lapin::Channel;
@@ -16,24 +16,25 @@ use crate::wire::outgoing::Outgoing;
 /// Messages published again before their confirms are awaited.
 const RETRY_BATCH: usize = 200;
 
-/// Messages that one channel holds at once; one by one, with `basic.get`, each would cost milliseconds.
+/// Prefetch of one channel. Fetched one by one with `basic.get`, each message would cost milliseconds.
 const HOLD: u16 = 500;
 
-/// The parked queue while somebody goes through it. What is only looked at stays unacknowledged, so that it does not
-/// come again, and is given back at the end.
+/// One pass through the parked queue. A message that is only looked at stays unacknowledged, so that it is not delivered
+/// again, and is requeued at the end.
 pub(super) struct Cursor<'a> {
     broker: &'a Broker,
     connection: BrokerConnection,
     publisher: Option<Publisher>,
-    /// Messages when it was opened. What is parked again meanwhile is not looked at: else a retry that fails at once would
-    /// go round forever.
+    /// Messages when it was opened. Messages parked again meanwhile are not looked at: a retry that fails at once would
+    /// otherwise repeat forever.
     pub there: u64,
     channel: Channel,
     deliveries: Deliveries,
-    /// Messages that the present channel holds, and the channels that hold all they may.
+    /// Unacknowledged messages on the present channel.
     held: u16,
+    /// Channels that hold as many messages as they may.
     full: Vec<Channel>,
-    /// Messages of the present channel to be sent again.
+    /// Messages to be published again, with their delivery tags on the present channel.
     again: Vec<(Outgoing, u64)>,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Cursor<'a> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
         let state = asking.queue_declare(queue.as_str().into(), passive, FieldTable::default());
         let there = u64::from(broker.bounded("asking for the parked queue", state).await?.message_count());
-        // Dropped, it would be closed in the background, and be in the way when the connection is closed soon.
+        // A dropped channel is closed in the background, which would interfere when the connection is closed soon after.
         broker.bounded("closing a channel", asking.close(200, "done".into())).await?;
         let publisher = match action {
             Action::Retry => Some(Publisher::connect(broker, "parked").await?),
@@ -57,7 +58,7 @@ impl<'a> Cursor<'a> {
         Ok(Self { broker, connection, publisher, there, channel, deliveries, held: 0, full, again })
     }
 
-    /// The next message; none when somebody else has it.
+    /// The next message; `None` if none arrives in time, because another consumer has it.
     pub async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
         if self.held == HOLD {
             self.flush().await?;
@@ -85,7 +86,7 @@ impl<'a> Cursor<'a> {
         if self.again.len() == RETRY_BATCH { self.flush().await } else { Ok(()) }
     }
 
-    /// Published and confirmed first, taken out second.
+    /// Publishes the messages and waits for the confirms, and only then takes them out of the queue.
     async fn flush(&mut self) -> Result<(), BrokerError> {
         let (messages, tags): (Vec<_>, Vec<_>) = std::mem::take(&mut self.again).into_iter().unzip();
         if let Some(publisher) = &self.publisher {
@@ -106,7 +107,7 @@ impl<'a> Cursor<'a> {
 
     pub async fn close(mut self) -> Result<(), BrokerError> {
         self.flush().await?;
-        // Otherwise, what is given back would come again at once.
+        // Cancelled first: the requeued messages would otherwise be delivered again at once.
         let cancel =
             self.channel.basic_cancel(self.deliveries.get_ref().tag(), BasicCancelOptions::default());
         self.broker.bounded("basic.cancel", cancel).await?;

@@ -1,4 +1,4 @@
-//! The parked queue for a person: look, send again, throw away.
+//! The parked queue for a person: look, retry, discard.
 
 mod cursor;
 mod text;
@@ -19,11 +19,10 @@ use cursor::Cursor;
 /// A parked message as a person sees it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Parked {
-    /// Names the message: made from its content, so it is the same each time it is looked at.
+    /// Derived from the message's content, so it is the same at each look.
     pub id: String,
-    /// Why it was parked.
     pub reason: String,
-    /// When, RFC 3339; empty when the broker parked it.
+    /// RFC 3339; empty when the broker parked it.
     pub parked_at: String,
     /// The routing key under which a retry publishes it.
     pub retry_key: String,
@@ -37,10 +36,10 @@ pub struct Parked {
     pub properties: Vec<(String, String)>,
 }
 
-/// Which parked messages are meant.
+/// Which parked messages to act on.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// These; any, when empty.
+    /// Only these messages; any, when empty.
     pub ids: Vec<String>,
     /// Only messages that name this order.
     pub order_id: Option<i64>,
@@ -48,19 +47,19 @@ pub struct Selection {
     pub reason: Option<String>,
 }
 
-/// What to do with the messages that were meant.
+/// What to do with the selected messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Leave it where it is.
     Look,
     /// Publish it again, and take it out of the parked queue once the broker has confirmed that.
     Retry,
-    /// Take it out.
+    /// Take it out of the parked queue for good.
     Discard,
 }
 
 impl Selection {
-    /// Whether a message is meant.
+    /// Whether a message is selected.
     #[must_use]
     pub fn includes(&self, parked: &Parked) -> bool {
         (self.ids.is_empty() || self.ids.contains(&parked.id))
@@ -69,13 +68,13 @@ impl Selection {
     }
 }
 
-/// Goes through the parked messages that are there now, and does `action` with those meant, at most `most` of them.
+/// Goes through the messages that are parked now, and applies `action` to the selected ones, at most `most` of them.
 ///
-/// Returns the messages that were meant. When this is interrupted, every message is still there or has been published
-/// again; at most a few hundred are both, which is harmless.
+/// Returns the selected messages. If a retry is interrupted, every message is still parked or has been published again; at
+/// most a few hundred are both, which is harmless.
 ///
 /// # Errors
-/// Those of the broker.
+/// When the broker cannot be reached, refuses an operation, or does not answer in time.
 pub async fn go_through(
     broker: &Broker,
     selection: &Selection,
@@ -98,7 +97,7 @@ pub async fn go_through(
                 Action::Retry => cursor.retry(as_it_was(data, &properties), delivery_tag).await?,
             }
             if action != Action::Look {
-                // There may be very many, and who sends them away does not read them.
+                // There may be very many of them, and the caller of a retry or discard does not read these.
                 (parked.body, parked.properties) = Default::default();
             }
             meant.push(parked);
@@ -156,8 +155,8 @@ fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
     properties.headers().as_ref()?.inner().get(name).map(text::value)
 }
 
-/// The key under which a retry publishes the message. Nothing but our two ways in: another one, whoever wrote it there,
-/// would lead nowhere or tell the shop an event that never happened.
+/// The key under which a retry publishes the message. Only the keys of our two ways in are allowed: any other key that the
+/// header has would lead nowhere, or publish an event that never happened.
 fn retry_key(properties: &BasicProperties) -> &'static str {
     match text_header(properties, RETRY_KEY) {
         Some(key) if key == KEY_DELAY => KEY_DELAY,
@@ -171,7 +170,7 @@ pub fn as_it_was(body: Vec<u8>, parked: &BasicProperties) -> Outgoing {
     let key = retry_key(parked);
     let mut properties = keepable(parked).with_headers(foreign_headers(parked));
     if let Some(expiration) = text_header(parked, EXPIRATION)
-        // Only a number may go back: the broker closes the channel over anything else.
+        // Only a number may be restored: the broker closes the channel over anything else.
         && key == KEY_DELAY
         && expiration.parse::<u32>().is_ok()
     {

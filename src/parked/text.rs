@@ -1,11 +1,11 @@
-//! Headers for a person: their values as text, and what the broker's own headers say about a message that it gave up on.
+//! Headers as text for a person, and why the broker gave up on a message, according to its own headers.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A header's value, in the manner of JSON. What is not text is shown as � or in hexadecimal.
+/// A header's value, in a form like JSON. Bytes that are not UTF-8 are shown as � or in hexadecimal.
 pub(super) fn value(value: &AMQPValue) -> String {
     match value {
         AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
@@ -45,8 +45,8 @@ fn date(seconds: u64) -> String {
     date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_else(|| seconds.to_string())
 }
 
-/// Why the broker parked a message by itself. Of its deaths the last one counts: the first may have been in a lane, where
-/// to expire is what a wake is for.
+/// Why the broker parked a message by itself. The last of its deaths counts: the first may have been in a lane, where every
+/// wake expires.
 pub(super) fn of_broker(properties: &BasicProperties) -> String {
     let Some((reason, queue)) = properties.headers().as_ref().and_then(last_death) else {
         return "the broker gave up delivering it".to_owned();
@@ -62,7 +62,8 @@ pub(super) fn of_broker(properties: &BasicProperties) -> String {
     format!("the broker gave up delivering it: {reason}{place}")
 }
 
-/// Reason and queue of the last death. RabbitMQ puts the newest first in x-death; since 3.13 it says it in headers too.
+/// Reason and queue of the last death. RabbitMQ puts the newest first in x-death; since 3.13 it also sets
+/// x-last-death headers.
 fn last_death(headers: &FieldTable) -> Option<(String, Option<String>)> {
     let text = |table: &FieldTable, name: &str| table.inner().get(name).map(value);
     if let Some(reason) = text(headers, "x-last-death-reason") {

@@ -1,4 +1,4 @@
-//! A pod: the roles it plays, each kept alive until the pod is asked to stop.
+//! A pod: runs its roles, and keeps each alive until shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,6 @@ use crate::stats::{Count, report};
 /// A pod: what its roles share, and the supervisor that keeps them alive.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// What the roles are handed.
     pub shared: Arc<Shared>,
 }
 
@@ -30,9 +29,9 @@ pub struct Pod {
 pub enum Ended {
     /// On request; everything in flight was finished.
     Clean,
-    /// On request, but what was in flight was not finished in time, and was given back.
+    /// On request, but in-flight work was not finished in time, and was requeued.
     Cut,
-    /// Something that only a person can mend.
+    /// A role failed in a way that only a person can fix.
     Failed(Role, RoleError),
 }
 
@@ -45,8 +44,7 @@ impl Pod {
         Ok(Self { shared: Shared::new(config)? })
     }
 
-    /// Plays the roles until `soft` asks to stop (finish what is in flight) or `hard` insists (leave it
-    /// after a moment).
+    /// Runs the roles until `soft` is cancelled (drain in-flight work) or `hard` is (leave it after `GOODBYES`).
     pub async fn run(&self, roles: &[Role], soft: &CancellationToken, hard: &CancellationToken) -> Ended {
         let mut playing = JoinSet::new();
         for role in roles.iter().copied() {
@@ -63,7 +61,7 @@ impl Pod {
             async move { announce_when_created(&pod.shared.broker.created, &pod.shared.closer.pool).await }
         });
         let mut ended = Ended::Clean;
-        // One for all roles: made in the loop, it would begin again with each role that ends.
+        // One timer for all roles: created in the loop, it would restart with each role that ends.
         let mut overtime = std::pin::pin!(async {
             tokio::select! {
                 () = after_stop(soft, self.shared.config.drain_timeout + GIVING_BACK) => {}
@@ -84,7 +82,7 @@ impl Pod {
                         ended = Ended::Failed(role, error);
                     }
                     // The task only waits for sessions, which are tasks of their own; it cannot panic.
-                    Some(Err(error)) => tracing::error!(event = "role_ended", %error, "a role ended"),
+                    Some(Err(error)) => tracing::error!(event = "role_ended", %error, "a role ended unexpectedly"),
                 },
                 () = &mut overtime => { ended = cut(ended); break }
             }
@@ -98,10 +96,10 @@ impl Pod {
         ended
     }
 
-    /// Keeps a role's session alive: what breaks is dropped whole and built again, with backoff.
+    /// Keeps a role's session alive: a session that breaks is dropped whole, and another one is built, with backoff.
     ///
-    /// An error that cannot heal ends the role, unless it has worked before: then somebody is changing something on a
-    /// system that runs, and a pod that gives up would not notice when they are done.
+    /// A permanent error ends the role, unless the role has worked before. In that case an operator is changing a running
+    /// system, and a pod that gave up would not notice the end of the change.
     async fn play(&self, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
         let mut backoff = Backoff::default();
         let mut worked = false;
@@ -111,7 +109,7 @@ impl Pod {
                 return Ok(());
             };
             if soft.is_cancelled() {
-                // Whatever else broke, nothing was in flight.
+                // With any other error, nothing was in flight.
                 return if matches!(error, RoleError::Unfinished { .. }) { Err(error) } else { Ok(()) };
             }
             let lasted = started.elapsed() > STABLE;
@@ -130,9 +128,9 @@ impl Pod {
         Ok(())
     }
 
-    /// In a task of its own, so that a panic, which would be a defect of ours, ends the session and not the role.
+    /// Runs a session in a task of its own: a panic, which would be a defect of Overdue, ends the session and not the role.
     async fn session_in_a_task(&self, role: Role, soft: &CancellationToken) -> Result<(), RoleError> {
-        // A set, because it ends the task when it is dropped.
+        // A set, because dropping it ends the task.
         let mut task = JoinSet::new();
         let (pod, soft) = (self.clone(), soft.clone());
         task.spawn(async move { pod.session(role, &soft).await });
@@ -176,12 +174,14 @@ impl Pod {
     }
 }
 
-/// After the drain, what a role may take to give back what it has and to close its connections.
+/// How long a role may take after the drain to requeue what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);
 
-const _: () = assert!(broker::GOODBYE.as_millis() < GIVING_BACK.as_millis(), "a goodbye fits into it");
+const _: () =
+    assert!(broker::GOODBYE.as_millis() < GIVING_BACK.as_millis(), "closing a connection fits into it");
 
-/// After a second signal: what has nothing in flight, or has just finished, still says goodbye, and then nothing was cut.
+/// How long roles may take after a second signal to close their connections. If each has nothing in flight or finishes
+/// by then, nothing was cut.
 const GOODBYES: Duration = Duration::from_secs(1);
 
 fn cut(ended: Ended) -> Ended {

@@ -1,4 +1,4 @@
-//! What a queue says of itself, without the management API.
+//! How many messages and consumers a queue has, without the management API.
 
 use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
@@ -6,18 +6,16 @@ use lapin::types::FieldTable;
 
 use crate::broker::Broker;
 
-/// What a queue says of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// Messages that wait; neither those that somebody has taken, nor expired ones that have not reached their target.
+    /// Ready messages: neither those delivered to a consumer, nor expired ones that have not reached their target.
     pub messages: u32,
-    /// Who takes messages from it.
     pub consumers: u32,
 }
 
-/// Asks a queue for its depth; `None` when it is not there or does not answer.
+/// Asks a queue for its depth; `None` when it does not exist or does not answer.
 pub async fn depth(broker: &Broker, connection: &Connection, queue: &str) -> Option<Depth> {
-    // A channel of its own: the broker closes it when there is no such queue.
+    // A channel of its own, because the broker closes it when there is no such queue.
     let channel = broker.channel(connection).await.ok()?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
     let state = channel.queue_declare(queue.into(), passive, FieldTable::default());
@@ -26,19 +24,19 @@ pub async fn depth(broker: &Broker, connection: &Connection, queue: &str) -> Opt
     Some(Depth { messages: state.message_count(), consumers: state.consumer_count() })
 }
 
-/// Why a probe that went into a lane is not back, as far as the lane's depth tells; unknown where it was not told.
+/// Why a probe is not back from a lane, as far as the number of messages in the lane shows; `None` is an unknown number.
 #[must_use]
 pub fn cause(messages: Option<u32>, queue: &str, process: &str) -> String {
     match messages {
         // Expired messages that wait for their target are not counted.
         Some(0) => format!(
-            "what went into it is neither in it nor here. Expired messages wait where {process} cannot be reached \
-             (`overdue topology verify`); else {queue} was purged or made again, or another shop with this prefix takes \
-             its messages"
+            "messages that went into it are neither in it nor here. Either they have expired and wait because {process} cannot \
+             be reached (`overdue topology verify`), or {queue} was purged or created again, or another shop with this \
+             prefix takes its messages"
         ),
         Some(_) => format!(
             "messages stay in it after their expiry. Either {process} cannot be reached (`overdue topology verify`), or \
-             a message without expiration stands first in {queue} (look at it in the management UI, and purge it away)"
+             a message without expiration stands first in {queue} (look at it in the management UI, and purge it)"
         ),
         None => format!("a probe is overdue, and {queue} does not answer (`overdue topology verify`)"),
     }

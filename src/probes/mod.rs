@@ -1,8 +1,8 @@
-//! Probes: small messages that go through the delay lanes to show that the lanes deliver, and what their rows say.
+//! Probes: small messages that go through the delay lanes to show that the lanes deliver, and what follows from them.
 //!
-//! A queue expires only from its head, so a probe comes out when everything ahead of it has: at the latest the lane's
-//! length after it was placed. One that is not back by then stands behind messages that stay after their expiry. Probes
-//! come back by the same way as wakes; whichever pod takes one notes it. They decide nothing about any order.
+//! A queue expires messages only at its head, so a probe comes out when everything ahead of it has: at the latest the
+//! lane's length after it was placed. A probe that is not back by then is behind messages that stay after their expiry.
+//! Probes come back the same way as wakes, and the pod that takes one records it. They decide nothing about any order.
 
 pub mod depth;
 mod table;
@@ -17,15 +17,15 @@ use crate::wire::outgoing::Outgoing;
 
 pub use table::{announce, confirmed, forget, of_another_shop, read, returned};
 
-/// What the messages say their `type` is.
+/// The `type` property of probes.
 const PROBE_TYPE: &str = "overdue.probe";
 
-/// Most probes on their way in a lane that delivers: a long lane gets one each eighth of its length, so that a blockage
-/// is noticed after an eighth of it, and not after the whole of it.
+/// Maximum probes in flight in a lane that delivers: a long lane gets one each eighth of its length, so that a blockage is
+/// noticed after an eighth of its length and not after all of it.
 const IN_FLIGHT: u32 = 8;
 
-/// A stuck lane gets another probe when it has been stuck for twice as long, and at least this often: the ones before it
-/// may be lost (somebody emptied the queue), and they must not become many.
+/// A stuck lane gets another probe when it has been stuck for twice as long, or after this time if that is sooner, but not
+/// before the usual interval. Earlier probes may be lost (the queue was purged), and there must not be many of them.
 const RETRY_AT_LEAST: Duration = Duration::from_secs(600);
 
 /// A probe that the broker did not take is followed by another one after this time.
@@ -62,13 +62,13 @@ pub fn token(body: &[u8], kind: Option<&str>) -> Option<String> {
 /// What is known of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Its place in the order of placing.
+    /// Its place in the order of announcing.
     pub number: i64,
     /// The lane's queue.
     pub queue: String,
     /// When it was about to be published.
     pub announced_at: DbTime,
-    /// Until when it must be back; `None` while the broker has not taken responsibility for it.
+    /// Until when it must be back; `None` while the broker has not confirmed it.
     pub due_at: Option<DbTime>,
     /// When a pod took it from the process queue.
     pub returned_at: Option<DbTime>,
@@ -78,34 +78,31 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Its last probe came back.
-    Well {
-        /// When.
-        at: DbTime,
-    },
-    /// Its first probe is on its way.
+    Well { at: DbTime },
+    /// Its first probe is in flight.
     Waiting {
-        /// Until when it may be.
+        /// When the probe must be back.
         until: DbTime,
     },
     /// Messages stay in it after their expiry.
     Stuck {
-        /// When the oldest probe on its way should have been back.
+        /// When the oldest probe in flight should have been back.
         since: DbTime,
     },
-    /// The broker takes no probe for it: nothing leads into it.
+    /// The broker accepts no probe for it: no route leads into it.
     CutOff {
-        /// When the first probe that was not taken was announced.
+        /// When the first probe that was not accepted was announced.
         since: DbTime,
     },
     /// No probe has been placed yet.
     Unknown,
 }
 
-/// Whether a lane delivers, from its probes.
+/// Whether a lane delivers, judged by its probes.
 #[must_use]
 pub fn health(probes: &[&Probe], now: DbTime, grace: Duration) -> Health {
     let due = away(probes).filter_map(|probe| probe.due_at).min();
-    // One alone may be of a pod that died between announcing and placing it.
+    // A single one may come from a pod that died between announcing and placing it.
     if let [first, _, ..] = not_taken(probes)[..]
         && first.announced_at.plus(grace) < now
     {
@@ -119,13 +116,13 @@ pub fn health(probes: &[&Probe], now: DbTime, grace: Duration) -> Health {
     }
 }
 
-/// When a lane is to get its next probe.
+/// When a lane gets its next probe.
 #[must_use]
 pub fn next_at(probes: &[&Probe], length: Duration, every: Duration, now: DbTime) -> DbTime {
     let Some(last) = probes.iter().map(|probe| probe.announced_at).max() else {
         return now;
     };
-    // At the moment of the last one: measured now, it would grow as fast as the wait.
+    // Measured when the last probe was announced: measured now, it would grow as fast as the wait.
     let overdue = away(probes).filter_map(|probe| probe.due_at).min().map(|due| last.since(due));
     let wait = match overdue {
         None if !not_taken(probes).is_empty() => every.min(RETRY_NOT_TAKEN),
@@ -139,19 +136,19 @@ fn last_returned<'a>(probes: &[&'a Probe]) -> Option<&'a Probe> {
     probes.iter().filter(|probe| probe.returned_at.is_some()).max_by_key(|probe| probe.number).copied()
 }
 
-/// Those on their way. One that a later one has overtaken is lost: messages leave a lane in their order.
+/// The probes in flight. A probe that a later one has overtaken is lost, because messages leave a lane in order.
 fn away<'a>(probes: &[&'a Probe]) -> impl Iterator<Item = &'a Probe> {
     let last = last_returned(probes).map_or(0, |probe| probe.number);
     probes.iter().copied().filter(move |probe| probe.returned_at.is_none() && probe.number > last)
 }
 
-/// Whether the broker has taken the last probe.
+/// Whether the broker has accepted the last probe.
 #[must_use]
 pub fn is_taken(probes: &[&Probe]) -> bool {
     not_taken(probes).is_empty()
 }
 
-/// The last ones, when the broker has not taken them: announced, and never placed.
+/// The probes after the last one that the broker accepted: announced, and never placed.
 fn not_taken<'a>(probes: &[&'a Probe]) -> Vec<&'a Probe> {
     let placed = probes.iter().filter(|probe| probe.due_at.is_some()).map(|probe| probe.number).max();
     let mut last: Vec<_> = probes.iter().copied().filter(|probe| Some(probe.number) > placed).collect();
@@ -159,13 +156,13 @@ fn not_taken<'a>(probes: &[&'a Probe]) -> Vec<&'a Probe> {
     last
 }
 
-/// A token of ours begins with a shop; what has none was forged.
+/// Whether a token names another shop. A genuine token begins with a shop; one without a shop was forged.
 fn is_of_another_shop(token: &str, shop: &str) -> bool {
     token.split_once('-').is_some_and(|(of, _)| of.len() == shop.len() && of != shop)
 }
 
-/// Probes that say nothing more: those before the last one that came back, and of those that the broker did not take all
-/// but the first, which says since when, and the last.
+/// Probes that tell nothing more: those before the last one that came back, and those that the broker did not accept, except
+/// the first, which shows since when, and the last.
 fn forgettable(probes: &[&Probe]) -> Vec<i64> {
     let last = last_returned(probes).map_or(0, |probe| probe.number);
     let old = probes.iter().map(|probe| probe.number).filter(|number| *number < last);

@@ -1,4 +1,4 @@
-//! The table `lane_probes`: which probes are on their way, and which have come back.
+//! The table `lane_probes`: which probes are in flight, and which have come back.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::{Probe, forgettable, is_of_another_shop};
 use crate::clock::DbTime;
 use crate::database::{DatabaseError, bounded};
 
-/// The database's time and all probes.
+/// Reads the database's time and all probes.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
     let rows = sqlx::query!(
         r#"SELECT pg_catalog.clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
@@ -32,12 +32,13 @@ pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> 
     Ok((now, probes.collect()))
 }
 
-/// Notes that a probe is about to be published; its number and token. Until it is [`confirmed`] nobody waits for it.
+/// Records that a probe is about to be published, and returns its number and token. It cannot be late before it is
+/// [`confirmed`].
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), DatabaseError> {
-    // The token begins with the shop, so that another shop that takes the probe can tell.
+    // The token begins with the shop, so that another shop that receives the probe can tell.
     let row = sqlx::query!(
         "INSERT INTO lane_probes (queue, token)
          SELECT $1, pg_catalog.replace(shop_id::text, '-', '') || '-' || pg_catalog.gen_random_uuid()::text FROM overdue_database
@@ -48,41 +49,41 @@ pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), Datab
     Ok((row.number, row.token))
 }
 
-/// Notes that the broker has taken responsibility for a probe, which must be back after this time.
+/// Records that the broker has confirmed a probe, which must be back within this time.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn confirmed(pool: &PgPool, number: i64, within: Duration) -> Result<(), DatabaseError> {
     let placed = sqlx::query!(
         "UPDATE lane_probes SET placed_at = pg_catalog.now(), due_at = pg_catalog.now() + pg_catalog.make_interval(secs => $2) WHERE number = $1",
         number,
         within.as_secs_f64()
     );
-    bounded("noting a placed probe", placed.execute(pool)).await?;
+    bounded("recording a placed probe", placed.execute(pool)).await?;
     Ok(())
 }
 
-/// Notes that these probes have come back; the queues of those that were late, and by how much. What names no probe of
-/// ours, or one that is back already, is passed over.
+/// Records that these probes have come back, and returns the queue of each and how late it was (zero if it was in time). A
+/// token of no probe of ours, or of one that is back already, is ignored.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
     let rows = sqlx::query!(
         r#"UPDATE lane_probes SET returned_at = pg_catalog.clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
            RETURNING queue, due_at, returned_at AS "returned_at!""#,
         tokens
     );
-    let rows = bounded("noting a returned probe", rows.fetch_all(pool)).await?;
+    let rows = bounded("recording a returned probe", rows.fetch_all(pool)).await?;
     let late =
         |due: Option<_>, back| due.map_or(Duration::ZERO, |due| DbTime::from(back).since(DbTime::from(due)));
     Ok(rows.into_iter().map(|row| (row.queue, late(row.due_at, row.returned_at))).collect())
 }
 
-/// How many of these probes were sent by another shop. Both take each other's messages then.
+/// How many of these probes another shop has sent. If there are any, the two shops take each other's messages.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, DatabaseError> {
     let shop = sqlx::query_scalar!(
         r#"SELECT pg_catalog.replace(shop_id::text, '-', '') AS "shop!" FROM overdue_database"#
@@ -91,15 +92,15 @@ pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, 
     Ok(tokens.iter().filter(|token| is_of_another_shop(token, &shop)).count())
 }
 
-/// Forgets the probes of a lane that say nothing more.
+/// Deletes the probes of a lane that tell nothing more.
 ///
 /// # Errors
-/// Those of the database.
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn forget(pool: &PgPool, probes: &[&Probe]) -> Result<(), DatabaseError> {
     let old = forgettable(probes);
     if !old.is_empty() {
         let delete = sqlx::query!("DELETE FROM lane_probes WHERE number = ANY ($1)", &old);
-        bounded("forgetting old probes", delete.execute(pool)).await?;
+        bounded("deleting old probes", delete.execute(pool)).await?;
     }
     Ok(())
 }

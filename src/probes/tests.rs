@@ -4,7 +4,7 @@ const NOW: DbTime = DbTime(1_767_225_600_000_000);
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A probe announced and due so many seconds before (or, negative, after) now, and back or not.
+/// A probe that was announced, is due and came back this many seconds before now; after now where negative.
 fn probe(number: i64, announced: i64, due: Option<i64>, returned: Option<i64>) -> Probe {
     let ago = |seconds: i64| DbTime(NOW.0 - seconds * 1_000_000);
     Probe {

@@ -27,7 +27,7 @@ const BATCH: u16 = 100;
 /// One session: connects, works until `stop` or until something breaks.
 ///
 /// # Errors
-/// Whatever broke; the caller builds a new session. Messages that were not acknowledged come again.
+/// The first broker error; the caller builds a new session. Unacknowledged messages are redelivered.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&shared.broker, "intake").await?;
     let connection = shared.broker.connect("intake").await?;
@@ -38,7 +38,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
     let mut stopping = false;
     loop {
         let batch = tokio::select! {
-            // No more of them; what the broker has sent already is passed on, or it would be delivered a second time.
+            // Take no more messages. Those that the broker has already sent are forwarded, or they would be redelivered.
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 let last = gather_last(&mut consumer).await?;
@@ -57,7 +57,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         let (messages, understood, malformed) = forward(shared, batch);
         tokio::select! {
             published = publisher.publish(messages) => published?,
-            // A broker that blocks publishers may do so for long; nothing is acknowledged, so nothing is lost.
+            // A broker may block publishers for long. This batch is not acknowledged, so nothing is lost.
             () = after_stop(stop, shared.config.drain_timeout) => break,
         }
         shared.stats.add(Count::Intake, understood);
@@ -73,7 +73,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
     Ok(())
 }
 
-/// This delivery and what has arrived with it.
+/// This delivery and those that have arrived with it, up to [`BATCH`].
 fn gather(first: lapin::Result<Delivery>, consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleError> {
     let mut batch = Vec::new();
     let mut next = Some(first);
@@ -85,7 +85,7 @@ fn gather(first: lapin::Result<Delivery>, consumer: &mut Deliveries) -> Result<V
     Ok(batch)
 }
 
-/// What still comes when nothing is acknowledged any more.
+/// The deliveries that still arrive once nothing is acknowledged any more.
 async fn gather_last(consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleError> {
     let (mut batch, latest) = (Vec::new(), Instant::now() + QUIET_AT_LAST);
     while batch.len() < usize::from(BATCH)
@@ -96,8 +96,8 @@ async fn gather_last(consumer: &mut Deliveries) -> Result<Vec<Delivery>, RoleErr
     Ok(batch)
 }
 
-/// The messages that bring these deliveries on: wakes into lanes, what cannot be understood to the parked queue. With
-/// them the number of wakes and of malformed messages.
+/// The messages that forward these deliveries: wakes into lanes, malformed messages to the parked queue. Also returns the
+/// number of wakes and of malformed messages.
 fn forward(shared: &Shared, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usize) {
     let now = shared.clock.now();
     let reading =
@@ -115,7 +115,7 @@ fn forward(shared: &Shared, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usiz
             }
         }
     }
-    // One line for all of them: a flood of messages is not to become a flood of lines.
+    // One line for all of them, so that a flood of messages does not become a flood of log lines.
     if !malformed.is_empty() {
         tracing::warn!(
             event = "parking_malformed",

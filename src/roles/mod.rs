@@ -17,15 +17,15 @@ use crate::database::DatabaseError;
 /// A part of the work that a pod may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Outbox to broker; in one pod at a time.
+    /// Publishes the outbox; in one pod at a time.
     Relay,
-    /// Order-created messages to lanes.
+    /// Puts the wakes of order-created messages into lanes.
     Intake,
-    /// Wakes to closed orders.
+    /// Takes wakes and closes orders.
     Close,
-    /// What no wake closed; in one pod at a time.
+    /// Closes what no wake closed; in one pod at a time.
     Sweep,
-    /// Probes through the lanes; in one pod at a time.
+    /// Sends probes through the lanes and checks the broker; in one pod at a time.
     Watch,
 }
 
@@ -58,25 +58,20 @@ impl fmt::Display for Role {
 /// Why a role's session ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
-    /// The broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// Asked to stop, and what was in flight was not finished in time; it was given back.
-    #[error("gave back {orders} order{} unfinished", if *.orders == 1 { "" } else { "s" })]
-    Unfinished {
-        /// How many.
-        orders: usize,
-    },
-    /// A defect of ours: a task panicked.
+    /// During shutdown, in-flight work was not finished in time; its messages were requeued.
+    #[error("requeued {orders} unfinished order{}", if *.orders == 1 { "" } else { "s" })]
+    Unfinished { orders: usize },
+    /// A task panicked, which is a defect of Overdue.
     #[error("a task ended: {0}")]
     Task(String),
 }
 
 impl RoleError {
-    /// Whether a new session may fare better without anybody changing anything.
+    /// Whether a new session may succeed without an operator changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What every role of a pod is handed.
+//! What the roles of a pod share.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -18,33 +18,26 @@ use crate::database::{self, DatabaseError};
 use crate::lanes::schedule::Scheduler;
 use crate::stats::Stats;
 
-/// What all roles of a pod share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Every setting.
     pub config: Config,
-    /// Where the messages are.
     pub broker: Broker,
     /// Closes orders; holds the database pool.
     pub closer: Closer,
-    /// The database's clock.
     pub clock: Arc<DbClock>,
-    /// How wakes become messages.
     pub scheduler: Scheduler,
-    /// When failures are tried again.
     pub retry: RetryPolicy,
-    /// What was done.
     pub stats: Arc<Stats>,
-    /// Whether orders are due that no closing transaction has taken up yet: then what can wait, waits.
+    /// Whether due orders are waiting for a closing transaction. Work that can wait does so meanwhile.
     pub behind: AtomicBool,
-    /// When the database was last found to be what a pod needs.
+    /// When the database was last checked; `None` until it has passed once.
     fit_since: tokio::sync::Mutex<Option<Instant>>,
     /// When it was last reported that another shop uses the same names.
     pub another_shop_reported: Mutex<Option<Instant>>,
 }
 
 impl Shared {
-    /// What the roles of a pod with this configuration share; nothing is connected yet.
+    /// Connects nothing yet.
     ///
     /// # Errors
     /// When the database URL cannot be used.
@@ -71,12 +64,12 @@ impl Shared {
         }))
     }
 
-    /// Checks that the database is what a pod needs: once for the roles that begin at the same time, and again when sessions
-    /// are built again, because then it may be another server. A pod does not begin where something is wrong; one that works
-    /// reports it and goes on, because closing what can be closed is better than closing nothing.
+    /// Checks that the database is what a pod needs. Roles that begin together share one check. Rebuilt sessions check again,
+    /// because the server may be another one by then. A pod does not begin while something is wrong; a running pod reports
+    /// it and goes on, because closing what can be closed is better than closing nothing.
     ///
     /// # Errors
-    /// When the database cannot be asked, or, before a pod has begun, is not what it needs; the error names the remedy.
+    /// When the database cannot be asked or, before the pod has begun, is not what a pod needs; the error names the remedy.
     pub async fn check_database(&self) -> Result<(), RoleError> {
         let mut last = self.fit_since.lock().await;
         let before = *last;
@@ -85,7 +78,7 @@ impl Shared {
         }
         match database::fit(&self.config).await {
             Err(error) if before.is_some() && !error.is_transient() => {
-                tracing::error!(event = "database_unfit", %error, "the database is not what this pod needs any more");
+                tracing::error!(event = "database_unfit", %error, "the database is no longer what this pod needs");
             }
             fit => fit?,
         }
@@ -94,7 +87,7 @@ impl Shared {
     }
 }
 
-/// Resolves some time after `stop`.
+/// Resolves `some_time` after `stop` is cancelled.
 pub async fn after_stop(stop: &CancellationToken, some_time: Duration) {
     stop.cancelled().await;
     sleep(some_time).await;

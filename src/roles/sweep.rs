@@ -1,4 +1,4 @@
-//! The sweep: in the configured period, closes what no wake closed.
+//! The sweep: closes what no wake closed, every `sweep_every`.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use super::RoleError;
 use super::shared::Shared;
 use crate::closing::sweep::{Pace, Swept, sweep};
 
-/// Sweeps in the configured period until `stop`, or until the database breaks.
+/// Sweeps every `sweep_every` until `stop`.
 ///
 /// # Errors
-/// Those of the database.
+/// The first database error; the caller builds a new session.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!(event = "sweeping", "sweeping");
     while !stop.is_cancelled() {

@@ -1,11 +1,10 @@
-//! The topology as a definitions file that RabbitMQ imports, with users that may do just what their part needs.
+//! The topology as a definitions file that RabbitMQ imports, with users that have only the permissions they need.
 
 use serde_json::{Value, json};
 
 use super::{Names, Topology};
 use crate::wire::keys::KEY_DELAY;
 
-/// A user of the definitions.
 struct User {
     name: String,
     tags: &'static str,
@@ -16,8 +15,8 @@ struct User {
 
 /// The definitions, for one vhost.
 ///
-/// The users have no password, so nobody can log in as them until somebody gives them one. Their names carry the prefix:
-/// users belong to the whole broker, and permissions that are imported replace those that a user has in the vhost.
+/// The users have no password, so a login as one of them fails until an administrator sets one. Their names carry the
+/// prefix: users belong to the whole broker, and imported permissions replace those that a user has in the vhost.
 #[must_use]
 pub fn definitions(vhost: &str, names: &Names, topology: &Topology) -> Value {
     let publisher = names.user("publisher");
@@ -68,8 +67,8 @@ fn users(names: &Names, topology: &Topology) -> [User; 4] {
             write: format!("^{exchange}$"),
             read: nothing(),
         },
-        // The file makes exchanges and queues, so nobody needs to configure them. The tag lets it ask the management API
-        // about what it may use.
+        // The import creates exchanges and queues, so the service needs no configure permission. The tag lets it ask the
+        // management API about what it may use.
         User {
             name: names.user("service"),
             tags: "management",
@@ -84,7 +83,7 @@ fn users(names: &Names, topology: &Topology) -> [User; 4] {
             write: format!("^{theirs}$"),
             read: format!("^({events}|{theirs})$"),
         },
-        // Whoever may read a queue may also take its messages away.
+        // No read permission: with it the operator could also consume messages.
         User {
             name: names.user("operator"),
             tags: "monitoring",
@@ -95,15 +94,15 @@ fn users(names: &Names, topology: &Topology) -> [User; 4] {
     ]
 }
 
-/// The pattern that matches no name but the empty one.
+/// The pattern that matches only the empty name.
 const NOTHING: &str = "^$";
 
-/// The pattern that matches this name alone.
+/// The pattern that matches only this name.
 fn only(name: &str) -> String {
     format!("^{}$", literal(name))
 }
 
-/// A name as a regular expression that matches only it.
+/// A name with its special characters escaped for a regular expression.
 fn literal(name: &str) -> String {
     fancy_regex::escape(name).into_owned()
 }

@@ -1,4 +1,4 @@
-//! What a broker has, as its management API answers. Every field may be absent: what is not there is not known.
+//! What a broker has, as its management API answers. A missing field means that its value is not known.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +8,26 @@ use serde_json::Value;
 /// Names with their values, such as a queue's arguments or a policy's definition.
 pub type Values = BTreeMap<String, Value>;
 
-/// What a broker has. No field of it comes from the management plugin's statistics, which may be off or seconds old.
+/// What a broker has: the lists of one vhost, and the cluster's version and feature flags. No field comes from the
+/// management plugin's statistics, which may be off or seconds old.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Live {
     /// RabbitMQ's version.
     pub version: Option<String>,
-    /// Exchanges of the vhost.
     pub exchanges: Part<LiveExchange>,
-    /// Queues of the vhost.
     pub queues: Part<LiveQueue>,
-    /// Bindings of the vhost.
     pub bindings: Part<LiveBinding>,
-    /// Policies of the vhost.
     pub policies: Part<LivePolicy>,
-    /// Operator policies of the vhost.
     pub operator_policies: Part<LivePolicy>,
-    /// Feature flags of the cluster.
     pub feature_flags: Part<LiveFlag>,
 }
 
 /// One list of the management API, or why it cannot be seen.
 #[derive(Debug)]
 pub enum Part<T> {
-    /// The whole list.
     Seen(Vec<T>),
-    /// Why it cannot be seen.
+    /// The reason.
     Unseen(String),
 }
 

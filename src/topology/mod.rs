@@ -1,4 +1,4 @@
-//! Exchanges, queues and bindings: the one truth, from which declare, verify and export are made.
+//! Exchanges, queues and bindings: the single source for declare, verify and export.
 
 pub mod export;
 pub mod live;
@@ -7,10 +7,10 @@ pub mod verify;
 use crate::lanes::{Lane, Lanes};
 use crate::wire::keys::{KEY_DELAY, KEY_PARKED, KEY_PROCESS};
 
-/// How often a message may be redelivered before the broker gives up on it: never, in practice.
+/// How many redeliveries of a message the broker allows: in practice no limit.
 ///
-/// Without the argument, RabbitMQ 4 drops or dead-letters after 20, which some pod crashes reach for innocent orders;
-/// a negative number, "unlimited" on 4, means zero on 3.x.
+/// Without the argument, RabbitMQ 4 drops or dead-letters a message after 20 redeliveries, which a few pod crashes reach
+/// for orders that did not cause them. A negative number means "unlimited" on 4, but zero on 3.x.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// The names of one shop's exchanges and queues.
@@ -20,37 +20,36 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names with this prefix.
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The exchange of Overdue's own messages: wakes, parked messages, and what services announce.
+    /// The exchange of Overdue's own messages: wakes, parked messages, and order-created messages of services.
     #[must_use]
     pub fn exchange(&self) -> String {
         format!("{}order.exchange", self.prefix)
     }
 
-    /// The exchange of the events. Other services bind queues of their own to it, and nothing of ours.
+    /// The events exchange. Other services bind queues of their own to it; Overdue binds none.
     #[must_use]
     pub fn events(&self) -> String {
         format!("{}order.events", self.prefix)
     }
 
-    /// Where services' order-created messages wait for a pod.
+    /// The queue in which services' order-created messages wait for a pod.
     #[must_use]
     pub fn intake(&self) -> String {
         format!("{}order.delay.queue", self.prefix)
     }
 
-    /// Where wakes wait for a pod.
+    /// The queue in which wakes wait for a pod.
     #[must_use]
     pub fn process(&self) -> String {
         format!("{}order.process.queue", self.prefix)
     }
 
-    /// Where messages wait for a person.
+    /// The queue in which messages wait for a person.
     #[must_use]
     pub fn parked(&self) -> String {
         format!("{}order.parked.queue", self.prefix)
@@ -85,25 +84,22 @@ impl Names {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub enum Argument {
-    /// A string.
     Text(String),
-    /// A number.
     Number(i64),
 }
 
 /// One durable quorum queue with its binding to the exchange.
 #[derive(Clone, Debug)]
 pub struct QueueSpec {
-    /// Its name.
     pub name: String,
-    /// The key by which the exchange routes to it.
+    /// The routing key of its binding.
     pub key: String,
-    /// Its arguments, in the order in which the management UI shows them.
+    /// In the order in which the management UI shows them.
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
 impl QueueSpec {
-    /// Whether wakes wait in it: the process queue and the lanes.
+    /// Whether wakes wait in this queue: true for the process queue and the lanes.
     #[must_use]
     pub fn carries_wakes(&self) -> bool {
         self.key != KEY_PARKED && self.key != KEY_DELAY
@@ -117,8 +113,8 @@ pub struct Topology {
     pub exchange: String,
     /// The durable topic exchange of the events.
     pub events: String,
-    /// The queues in a safe order of declaration: a dead letter's target always before its source, because messages
-    /// that expire towards a queue that is not there stop the whole lane.
+    /// The queues in a safe order of declaration: a dead-letter target always before its source, because a message whose
+    /// dead-letter target is missing stops the whole lane.
     pub queues: Vec<QueueSpec>,
 }
 
@@ -137,7 +133,7 @@ impl Topology {
                     ("x-dead-letter-exchange", Argument::Text(exchange.clone())),
                     ("x-dead-letter-routing-key", Argument::Text(target.to_owned())),
                     ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
-                    // at-least-once needs it; with drop-head the broker silently falls back to at-most-once.
+                    // Required by at-least-once: with drop-head the broker silently falls back to at-most-once.
                     ("x-overflow", Argument::Text("reject-publish".to_owned())),
                 ]);
             }
@@ -150,13 +146,12 @@ impl Topology {
         queues.extend(
             lanes.as_slice().iter().map(|lane| queue(names.lane(lane), lane.key(), Some(KEY_PROCESS))),
         );
-        // Services give the delay as the message's expiration, so a message may expire while it waits here for a pod:
-        // then it is due, and belongs where a lane would have brought it.
+        // Services give the delay as the message's expiration, so a message may expire while it waits here for a pod.
+        // It is then due, and goes to the process queue, as it would from a lane.
         queues.push(queue(names.intake(), KEY_DELAY.to_owned(), Some(KEY_PROCESS)));
         Self { exchange, events: names.events(), queues }
     }
 
-    /// Both exchanges.
     #[must_use]
     pub fn exchanges(&self) -> [&str; 2] {
         [&self.exchange, &self.events]

@@ -18,12 +18,12 @@ pub async fn findings(pool: &PgPool, config: &Config) -> Vec<Finding> {
 
 fn unseen(error: &DatabaseError) -> Finding {
     match &error.source {
-        // A session that does not have the settings that closing needs. The text has the remedy.
+        // The session lacks settings that closing needs. The text has the remedy.
         sqlx::Error::Configuration(_) => Finding::differs(
             PLACE,
             "session",
             error.to_string(),
-            "see there; nothing else in the database was looked at",
+            "the problem names the remedy; nothing else in the database was looked at",
         ),
         _ => Finding::cannot_tell(
             PLACE,

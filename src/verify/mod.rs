@@ -22,7 +22,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of these findings.
     #[must_use]
     pub fn new(findings: Vec<Finding>) -> Self {
         let count = |is: fn(&Finding) -> bool| findings.iter().filter(|finding| is(finding)).count();

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::outgoing::Outgoing;
 use crate::clock::DbTime;
 
-/// What a shop's events name as their source.
+/// The source of a shop's events.
 #[must_use]
 pub fn source(shop: &str) -> String {
     if shop.is_empty() { "/overdue".to_owned() } else { format!("/overdue/{shop}") }
@@ -19,9 +19,8 @@ pub struct Event<'a> {
     pub kind: &'a str,
     /// When it happened: the start of the transaction that did it.
     pub at: DbTime,
-    /// The order.
     pub order_id: i64,
-    /// Its buyer.
+    /// The buyer.
     pub user_id: i64,
     /// The deadline that had passed.
     pub payment_deadline: DbTime,
@@ -49,7 +48,7 @@ struct Data<'a> {
 }
 
 impl Event<'_> {
-    /// The same for every redelivery, and for no other event: one thing happens to one order at one moment once.
+    /// The event's id: the same for every redelivery, and unique, as an order has one event of a kind at one moment.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{}:{}:{}", self.kind, self.order_id, self.at.0)

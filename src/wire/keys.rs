@@ -1,6 +1,6 @@
 //! Routing keys on the exchange of Overdue's own messages.
 
-/// Routing key of the message by which a service says that an order exists.
+/// Routing key of a service's order-created message.
 pub const KEY_DELAY: &str = "order.delay";
 /// Routing key of a wake that is (nearly) due.
 pub const KEY_PROCESS: &str = "order.process";

@@ -4,43 +4,34 @@ use serde_json::Value;
 
 use super::wake::MAX_ORDERS_PER_WAKE;
 
-/// Why a message cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Larger than any order-created message needs to be.
     #[error("the body has {bytes} bytes; an order-created message has at most {most}")]
-    TooLarge {
-        /// How large it is.
-        bytes: usize,
-        /// How large it may be.
-        most: usize,
-    },
-    /// The properties are no text, too deep, or too large; see [`crate::broker::frames`].
+    TooLarge { bytes: usize, most: usize },
+    /// The properties are not UTF-8, nested too deeply, too large, or broken; see [`crate::broker::frames`].
     #[error("its properties cannot be read: {0}")]
     Properties(String),
-    /// The sender says that it is something else.
+    /// The sender declares another content type.
     #[error("content_type is `{0}`; send application/json, application/cloudevents+json or text/plain")]
     ContentType(String),
-    /// The sender says that it is compressed.
+    /// The sender declares a compressed body.
     #[error("content_encoding is `{0}`; send the body uncompressed")]
     ContentEncoding(String),
-    /// Not JSON at all.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// JSON, of another shape.
+    /// JSON of another shape.
     #[error("the body is {0}; send an object with `order_id`, or the bare order number")]
     Shape(&'static str),
-    /// A field that must be there is not.
     #[error("`{0}` is missing")]
     Missing(&'static str),
     /// A field has the wrong type or value.
     #[error("`{field}` is {got}; it must be {expected}")]
     Field {
-        /// Where in the body.
+        /// The field of the body, or the property.
         field: &'static str,
-        /// What it must be.
         expected: &'static str,
-        /// What it was, shortened.
+        /// Shortened.
         got: String,
     },
     /// Neither a deadline nor a delay.
@@ -48,16 +39,9 @@ pub enum Malformed {
         "there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?"
     )]
     NoDeadline,
-    /// A deadline that no shop means.
+    /// A deadline or delay that no shop can mean.
     #[error("`{field}` lies {days} days ahead; at most {max} days are allowed (setting max_window)")]
-    TooFar {
-        /// Where it was said.
-        field: &'static str,
-        /// How far ahead.
-        days: u64,
-        /// What is allowed.
-        max: u64,
-    },
+    TooFar { field: &'static str, days: u64, max: u64 },
     /// A service used the form of Overdue's own wakes.
     #[error("`wake` is the form of Overdue's own messages; send an object with `order_id`")]
     OwnForm,
@@ -75,7 +59,7 @@ pub(super) fn wrong(field: &'static str, expected: &'static str, value: &Value) 
 }
 
 pub(super) fn not_json(error: serde_json::Error) -> Malformed {
-    // A type error quotes the value, however long it is.
+    // The library's text of a type error quotes the value, however long it is.
     Malformed::NotJson(shorten(&error.to_string()))
 }
 
@@ -90,7 +74,7 @@ pub(super) fn shape(value: &Value) -> &'static str {
     }
 }
 
-/// Reasons travel in a header and are read on a screen: a foreign value is quoted only in part.
+/// Shortens a foreign value for a reason, which travels in a header and is read on a screen.
 pub(super) fn shorten(text: &str) -> String {
     const MOST: usize = 80;
     match text.char_indices().nth(MOST) {

@@ -1,7 +1,7 @@
-//! What a message says: every body form of the contract, and our own wakes, to a list of orders to look at.
+//! Reads messages: every body form of the contract, and Overdue's own wakes, become a list of orders to look at.
 //!
-//! A message is a hint from anywhere, so nothing in it is trusted further than "look at this order then". What cannot
-//! be understood is [`Malformed`], with a reason that tells the sender what to change.
+//! A message is a hint and may come from anywhere, so it is trusted no further than "look at this order then". A message
+//! that cannot be understood is [`Malformed`], with a reason that tells the sender what to change.
 
 use std::time::Duration;
 
@@ -17,15 +17,13 @@ use crate::clock::DbTime;
 /// The AMQP properties that decide how a body is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Envelope<'a> {
-    /// `content_type`, as sent.
     pub content_type: Option<&'a str>,
-    /// `content_encoding`, as sent.
     pub content_encoding: Option<&'a str>,
-    /// `expiration`: the delay in milliseconds where the body has no deadline.
+    /// The delay in milliseconds where the body has no deadline.
     pub expiration: Option<&'a str>,
-    /// `type`, as sent.
+    /// The property `type`.
     pub kind: Option<&'a str>,
-    /// Why the properties, this envelope with them, cannot be read.
+    /// Why the properties cannot be read; the other fields are then `None`.
     pub unreadable: Option<&'a str>,
 }
 
@@ -47,7 +45,8 @@ pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
     }
 }
 
-/// Whether a message has expired in this queue, on its way through others or not: the broker notes it in `x-death`.
+/// Whether a message was once dead-lettered by this queue, as the broker notes in `x-death`. Overdue never rejects a message
+/// of its queues, so the message expired there.
 #[must_use]
 pub fn expired_in(properties: &lapin::BasicProperties, queue: &str) -> bool {
     let deaths = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-death")?.as_array());
@@ -59,17 +58,17 @@ pub fn expired_in(properties: &lapin::BasicProperties, queue: &str) -> bool {
     })
 }
 
-/// How a body is read: the moment, and what the operator allows.
+/// The context in which a body is read: the time, its origin, and what the operator allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// Now, on the database's clock.
+    /// On the database's clock.
     pub now: DbTime,
-    /// The longest time ahead that a deadline may lie.
+    /// How far ahead a deadline may lie.
     pub max_window: Duration,
-    /// Whether a message without deadline and delay means "look now": true where the broker has already taken the
-    /// delay away, which it does when a message expires from a queue.
+    /// Whether a message without deadline and delay means "look now": true where the broker has already removed the
+    /// delay, as it does when a message expires from a queue.
     pub delay_is_over: bool,
-    /// Whether the message comes from a service: services may not use the form of our own wakes.
+    /// Whether the message comes from a service: services may not use the form of Overdue's own wakes.
     pub from_service: bool,
 }
 
@@ -85,7 +84,7 @@ const YEAR_3000: i64 = 32_503_680_000_000_000;
 /// Reads a message.
 ///
 /// # Errors
-/// Says what is wrong with it, for the sender to read.
+/// A [`Malformed`] that tells the sender what is wrong.
 pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec<Wake>, Malformed> {
     if body.len() > MAX_BODY {
         return Err(Malformed::TooLarge { bytes: body.len(), most: MAX_BODY });
@@ -134,12 +133,12 @@ struct WakeBody {
     wake: Vec<WakeItem>,
 }
 
-/// Order, moment, attempt, and 1 where a service named the order.
+/// Order, due time in microseconds since 1970, attempt, and 1 where a service's message named the order.
 #[derive(serde::Deserialize)]
 struct WakeItem(i64, i64, u32, #[serde(default)] u8);
 
 fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
-    // One such message could name a thousand orders, each of which would be looked for for minutes.
+    // One such message could name a thousand orders that do not exist, each of which would be retried for minutes.
     if reading.from_service {
         return Err(Malformed::OwnForm);
     }
@@ -153,7 +152,7 @@ fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
             if order_id < 1 {
                 return Err(Malformed::Field { field: "wake", expected, got: order_id.to_string() });
             }
-            // The schema allows no deadline beyond it, so such a wake would go round in the lanes for nothing.
+            // The schema allows no deadline from the year 3000 on, so such a wake would only circulate in the lanes.
             if due >= YEAR_3000 {
                 return Err(Malformed::Field {
                     field: "wake",
@@ -161,7 +160,7 @@ fn read_wake(body: &[u8], reading: Reading) -> Result<Vec<Wake>, Malformed> {
                     got: due.to_string(),
                 });
             }
-            // We give up long before, so somebody else wrote it, and a reason that quoted it would say what never happened.
+            // `max_attempts` allows no more, so a larger number is forged, and a reason that quoted it would be false.
             if attempt > MOST_ATTEMPTS {
                 let expected = "an attempt up to 1000";
                 return Err(Malformed::Field { field: "wake", expected, got: attempt.to_string() });

@@ -1,4 +1,4 @@
-//! Bytes and values: what messages look like, in both directions. Pure, and what the fuzz targets feed.
+//! Converts messages between bytes and values, in both directions. Pure; the fuzz targets feed this module.
 
 pub mod event;
 pub mod headers;

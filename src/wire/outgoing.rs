@@ -1,16 +1,14 @@
-//! A message on its way out.
+//! A message to publish.
 
 use lapin::BasicProperties;
 
-/// One message to publish.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
     /// Routing key on the publisher's exchange.
     pub key: String,
-    /// Body.
     pub body: Vec<u8>,
-    /// Properties; the publisher makes every message persistent.
+    /// Without the delivery mode: the publisher makes every message persistent.
     pub properties: BasicProperties,
-    /// Whether the message must reach a queue. Our own wakes must; an event goes to whoever has subscribed, if any.
+    /// Whether the message must reach a queue. Overdue's own messages must; an event goes to its subscribers, if any.
     pub mandatory: bool,
 }

@@ -8,13 +8,13 @@ use super::keys::KEY_PARKED;
 use super::outgoing::Outgoing;
 use crate::clock::DbTime;
 
-/// Headers must fit one frame (80 KiB, see `broker`); beyond this a sender's own headers are left out.
+/// Headers must fit into one frame (80 KiB, see `broker`); a sender's own headers beyond this size are left out.
 pub const MOST_HEADER_BYTES: usize = 64 * 1024;
 
-/// A reason is for a person to read; a database error may carry a whole row.
+/// Most characters of a reason: a person reads it, and a database error may carry a whole row.
 const MOST_REASON: usize = 1_000;
 
-/// The message that goes to the parked queue.
+/// The message for the parked queue.
 #[must_use]
 pub fn parked(
     body: Vec<u8>,
@@ -40,7 +40,8 @@ pub fn parked(
     Outgoing { key: KEY_PARKED.to_owned(), body, properties, mandatory: true }
 }
 
-/// The sender's headers without ours, and without those by which a broker routes or counts.
+/// The headers without those that parking adds and those by which a broker routes or counts. The raw bytes of unreadable
+/// properties stay, because they exist nowhere else.
 ///
 /// x-death, published again, makes a 3.10 broker see a cycle and drop the message; CC and BCC would send copies.
 #[must_use]
@@ -78,7 +79,7 @@ fn value_size(value: &AMQPValue) -> usize {
         AMQPValue::ShortString(text) => 1 + text.as_str().len(),
         AMQPValue::FieldArray(list) => 4 + list.as_slice().iter().map(value_size).sum::<usize>(),
         AMQPValue::FieldTable(table) => table_size(table),
-        // Numbers and times: none is longer.
+        // Numbers and times take at most eight bytes.
         _ => 8,
     }
 }

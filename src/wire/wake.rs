@@ -5,22 +5,21 @@ use crate::clock::DbTime;
 /// One order to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wake {
-    /// When to look, on the database's clock. First, so that wakes sort by it.
+    /// When to look, on the database's clock. The first field, so that wakes sort by it.
     pub due: DbTime,
-    /// The order.
     pub order_id: i64,
-    /// How many times closing this order has failed. Ours, in the body: the broker's counters mean other things in
-    /// other versions.
+    /// How many times closing this order has failed. Counted in the body, because the meaning of the broker's counters
+    /// depends on its version.
     pub attempt: u32,
-    /// Whether a service's message named the order. Then it may not be committed yet, or never be; an order that its own
-    /// trigger recorded was there once.
+    /// Whether a service's message named the order. Such an order may not be committed yet, or never be; an order that
+    /// the database's trigger recorded existed at that time.
     pub announced: bool,
 }
 
-/// What the messages in lanes and process queue say their `type` is.
+/// The property `type` of the messages in lanes and process queue.
 pub const WAKE_TYPE: &str = "overdue.wake";
 
-/// No message may carry more orders than this, so that a forged one cannot make a pod hold without bound.
+/// The most orders in a message, so that a forged one cannot make a pod hold an unlimited number.
 pub const MAX_ORDERS_PER_WAKE: usize = 1_000;
 
 /// Writes the body of a message that wakes these orders: `{"wake":[[order_id,due_µs,attempt],…]}`, with a

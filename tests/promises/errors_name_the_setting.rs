@@ -102,7 +102,7 @@ async fn a_setting_that_cannot_be_used_is_named_with_where_it_came_from() {
         let file = std::env::temp_dir().join(format!("{}.toml", world.name));
         let path = file.to_str().expect("a path");
         std::fs::write(&file, "leed = \"1ms\"\n").expect("written");
-        fails(world, &["run", "--config", path], 2, &["`leed` is no setting", path]).await;
+        fails(world, &["run", "--config", path], 2, &["`leed` is not a setting", path]).await;
         std::fs::write(&file, "prefetch = 5000\n").expect("written");
         fails(world, &["run", "--config", path], 2, &["`prefetch`", path, "from 1 to 2000"]).await;
         std::fs::remove_file(&file).expect("removed");
@@ -123,7 +123,7 @@ async fn a_setting_that_cannot_be_used_is_named_with_where_it_came_from() {
             world.command(&["order", "show", "1"]).env("OVERDUE_LANE", "1s").output().await.expect("it ran");
         let error = String::from_utf8(slip.stderr).expect("UTF-8");
         assert_eq!(slip.status.code(), Some(2), "{error}");
-        assert!(error.contains("OVERDUE_LANE is no setting: did you mean OVERDUE_LANES?"), "{error}");
+        assert!(error.contains("OVERDUE_LANE is not a setting: did you mean OVERDUE_LANES?"), "{error}");
         for (setting, url) in [
             ("--amqp-url", "amqp://user:p@hushhush/word@host"),
             ("--database-url", "postgres://user:p@hushhush/word@host"),

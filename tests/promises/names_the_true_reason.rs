@@ -117,7 +117,7 @@ async fn of_a_database_that_refuses() {
             ("53300", "max_connections"),
             ("42P05", "pool in session mode"),
             ("26000", "pool in session mode"),
-            ("57P03", "starts or stops"),
+            ("57P03", "starting or shutting down"),
         ] {
             world
                 .sql(&format!(

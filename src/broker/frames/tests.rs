@@ -35,7 +35,7 @@ fn what_cannot_be_read_becomes_a_header_that_says_why_and_keeps_the_bytes() {
         (HEADERS, b"\0\0\0\x03\x01k?".to_vec(), "type that does not exist"),
         (HEADERS, [&[0, 0, 0, 210][..], &lists].concat(), "type that does not exist"),
         (1, Vec::new(), "more flags"),
-        (0, b"rest".to_vec(), "behind them"),
+        (0, b"rest".to_vec(), "extra bytes"),
     ] {
         let out = passed(&frame(flags, &properties), 5);
         assert!(check(&out[HEAD..out.len() - 1]).is_ok(), "what stands for it can be read");
@@ -60,7 +60,7 @@ fn headers_beyond_the_agreed_frame_or_depth_are_taken_out() {
     let out = passed(&[tune.clone(), frame(1 << 15, &long)].concat(), 1_000);
     assert!(String::from_utf8_lossy(&out[tune.len()..]).contains("larger than a frame"));
 
-    // Ours is smaller than what this broker allows.
+    // The client's limit alone: this broker has named none.
     let (mut frames, mut out) = (FrameFilter::of_at_most(100), Vec::new());
     frames.feed(&frame(1 << 15, &long), &mut out);
     assert!(String::from_utf8_lossy(&out).contains("larger than a frame"));

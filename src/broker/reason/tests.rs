@@ -2,7 +2,7 @@ use std::io;
 
 use super::*;
 
-/// What RabbitMQ 3.10.8 and 4.3.6 say when they close a channel.
+/// Texts of RabbitMQ 3.10.8 and 4.3.6 when they close a channel.
 const SOFT: [(AMQPSoftError, &str, Reason); 16] = [
     (
         AMQPSoftError::ACCESSREFUSED,
@@ -62,7 +62,7 @@ const SOFT: [(AMQPSoftError, &str, Reason); 16] = [
     (AMQPSoftError::NOTFOUND, "", Reason::Missing),
 ];
 
-/// What they say when they close a connection.
+/// Texts of the same versions when they close a connection.
 const HARD: [(AMQPHardError, &str, Reason); 11] = [
     (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - vhost nope not found", Reason::Vhost),
     (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - access to vhost 'v' refused for user 'u'", Reason::Vhost),
@@ -136,7 +136,7 @@ fn a_connection_that_fails_names_what_to_change() {
     assert!(said(true, io::Error::other(unresolved)).contains("cannot be resolved"));
 }
 
-/// What RabbitMQ 3.10.8 and 4.3.6 say, and the client.
+/// Reasons of the management API in RabbitMQ 3.10.8 and 4.3.6, and texts of the HTTP client.
 #[test]
 fn each_refusal_has_its_remedy_and_an_unknown_one_has_all() {
     for (reason, expected) in [

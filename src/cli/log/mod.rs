@@ -1,4 +1,4 @@
-//! The log of `overdue run`, on standard error: nothing that happens to it holds up a pod or ends it.
+//! The log of `overdue run`, on standard error: no failure of the log holds up or ends a pod.
 
 mod writer;
 
@@ -16,7 +16,7 @@ use crate::stats::Stats;
 use writer::Lines;
 pub use writer::{Log, last_words};
 
-/// Starts the log; what it loses is counted.
+/// Starts the log; lost lines are counted.
 pub fn start(context: &Context, stats: &Arc<Stats>) -> Result<Log, CliError> {
     let filter =
         context.raw.parse("log", |text| EnvFilter::try_new(text).map_err(|error| error.to_string()))?;
@@ -28,12 +28,12 @@ pub fn start(context: &Context, stats: &Arc<Stats>) -> Result<Log, CliError> {
             return Err(context.raw.wrong("log_format", problem).into());
         }
     };
-    // A descriptor of its own: a write that hangs would keep the standard library's lock on standard error.
+    // A separate descriptor: a write that hangs would hold the standard library's lock on standard error.
     let out = std::io::stderr().as_fd().try_clone_to_owned()?;
     let (log, lines) = Log::start(out.into(), Arc::clone(stats), json)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // The subscriber would say on standard error, and panic where that is a closed pipe, that it could not write.
+        // The subscriber would report a failed write on standard error, and panic if that is a closed pipe.
         .log_internal_errors(false)
         .with_writer(move || -> Lines { lines.clone() });
     if json {
@@ -46,7 +46,7 @@ pub fn start(context: &Context, stats: &Arc<Stats>) -> Result<Log, CliError> {
     Ok(log)
 }
 
-/// Writes one field of a line. Its value may be foreign, and so may the message: what a sender wrote, or the database.
+/// Writes one field of a line. Its value and the message may contain foreign text, from a sender or from the database.
 fn field(
     out: &mut Writer<'_>,
     field: &tracing::field::Field,
@@ -54,7 +54,7 @@ fn field(
 ) -> std::fmt::Result {
     use std::fmt::Write;
     if field.name() == "event" {
-        // One of our own keys, which stand in docs/logging.md; without quotes it is easy to search for.
+        // One of the keys in docs/logging.md; without quotes it is easy to search for.
         return write!(out, "event={}", format!("{value:?}").trim_matches('"'));
     }
     if field.name() != "message" {

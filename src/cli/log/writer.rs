@@ -1,7 +1,7 @@
-//! A thread that writes the lines of the log. Where it cannot keep up or cannot write, lines are lost and counted.
+//! A thread that writes the lines of the log. Lines that it cannot write, or not fast enough, are lost and counted.
 //!
-//! tracing-appender has such a thread. But it does not count the lines that it fails to write, and as it ends it prints to
-//! standard output, which hangs or panics where standard output is the same broken pipe.
+//! tracing-appender has such a thread, but does not count the lines that it fails to write. When it ends it prints to standard
+//! output, which hangs or panics if standard output is the same broken pipe.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use crate::cli::harmless::harmless_json;
 use crate::stats::{Count, Stats};
 
-/// Lines that wait to be written. Enough for a burst of errors; at a few hundred bytes each, no burden.
+/// Most lines that wait to be written: enough for a burst of errors, and little memory at a few hundred bytes each.
 const WAITING: usize = 4_096;
 
-/// Longest wait for what is still to be written as the process ends.
+/// Longest wait for lines that are still to be written when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
-/// The log while the process runs. When this is dropped, what still waits is written, for as long as that is not held up.
+/// The log while the process runs. Dropping it waits up to [`LAST`] until the waiting lines are written.
 #[derive(Debug)]
 pub struct Log(SyncSender<Entry>);
 
-/// Takes one line after another, and never waits or fails.
+/// Accepts lines, and never waits or fails.
 #[derive(Clone, Debug)]
 pub struct Lines {
     entries: SyncSender<Entry>,
@@ -37,12 +37,11 @@ pub struct Lines {
 #[derive(Debug)]
 enum Entry {
     Line(Vec<u8>),
-    /// Everything before it has been written, or lost.
+    /// Answered when every line before it has been written or lost.
     End(Sender<()>),
 }
 
 impl Log {
-    /// Starts the thread.
     pub fn start(out: File, stats: Arc<Stats>, json: bool) -> io::Result<(Self, Lines)> {
         let (entries, received) = sync_channel(WAITING);
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -98,7 +97,7 @@ struct Writing {
     out: File,
     /// Whether the last line was cut off.
     torn: bool,
-    /// Lost lines that were reported.
+    /// Lost lines that have been reported.
     reported: u64,
     waiting: Arc<AtomicUsize>,
     stats: Arc<Stats>,
@@ -127,7 +126,7 @@ impl Writing {
         }
         self.torn = false;
         let lost = self.stats.get(Count::LogLinesLost);
-        // Reported when nothing waits any more: then there is room for the report.
+        // Reported once no line is waiting: then there is room for the report.
         if caught_up && lost > self.reported {
             let lines = lost - self.reported;
             self.reported = lost;
@@ -156,7 +155,7 @@ impl Writing {
     }
 }
 
-/// Writes something last to a standard stream, and gives up soon where nobody reads it.
+/// Writes a last text to a standard stream, and gives up after [`LAST`] if no one reads it.
 pub fn last_words(stream: &impl AsFd, text: String) {
     let Ok(out) = stream.as_fd().try_clone_to_owned() else { return };
     let (done, written) = channel();

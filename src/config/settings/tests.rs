@@ -21,7 +21,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 
     std::fs::write(&path, "leed = \"1ms\"").expect("a file");
     let error = Raw::collect(|_| None, |_| None, Some(&path)).expect_err("a slip").to_string();
-    assert!(error.contains("`leed` is no setting"), "{error}");
+    assert!(error.contains("`leed` is not a setting"), "{error}");
     std::fs::write(&path, "lead = \"1ms\"\ndatabase_url = postgres://u:hushhush@h/x\n").expect("a file");
     let error = Raw::collect(|_| None, |_| None, Some(&path)).expect_err("no string").to_string();
     assert!(error.contains("line 2") && !error.contains("hushhush"), "{error}");

@@ -1,4 +1,4 @@
-//! Carries decisions out: tasks that close, publish and record, acknowledgements, lines in the log.
+//! Carries decisions out: tasks that close, publish and record; acknowledgements; log lines.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::roles::RoleError;
 use crate::stats::Count;
 
 impl Session {
-    /// Starts what takes long, as a task that [`Session::wait`] awaits, and does the rest at once.
+    /// Starts long work as a task, which [`Session::wait`] awaits, and does the rest at once.
     pub(super) async fn carry_out(&mut self, effect: Effect) -> Result<(), RoleError> {
         match effect {
             Effect::Close(batch) => _ = self.closing.spawn(close(self.shared.closer.clone(), batch)),
@@ -66,14 +66,14 @@ impl Session {
         Ok(())
     }
 
-    /// Gives what is left back to the queue at once, and says so. The broker would do it when the connection closes;
-    /// a nack says that nobody crashed, which newer brokers do not count against the message.
+    /// Requeues what is left at once, and logs it. The broker would requeue it when the connection closes, but a nack
+    /// shows that the consumer did not crash, and newer brokers do not count it against the message.
     pub(super) async fn give_back(&mut self) {
         self.closing.abort_all();
         self.closing_apart.abort_all();
         self.publishing.abort_all();
         self.recording_probes.abort_all();
-        // First of all, and with nothing in flight too: what is done must not come again.
+        // First, even with nothing in flight: finished messages must not be redelivered.
         let done = self.state.in_flight.take_acks();
         let _ = self.acknowledge(done).await;
         let (messages, orders) = (self.state.in_flight.messages(), self.state.in_flight.orders());
@@ -86,7 +86,7 @@ impl Session {
                 messages,
                 orders,
                 given_back = nack.is_ok(),
-                "gave back what was in flight"
+                "requeued what was in flight"
             );
         }
     }
@@ -113,7 +113,11 @@ fn log(report: &Report) {
             tracing::info!(event = "stopping", orders, "stopping: finishing what is in flight");
         }
         Report::HandingOver(orders) => {
-            tracing::info!(event = "handing_over", orders, "handing over what could not be closed soon");
+            tracing::info!(
+                event = "handing_over",
+                orders,
+                "handing over orders that could not be closed soon"
+            );
         }
         Report::ParkingOrder(order_id, reason) => {
             tracing::error!(
@@ -128,7 +132,7 @@ fn log(report: &Report) {
                 event = "parking_unknown_orders",
                 count,
                 first,
-                "parking orders that messages have named and that do not exist"
+                "parking orders that messages name but that do not exist"
             );
         }
         Report::ParkingMalformed(count, reason) => {

@@ -1,4 +1,4 @@
-//! How a consumer stops: it quiets, finishes, hands over, and is done. Pure.
+//! The stages of a consumer's shutdown: quieting, finishing, handing over, done. Pure.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use tokio::time::Instant;
 
 use crate::broker::consumer::{QUIET, QUIET_AT_LAST};
 
-/// A pod that was asked to stop closes orders for this long; then it publishes what is left for the others, and acknowledges.
-/// Given back instead, messages would come again as redeliveries, which brokers count against them.
+/// During shutdown a pod closes orders for this long. Then it publishes the remaining wakes for other pods, and acknowledges.
+/// A requeued message would be redelivered, which brokers count against it.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 const _: () = assert!(QUIET_AT_LAST.as_millis() < HAND_OVER.as_millis());
 
-/// How far stopping has come.
+/// How far the shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
-    /// Nobody has asked to stop.
+    /// No shutdown has been requested.
     Taking,
     /// Every delivery is accepted until no more come; then the consumer is cancelled. See [`QUIET`].
     Quieting {
-        /// When it is cancelled, if nothing comes before.
+        /// When the consumer is cancelled, unless a delivery comes before.
         cancel_at: Instant,
-        /// When it is cancelled at the latest.
+        /// When the consumer is cancelled at the latest.
         latest: Instant,
         /// When what is left goes to other pods.
         hand_over_at: Instant,
@@ -31,23 +31,23 @@ pub(super) enum Drain {
         /// When what is left goes to other pods.
         hand_over_at: Instant,
     },
-    /// Whatever is not in the database's hands is published again for other pods.
+    /// Every wake whose order is not being closed is published again for other pods.
     HandingOver,
     /// Everything that was delivered is done.
     Done,
 }
 
-/// What is to be done when a moment of the drain has come.
+/// What to do at a moment of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask for no more messages.
+    /// Cancel the consumer.
     Cancel,
-    /// Give what waits to other pods.
+    /// Hand waiting wakes over to other pods.
     HandOver,
 }
 
 impl Drain {
-    /// Somebody has asked to stop.
+    /// Begins the drain, unless it has begun.
     pub fn begin(&mut self, now: Instant) {
         if *self == Self::Taking {
             *self = Self::Quieting {
@@ -58,14 +58,14 @@ impl Drain {
         }
     }
 
-    /// Deliveries have come; `all` that the broker sends ahead are here.
+    /// Deliveries have come. `all`: the prefetch is used up, so the broker sends no more.
     pub fn delivered(&mut self, now: Instant, all: bool) {
         if let Self::Quieting { cancel_at, latest, .. } = self {
             *cancel_at = if all { now } else { (now + QUIET).min(*latest) };
         }
     }
 
-    /// Goes one step further, if its moment has come.
+    /// Takes the next step, if its moment has come.
     pub fn step(&mut self, now: Instant) -> Option<Step> {
         match *self {
             Self::Quieting { cancel_at, hand_over_at, .. } if cancel_at <= now => {
@@ -80,7 +80,7 @@ impl Drain {
         }
     }
 
-    /// When there is a next step.
+    /// When the next step is due.
     pub fn next_moment(self) -> Option<Instant> {
         match self {
             Self::Quieting { cancel_at, .. } => Some(cancel_at),
@@ -89,7 +89,6 @@ impl Drain {
         }
     }
 
-    /// Whether somebody has asked to stop.
     pub fn is_stopping(self) -> bool {
         self != Self::Taking
     }
@@ -99,7 +98,7 @@ impl Drain {
         !matches!(self, Self::HandingOver | Self::Done)
     }
 
-    /// Whether the broker has been asked for no more messages.
+    /// Whether the consumer has been cancelled.
     pub fn is_cancelled(self) -> bool {
         !matches!(self, Self::Taking | Self::Quieting { .. })
     }

@@ -1,4 +1,4 @@
-//! What a pod has in flight: wakes on their timers, and for each message how many of its orders are still open. Pure.
+//! What a pod has in flight: wakes on their timers, and for each message how many of its orders are open. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -12,7 +12,7 @@ pub type Tag = u64;
 /// A wake in flight, with the message that brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Held {
-    /// First, so that the heap is ordered by the moment.
+    /// The first field, so that the heap is ordered by due time.
     pub wake: Wake,
     /// The message to be acknowledged when all of its orders are done.
     pub tag: Tag,
@@ -26,7 +26,7 @@ pub struct InFlight {
     waiting: BinaryHeap<Reverse<Held>>,
     /// Wakes of orders that have failed before: closed apart, so that the others need not wait for them.
     failed: BinaryHeap<Reverse<Held>>,
-    /// Orders of each message that are not done yet.
+    /// How many orders of each message are not done yet.
     open: BTreeMap<Tag, usize>,
     /// The sum of `open`.
     orders: usize,
@@ -34,56 +34,54 @@ pub struct InFlight {
     owed: Vec<Tag>,
 }
 
-/// An acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// Of this message.
     pub tag: Tag,
-    /// Also of all that were delivered before it.
+    /// Whether it also acknowledges all messages delivered before.
     pub multiple: bool,
 }
 
 impl InFlight {
-    /// Takes a message with this many orders. One without orders is done when [`InFlight::done`] is called once.
+    /// Takes a message with this many orders. A message without orders is done when [`InFlight::done`] is called once.
     pub fn take(&mut self, tag: Tag, orders: usize) {
         self.open.insert(tag, orders);
         self.orders += orders;
     }
 
-    /// Puts a wake of a message that was taken on the timer.
+    /// Puts a wake on the timer; its message was taken before.
     pub fn hold(&mut self, held: Held) {
         let timer = if held.wake.attempt > 0 { &mut self.failed } else { &mut self.waiting };
         timer.push(Reverse(held));
     }
 
-    /// The moment of the next wake that has not failed before.
+    /// When the next wake is due whose order has not failed before.
     #[must_use]
     pub fn next_due(&self) -> Option<DbTime> {
         next(&self.waiting)
     }
 
-    /// The moment of the next wake that has failed before.
+    /// When the next wake is due whose order has failed before.
     #[must_use]
     pub fn next_failed_due(&self) -> Option<DbTime> {
         next(&self.failed)
     }
 
-    /// Takes at most `most` wakes off the timer whose moment has come, none that has failed before.
+    /// Takes up to `most` due wakes off the timer, of orders that have not failed before.
     pub fn due(&mut self, now: DbTime, most: usize) -> Vec<Held> {
         take_due(&mut self.waiting, now, most)
     }
 
-    /// Takes at most `most` wakes off the timer whose moment has come, of those that have failed before.
+    /// Takes up to `most` due wakes off the timer, of orders that have failed before.
     pub fn failed_due(&mut self, now: DbTime, most: usize) -> Vec<Held> {
         take_due(&mut self.failed, now, most)
     }
 
-    /// Takes all wakes off the timer, whatever their moment.
+    /// Takes all wakes off the timer, due or not.
     pub fn take_held(&mut self) -> Vec<Held> {
         self.waiting.drain().chain(self.failed.drain()).map(|Reverse(held)| held).collect()
     }
 
-    /// One order of a message is done. With its last one the message is due to be acknowledged.
+    /// Marks one order of a message as done. After its last order, the message is to be acknowledged.
     pub fn done(&mut self, tag: Tag) {
         let Some(open) = self.open.get_mut(&tag) else {
             return;
@@ -98,8 +96,8 @@ impl InFlight {
         }
     }
 
-    /// The acknowledgements that are due, as few as possible: one for all messages before the first that is still open, and
-    /// one for each of the others.
+    /// Takes the acknowledgements that are owed, as few as possible: one for all messages before the first open one, and one
+    /// for each of the others.
     pub fn take_acks(&mut self) -> Vec<Ack> {
         let mut owed = std::mem::take(&mut self.owed);
         owed.sort_unstable();
@@ -109,7 +107,7 @@ impl InFlight {
         each.map(|(n, tag)| Ack { tag: *tag, multiple: n == 0 && together > 1 }).collect()
     }
 
-    /// Messages that are done and not acknowledged.
+    /// Messages that are done and not acknowledged yet.
     #[must_use]
     pub fn owed(&self) -> usize {
         self.owed.len()
@@ -127,7 +125,8 @@ impl InFlight {
         self.open.len()
     }
 
-    /// Messages that the broker counts as delivered: those with open orders and those that are done and not acknowledged.
+    /// Messages that the broker counts as unacknowledged: those with open orders, and those that are done but
+    /// not acknowledged yet.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         self.open.len() + self.owed.len()
@@ -218,6 +217,6 @@ mod tests {
         assert_eq!(acks(&[2, 1, 3], 3), [(3, true)], "all of them");
         assert_eq!(acks(&[1, 2, 4, 6], 6), [(2, true), (4, false), (6, false)], "the third is open");
         assert_eq!(acks(&[2, 3], 3), [(2, false), (3, false)], "the first is open");
-        assert_eq!(acks(&[1, 3], 3), [(1, false), (3, false)], "one alone needs no multiple");
+        assert_eq!(acks(&[1, 3], 3), [(1, false), (3, false)], "a single message needs no multiple");
     }
 }

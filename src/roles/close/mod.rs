@@ -1,7 +1,7 @@
 //! The consumer of the process queue: wakes become closed orders.
 //!
-//! Three phases, again and again: wait for an event (all waiting is in `Session::wait`), decide what to do about it
-//! (`decide`, pure), carry the effects out (`carry_out`).
+//! A loop of three phases: wait for an event (only in `Session::wait`), decide what to do about it (`decide`, pure), carry
+//! the effects out (`carry_out`, which awaits only acknowledgements and the cancel).
 
 mod carry_out;
 mod decide;
@@ -30,12 +30,13 @@ use crate::database;
 use decide::{Event, Limits, NextMoments, Now, WakeConsumer};
 use in_flight::{Held, Tag};
 
-/// One session: connects, works until `stop` or until something breaks, gives back what is left.
+/// One session: connects, works until `stop` or until something breaks, requeues what is left.
 ///
 /// # Errors
-/// Whatever broke; the caller builds a new session.
+/// The broker's or the database's error, [`RoleError::Task`] when a task panicked, or [`RoleError::Unfinished`] when orders
+/// are left after the drain. The caller builds a new session unless it is stopping.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
-    // Messages are better off in the queue than in a pod that cannot do anything with them.
+    // Before consuming: messages are better off in the queue than in a pod that cannot close their orders.
     database::probe(&shared.closer.pool, &shared.clock).await?;
     let publisher = Arc::new(Publisher::connect(&shared.broker, "close").await?);
     let connection = shared.broker.connect("close").await?;
@@ -67,29 +68,29 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
     };
     shared.behind.store(false, Ordering::Relaxed);
     let left = session.state.in_flight.orders();
-    // A broker that is in trouble gives everything back by itself when the connection is gone.
+    // After a broker error there is nothing to give back: the broker requeues everything once the connection is gone.
     if !matches!(outcome, Err(RoleError::Broker(_))) {
         session.give_back().await;
         broker::close(&connection).await;
     }
     match outcome {
-        // Only when asked to stop does a session end before its time without an error.
+        // Without an error, orders are left only after the drain timeout.
         Ok(()) if left > 0 => Err(RoleError::Unfinished { orders: left }),
         Err(error) if left > 0 && stop.is_cancelled() => {
-            tracing::warn!(event = "broken_while_stopping", %error, "broke while stopping");
+            tracing::warn!(event = "broken_while_stopping", %error, "the session broke during shutdown");
             Err(RoleError::Unfinished { orders: left })
         }
         outcome => outcome,
     }
 }
 
-/// A batch of wakes with what became of their orders.
+/// A batch of wakes, each with the verdict on its order.
 type Verdicts = Vec<(Held, Verdict)>;
 
 /// What a session awaits: the broker's deliveries, and its own tasks.
 struct Session {
     shared: Arc<Shared>,
-    /// The intake queue's name: what has expired there comes from services.
+    /// The intake queue's name: messages that expired there come from services.
     intake: String,
     publisher: Arc<Publisher>,
     channel: Channel,
@@ -117,7 +118,6 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the next event.
     async fn wait(&mut self, stop: &CancellationToken) -> Result<Event, RoleError> {
         let (room, moment) = (self.state.room(), self.next_moment());
         tokio::select! {

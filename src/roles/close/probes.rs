@@ -1,4 +1,4 @@
-//! Probes that have come back with the wakes: noted, and reported where they were late or came from another shop.
+//! Records probes that have come back with the wakes, and reports those that were late or came from another shop.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::roles::RoleError;
 use crate::roles::shared::Shared;
 use crate::stats::Count;
 
-/// Between two reports of another shop.
+/// Shortest time between two reports of another shop.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Notes that probes have come back, and says which were late.
+/// Records that probes have come back, and reports which were late.
 ///
 /// # Errors
-/// When the database is away. No other trouble with a probe may keep a pod from its orders.
+/// When the database is away. No other error with a probe may keep a pod from its orders.
 pub(super) async fn record_returned(shared: &Shared, tokens: &[String]) -> Result<(), RoleError> {
     match probes::returned(&shared.closer.pool, tokens).await {
         Ok(returned) => {
@@ -36,13 +36,14 @@ pub(super) async fn record_returned(shared: &Shared, tokens: &[String]) -> Resul
         }
         Err(error) if error_class(&error.source) == ErrorClass::Away => Err(error.into()),
         Err(error) => {
-            tracing::error!(event = "probe_not_recorded", %error, "a probe has come back and could not be noted");
+            tracing::error!(event = "probe_not_recorded", %error, "a probe has come back and could not be recorded");
             Ok(())
         }
     }
 }
 
-/// Says when a probe was sent by another shop. Whoever takes it notices, and no order depends on it.
+/// Reports probes that another shop has sent: the shop that takes such a probe notices it. No order depends on a probe, so a
+/// failed look-up is ignored.
 async fn report_another_shop(shared: &Shared, tokens: &[String]) {
     let Ok(foreign @ 1..) = probes::of_another_shop(&shared.closer.pool, tokens).await else { return };
     shared.stats.add(Count::ForeignProbes, foreign);
@@ -53,8 +54,8 @@ async fn report_another_shop(shared: &Shared, tokens: &[String]) {
             event = "foreign_probes",
             exchange = shared.broker.names.exchange(),
             "another shop, with another database, uses the same vhost and prefix: each takes the other's messages, orders are \
-             closed late, and subscribers hear both. Give one of them a `prefix` (OVERDUE_PREFIX) or a vhost of its own, and run \
-             `overdue announce` there"
+             closed late, and subscribers get the events of both. Give one of them a `prefix` (OVERDUE_PREFIX) or a vhost of \
+             its own, and run `overdue announce` there"
         );
     }
 }

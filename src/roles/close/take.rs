@@ -1,4 +1,4 @@
-//! What arrives is read: wakes, probes, and what cannot be understood.
+//! Decodes deliveries: wakes, probes, and malformed messages.
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
@@ -14,10 +14,10 @@ use crate::wire::keys::KEY_PROCESS;
 use crate::wire::message::{self, Reading};
 use crate::wire::parked::parked;
 
-/// Deliveries taken in one go before anything else has its turn.
+/// Most deliveries taken in one go, before other events have their turn.
 const MOST_AT_ONCE: usize = 256;
 
-/// This delivery and all that have arrived with it, while there is room for so many orders.
+/// This delivery and those that have arrived with it, as long as there is room for more orders.
 pub(super) fn arrived(
     shared: &Shared,
     intake: &str,
@@ -31,7 +31,7 @@ pub(super) fn arrived(
         let arrival = read(shared, intake, delivery);
         room = room.saturating_sub(orders(&arrival));
         arrivals.push(arrival);
-        // The end of the stream, if it is met here, is met again by the next call.
+        // If the stream ends here, the next call sees the end again: the stream is fused.
         let more = room > 0 && arrivals.len() < MOST_AT_ONCE;
         next = if more { next_delivery(consumer).now_or_never().flatten() } else { None };
     }
@@ -46,7 +46,7 @@ fn orders(arrival: &Arrival) -> usize {
     }
 }
 
-/// `intake` is the intake queue's name: what has expired there comes from services.
+/// `intake` is the intake queue's name: messages that expired there come from services.
 fn read(shared: &Shared, intake: &str, delivery: Delivery) -> Arrival {
     let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
     shared.stats.add(Count::Redelivered, usize::from(redelivered));

@@ -1,4 +1,4 @@
-//! Tries again what subscribers refused, in small numbers until it is taken.
+//! Retries events that subscribers refused, a few at a time until all are accepted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use crate::roles::RoleError;
 use crate::roles::shared::Shared;
 use crate::stats::Count;
 
-/// How often refused events are looked for, and tried while some are refused.
+/// How often to look for refused events, and to retry them while some are still refused.
 const EVERY: Duration = Duration::from_secs(1);
-/// Events tried together while some are refused: other subscribers may hear each of them once more. Doubled with each round in
-/// which all are taken, so that a backlog goes as fast as ever once its subscriber is well.
+/// Events retried together while some are refused: other subscribers may get each of them once more. The number doubles, up
+/// to [`MANY`], with each round in which all are accepted, so that a backlog drains at full speed once its subscriber has
+/// recovered.
 const FEW: usize = 16;
 const MANY: usize = 1_000;
-/// The same where the broker does not confirm: other subscribers hear of them by no other way meanwhile.
+/// The same while the broker does not confirm. It is more, because other subscribers get these events in no other way then.
 const DOUBTFUL: usize = 256;
-/// How long a confirm is waited for then.
+/// How long a retry waits for its confirms.
 const BRIEFLY: Duration = Duration::from_secs(1);
 
 pub(super) async fn again(
@@ -46,7 +47,7 @@ pub(super) async fn again(
     while !stop.is_cancelled() {
         if !again.round().await? {
             tokio::select! {
-                // Deleted rows that an open snapshot keeps make a look dear: no more than a fiftieth of the time is for looking.
+                // Deleted rows that an open snapshot keeps make a look expensive; looks take a fiftieth of the time at most.
                 () = sleep(EVERY.max(again.looked_for * 50)) => {}
                 () = stop.cancelled() => {}
             }
@@ -62,19 +63,19 @@ struct Again<'a> {
     shared: &'a Arc<Shared>,
     database: &'a Database,
     doubtful: &'a Doubtful,
-    /// Connected when it is needed.
+    /// Connected when needed.
     teller: Option<Teller<'a>>,
     together: usize,
     /// How long the last look took.
     looked_for: Duration,
-    /// When the trouble was last reported.
+    /// When refused events were last reported.
     reported: Sparingly,
-    /// Whether there was trouble since all was well.
+    /// Whether events have been refused since the last time none was waiting.
     error_class: bool,
 }
 
 impl Again<'_> {
-    /// Tries what is due; whether to go on at once.
+    /// Retries what is due. Returns whether to go on at once.
     async fn round(&mut self) -> Result<bool, RoleError> {
         let mut connection = self.database.lock().await;
         let began = Instant::now();
@@ -110,7 +111,7 @@ impl Again<'_> {
             (false, true) => DOUBTFUL,
             (false, false) => FEW,
         };
-        // What waited behind those that were told is due now.
+        // Events that waited behind the published ones are due now.
         Ok(refused.is_empty() && !told.is_empty())
     }
 
@@ -122,10 +123,10 @@ impl Again<'_> {
         teller.try_again(events, BRIEFLY.min(self.shared.config.broker_timeout)).await
     }
 
-    /// Without anything due, and with nothing waiting, the trouble is over.
+    /// Nothing is due. If nothing waits either, all refused events have been published.
     async fn nothing_due(&mut self) -> Result<(), RoleError> {
         if self.error_class && refused::waiting(&mut *self.database.lock().await).await? == 0 {
-            tracing::info!(event = "refused_events_told", "all events that were refused have been told");
+            tracing::info!(event = "refused_events_told", "all events that were refused have been published");
             (self.error_class, self.together) = (false, FEW);
             self.doubtful.clear(None);
             if let Some(teller) = self.teller.take() {
@@ -135,7 +136,7 @@ impl Again<'_> {
         Ok(())
     }
 
-    /// Names the trouble and the remedy, in one line for all events and not in each round.
+    /// Logs the problem and its remedy: one line for all events, at most once a minute.
     async fn say(&mut self, refused: &[(&OrderEvent, Why)]) -> Result<(), RoleError> {
         self.error_class |= !refused.is_empty();
         if refused.is_empty() || !self.reported.now() {
@@ -149,8 +150,8 @@ impl Again<'_> {
             kind = %event.kind,
             exchange,
             waiting,
-            "a subscriber's queue keeps events from being told: {}; find it among the bindings of the exchange, and empty it, mend it \
-             or unbind it; other events go on, and these are tried again",
+            "a subscriber's queue keeps events from being published: {}; find it among the bindings of the exchange, and empty, \
+             repair or unbind it. Other events go on, and these are retried",
             why.reason()
         );
         Ok(())

@@ -1,4 +1,4 @@
-//! Events: from the outbox to whoever has subscribed.
+//! Events: from the outbox to the subscribers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use crate::roles::RoleError;
 use crate::roles::shared::{Shared, after_stop};
 use crate::stats::Count;
 
-/// Orders told of in one round.
+/// Orders whose events are published in one round.
 const MOST: i64 = 2_000;
 
-/// Events give way to closing for this long: publishing them costs as much as closing their orders, on the same processors
-/// where all is on one machine. What is closed a moment sooner can be told a moment later.
+/// Events give way to closing for this long at most. Publishing them costs as much as closing their orders, and on a single
+/// machine both use the same processors. An event may be published a moment later if orders are closed sooner for it.
 const GIVE_WAY: Duration = Duration::from_secs(5);
 
-/// One connection for both loops, each of which holds it for one statement at a time.
+/// One connection for both loops; each holds it for one operation of a few statements at a time.
 pub(super) type Database = Mutex<PoolConnection<Postgres>>;
 
 pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
@@ -50,7 +50,7 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
     let work = async { tokio::try_join!(relay(events, stop), again(shared, &database, &doubtful, stop)) };
     tokio::select! {
         done = work => done.map(|_| ()),
-        // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
+        // A broker may block publishers for long. Unconfirmed rows are not deleted, so nothing is lost.
         () = after_stop(stop, shared.config.drain_timeout) => Ok(()),
     }
 }
@@ -82,7 +82,7 @@ struct Events<'a> {
 }
 
 impl Events<'_> {
-    /// Tells of the oldest events, unless they give way; whether there are probably more.
+    /// Publishes the oldest events, unless they give way to closing. Returns whether there are probably more.
     async fn round(&mut self) -> Result<bool, RoleError> {
         let waited = self.behind_since.is_some_and(|since| since.elapsed() > GIVE_WAY);
         let this_pod_behind = self.shared.behind.load(Ordering::Relaxed);
@@ -115,8 +115,8 @@ impl Events<'_> {
         Ok(outbox::look(&mut connection, Kind::Events, &mut self.mark, most, &self.shared.clock).await?)
     }
 
-    /// Tells of these events, each order's one after the other: the next when the one before is confirmed. Returns those that
-    /// could not be told.
+    /// Publishes these events. Those of one order go one after the other, each when the one before is confirmed. Returns the
+    /// events that could not be published.
     async fn tell(&mut self, events: Vec<OrderEvent>) -> Result<Vec<(OrderEvent, Why)>, RoleError> {
         let orders: Vec<_> = events.iter().map(|event| event.order_id).collect();
         let held_back = refused::held_back(&mut *self.database.lock().await, &orders).await?;
@@ -142,7 +142,7 @@ impl Events<'_> {
     }
 }
 
-/// Why an event was not told, if it was not.
+/// Why an event could not be published; `None` if it was confirmed.
 pub(super) fn why(answer: Answer) -> Option<Why> {
     match answer {
         Answer::Confirmed => None,

@@ -1,7 +1,7 @@
-//! The relay: outbox → lanes and events. Read, publish, confirm, delete; in one pod at a time.
+//! The relay: from the outbox to lanes and subscribers. Read, publish, confirm, delete; in one pod at a time.
 //!
-//! Wakes and events are two loops, each with connections of its own to broker and database: neither holds up the other. What
-//! subscribers refuse is tried again by a third, so that it holds up only later events of its own orders.
+//! Wakes and events are two loops with separate connections to broker and database, so neither holds up the other. A third
+//! loop retries events that subscribers refuse, so a refused event holds up only later events of its own order.
 
 mod again;
 mod events;
@@ -20,10 +20,11 @@ use crate::roles::backoff::{Backoff, STABLE};
 use crate::roles::shared::Shared;
 use crate::stats::Count;
 
-/// One session: connects, works until `stop` or until something breaks that only a person can mend.
+/// One session: connects, and works until `stop` or a permanent error. Transient errors are retried here.
 ///
 /// # Errors
-/// Whatever broke; the caller builds a new session. Rows that were not deleted are published again.
+/// A permanent broker or database error in a loop that has not worked before; the caller builds a new session. Rows that were
+/// not deleted are published again.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!(event = "relaying", "relaying the outbox");
     tokio::try_join!(keep(Part::Wakes, shared, stop), keep(Part::Events, shared, stop),)?;
@@ -36,13 +37,13 @@ enum Part {
     Events,
 }
 
-/// Keeps one of the two alive, so that what breaks it does not interrupt the other.
+/// Keeps one of the two loops alive: a session that breaks does not interrupt the other loop.
 async fn keep(part: Part, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     let (mut backoff, mut worked) = (Backoff::default(), false);
     loop {
         let started = Instant::now();
         let outcome = match part {
-            // Boxed: they are large.
+            // Boxed, because the futures are large.
             Part::Wakes => Box::pin(wakes::session(shared, stop)).await,
             Part::Events => Box::pin(events::session(shared, stop)).await,
         };
@@ -65,7 +66,7 @@ async fn keep(part: Part, shared: &Arc<Shared>, stop: &CancellationToken) -> Res
     }
 }
 
-/// Lets through what is worth a line in the log, once a minute.
+/// Limits a log line to one a minute.
 #[derive(Debug, Default)]
 struct Sparingly(Option<Instant>);
 
@@ -79,7 +80,7 @@ impl Sparingly {
     }
 }
 
-/// Rows that cannot be read are named; nobody who writes by the schema can have made them.
+/// Reports rows that cannot be read. The table's CHECK admits no such rows.
 fn complain(look: &Look, reported: &mut Sparingly) {
     if let Some(first) = look.unreadable.first()
         && reported.now()
@@ -88,8 +89,8 @@ fn complain(look: &Look, reported: &mut Sparingly) {
             event = "outbox_rows_unreadable",
             rows = look.unreadable.len(),
             first,
-            "rows of the outbox cannot be read and are passed over: a CHECK of the table is missing; delete these rows, and see what \
-             `overdue verify` says of the table"
+            "rows of the outbox cannot be read and are skipped: a CHECK of the table is missing. Delete these rows, and check the \
+             table with `overdue verify`"
         );
     }
 }

@@ -13,8 +13,8 @@ use crate::roles::shared::Shared;
 use crate::wire::event::source;
 use crate::wire::outgoing::Outgoing;
 
-/// Types of events that the broker does not confirm at the moment: they are for a queue without a majority. They are tried on
-/// connections of their own, because the broker reads nothing more from one with some thirty of them.
+/// Types of events that the broker does not confirm at present: they are for a queue without a majority. They are retried on
+/// a separate connection, because the broker stops reading from a connection with some thirty of them.
 #[derive(Debug, Default)]
 pub(super) struct Doubtful(Mutex<BTreeSet<String>>);
 
@@ -27,7 +27,7 @@ impl Doubtful {
         self.with(|kinds| kinds.insert(kind.to_owned()));
     }
 
-    /// Forgets a type; or all, with none.
+    /// Forgets one type, or all with `None`.
     pub fn clear(&self, kind: Option<&str>) {
         self.with(|kinds| kinds.retain(|doubtful| kind.is_some_and(|kind| kind != doubtful)));
     }
@@ -40,16 +40,15 @@ impl Doubtful {
 /// Events whose confirms are awaited together.
 const TOGETHER: usize = 1_000;
 
-/// A refusal of everything may be the channel's fault: RabbitMQ 3.10.8 refuses all that a channel publishes to a quorum queue
-/// whose leader was not known when it did so first. A new channel is tried this often at most.
+/// When everything is refused, the channel may be at fault: RabbitMQ 3.10.8 refuses all messages from a channel to a quorum
+/// queue whose leader was unknown when the channel first published to it. A new channel is tried this often at most.
 const NEW_CHANNEL: Duration = Duration::from_secs(30);
 
-/// A publisher of events.
 pub(super) struct Teller<'a> {
     shared: &'a Arc<Shared>,
     purpose: &'static str,
     publisher: Publisher,
-    /// When everything was refused last and another channel was tried.
+    /// When a new channel was last tried because everything was refused.
     renewed: Option<Instant>,
 }
 
@@ -59,8 +58,8 @@ impl<'a> Teller<'a> {
         Ok(Self { shared, purpose, publisher, renewed: None })
     }
 
-    /// Tells of these events, at most one for each order; what the broker answered to each. A type that is not confirmed is doubtful
-    /// from then on.
+    /// Publishes these events, at most one for each order, and returns the broker's answer to each. A type that is not
+    /// confirmed is doubtful from then on.
     pub async fn tell(
         &mut self,
         events: &[OrderEvent],
@@ -69,7 +68,7 @@ impl<'a> Teller<'a> {
         let mut answers = vec![Answer::Silence; events.len()];
         for (kind, of_kind) in by_kind(events) {
             for chunk in of_kind.chunks(TOGETHER) {
-                // Found doubtful by an earlier chunk.
+                // An earlier chunk may have made it doubtful.
                 if doubtful.contains(kind) {
                     break;
                 }
@@ -80,7 +79,7 @@ impl<'a> Teller<'a> {
         Ok(answers)
     }
 
-    /// Tells of events of one type.
+    /// Publishes events of one type.
     async fn tell_together(
         &mut self,
         events: &[OrderEvent],
@@ -93,7 +92,7 @@ impl<'a> Teller<'a> {
         if believed || (all_refused(&told) && !self.may_renew()) {
             return Ok(told);
         }
-        // Before it is believed, once more on a new connection; where none can be had, it is the broker's trouble.
+        // Try once more on a new connection before believing the answer. If none can be opened, the broker is at fault.
         self.renew().await?;
         let open: Vec<_> = (0..told.len()).filter(|n| told[*n] != Answer::Confirmed).collect();
         let again: Vec<_> = open.iter().map(|n| chunk[*n]).collect();
@@ -106,7 +105,7 @@ impl<'a> Teller<'a> {
         Ok(told)
     }
 
-    /// Tries events again, once.
+    /// Retries events once.
     pub async fn try_again(
         &mut self,
         events: &[OrderEvent],
@@ -128,9 +127,9 @@ impl<'a> Teller<'a> {
         chunk.iter().map(|n| events[*n].event().message(&source)).collect()
     }
 
-    /// A new connection for the next messages.
+    /// Opens a new connection for the next messages.
     async fn renew(&mut self) -> Result<(), RoleError> {
-        // The one before is dropped, which closes its socket: the broker may no longer read a goodbye from it.
+        // The old connection is dropped, which closes its socket: the broker may no longer read a close request from it.
         self.publisher = Publisher::of_events(&self.shared.broker, self.purpose).await?;
         Ok(())
     }
@@ -148,7 +147,7 @@ impl<'a> Teller<'a> {
     }
 }
 
-/// Which events are of which type: each type has subscribers of its own.
+/// The events' indices by type: each type has subscribers of its own.
 fn by_kind(events: &[OrderEvent]) -> BTreeMap<&str, Vec<usize>> {
     let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (n, event) in events.iter().enumerate() {

@@ -17,12 +17,12 @@ use crate::roles::shared::{Shared, after_stop};
 use crate::stats::Count;
 use crate::wire::wake::Wake;
 
-/// Orders published in one round; more would be on their way for so long that their expirations were no longer true.
+/// Orders published in one round. Publishing more would take so long that their expirations would be out of date.
 const MOST: i64 = 10_000;
 
 pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&shared.broker, "relay").await?;
-    // For as long as the session: the pool would ask it for a sign of life, twice, after each of twenty looks a second.
+    // Kept for the whole session: the pool would ping it twice after each of twenty looks a second.
     let connection = bounded("connecting the relay", shared.closer.pool.acquire()).await?;
     let mut wakes = Wakes {
         shared: Arc::clone(shared),
@@ -35,10 +35,10 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
     while !stop.is_cancelled() {
         let more = tokio::select! {
             more = wakes.round() => more?,
-            // A broker that blocks publishers may do so for long; nothing is deleted, so nothing is lost.
+            // A broker may block publishers for long. Unconfirmed rows are not deleted, so nothing is lost.
             () = after_stop(stop, shared.config.drain_timeout) => return Ok(()),
         };
-        // A round costs as much for one row as for many: what is recorded meanwhile goes together next time.
+        // A round costs as much for one row as for many, so rows recorded meanwhile go together in the next one.
         if !more {
             tokio::select! {
                 () = sleep(wakes.mark.rest(shared.config.relay_poll, wakes.looked_for)) => {}
@@ -61,7 +61,7 @@ struct Wakes {
 }
 
 impl Wakes {
-    /// Publishes the oldest wakes; whether there are probably more. Published and confirmed first, deleted second.
+    /// Publishes the oldest wakes, and deletes them once they are confirmed. Returns whether there are probably more.
     async fn round(&mut self) -> Result<bool, RoleError> {
         let shared = Arc::clone(&self.shared);
         let most = Most { rows: shared.config.relay_batch, orders: MOST };

@@ -1,5 +1,5 @@
-//! What else Overdue needs of the broker, looked at while pods run: a policy, a feature flag or a binding that changes under
-//! them is noticed within a minute.
+//! Checks what else Overdue needs of the broker while pods run: a change to a policy, a feature flag or a binding is noticed
+//! within a minute.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -16,15 +16,15 @@ use crate::roles::shared::Shared;
 use crate::stats::{Count, Stats};
 use crate::topology::verify::NO_OTHER_QUEUE;
 
-/// Between two looks, at most and at least.
+/// Longest and shortest time between two looks.
 const EVERY: Duration = Duration::from_secs(30);
 const LEAST: Duration = Duration::from_secs(1);
-/// What is new is looked at again after this time: somebody may be in the middle of declaring.
+/// A new finding is checked again after this time: a declaration may be in progress.
 const CONFIRM: Duration = Duration::from_secs(2);
 /// Longest wait for an answer of the management API.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks at the broker from time to time, and logs what has begun to differ, what no longer does, and, once, what cannot be
+/// Looks at the broker periodically, and logs what has begun to differ, what no longer differs, and, once, what cannot be
 /// seen. Never ends.
 pub(super) async fn keep_looking(shared: &Shared) -> Infallible {
     let gauge = Gauge(Arc::clone(&shared.stats));
@@ -47,7 +47,7 @@ pub(super) async fn keep_looking(shared: &Shared) -> Infallible {
     }
 }
 
-/// The number of troubles; nobody knows it when nobody looks any more.
+/// The gauge of differences, set to 0 when the watch ends: the number is unknown then.
 struct Gauge(Arc<Stats>);
 
 impl Drop for Gauge {
@@ -56,7 +56,7 @@ impl Drop for Gauge {
     }
 }
 
-/// Everything that verification finds. On a thread that nobody waits for when the pod stops.
+/// Everything that verification finds. Runs on a thread of its own, which a stopping pod does not wait for.
 async fn look(shared: &Shared) -> Vec<Finding> {
     let management = Management::patient(&shared.config, PATIENCE);
     let (names, topology) = (shared.broker.names.clone(), shared.broker.topology.clone());
@@ -67,7 +67,7 @@ async fn look(shared: &Shared) -> Vec<Finding> {
     let why = match (looking, answered.await) {
         (Ok(_), Ok(Ok(found))) => return found,
         (Ok(_), Ok(Err(error))) => error.to_string(),
-        (Ok(_), Err(_)) => "looking at it ended early".to_owned(),
+        (Ok(_), Err(_)) => "the verification thread ended early".to_owned(),
         (Err(error), _) => error.to_string(),
     };
     let remedy =
@@ -75,7 +75,7 @@ async fn look(shared: &Shared) -> Vec<Finding> {
     vec![Finding::cannot_tell("broker", "everything in it", why, remedy)]
 }
 
-/// What was found and has been logged.
+/// The findings that have been logged.
 #[derive(Clone, Debug, Default)]
 struct Known {
     troubles: BTreeSet<Finding>,
@@ -87,15 +87,15 @@ struct Known {
 enum News {
     Began(Finding),
     Ended(Finding),
-    /// Why, what to do, and what it hides.
+    /// Why, the remedy, and the parts that are hidden.
     Hidden(String, String, Vec<String>),
     Visible(Vec<String>),
 }
 
 impl Known {
-    /// What is new in these findings.
+    /// Takes in these findings, and returns what is new.
     fn update(&mut self, seen: &[Finding]) -> Vec<News> {
-        // A lane that is no longer configured does no harm; pods with other lanes may run beside this one.
+        // The queue of a lane that is not configured does no harm: pods with other lanes may run beside this one.
         let seen: Vec<_> = seen.iter().filter(|found| found.what != NO_OTHER_QUEUE).collect();
         let part = |found: &Finding| (found.place.clone(), found.what.clone());
         let visible: BTreeSet<_> =
@@ -106,7 +106,7 @@ impl Known {
                 news.push(News::Began((*found).clone()));
             }
         }
-        // What cannot be seen has not ended.
+        // A difference that cannot be seen has not ended.
         let ended: Vec<_> = self
             .troubles
             .iter()
@@ -164,7 +164,7 @@ impl News {
                     place,
                     what,
                     problem,
-                    "a trouble with the broker is over"
+                    "a problem with the broker has ended"
                 );
             }
             Self::Hidden(why, remedy, parts) => {
@@ -181,7 +181,7 @@ impl News {
                 tracing::info!(
                     event = "broker_seen_again",
                     what = parts.join(", "),
-                    "this can be seen again"
+                    "can tell again whether the broker is as Overdue needs it"
                 );
             }
         }

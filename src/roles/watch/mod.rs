@@ -1,7 +1,7 @@
-//! The watch: sends probes through the delay lanes, says when messages stay in a queue after their moment, and looks at
-//! what else Overdue needs of the broker.
+//! The watch: sends probes through the delay lanes, reports lanes that do not deliver, and checks what else Overdue needs of
+//! the broker.
 //!
-//! The orders behind such a blockage are the sweep's business; this tells a person that there is one, and where.
+//! The sweep closes the orders behind such a blockage; the watch reports that there is one, and where.
 
 mod capabilities;
 
@@ -22,15 +22,15 @@ use crate::probes::depth::{Depth, cause, depth};
 use crate::probes::{self, Health, Probe, grace};
 use crate::stats::{Count, Stats};
 
-/// Longest time between two looks; short against any grace that makes sense.
+/// Longest time between two looks; short compared with any sensible grace.
 const LOOK: Duration = Duration::from_secs(2);
-/// A trouble that lasts is reported again after this time.
+/// A lasting problem is reported again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// One session: connects, watches until `stop` or until something breaks.
 ///
 /// # Errors
-/// Whatever broke; the caller builds a new session.
+/// The first broker or database error; the caller builds a new session.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     let publisher = Publisher::connect(&shared.broker, "watch").await?;
     let connection = shared.broker.connect("watch").await?;
@@ -59,18 +59,18 @@ struct Watch {
     began: Instant,
     /// The lanes that do not deliver.
     stuck: BTreeMap<String, Reported>,
-    /// When it was last reported that nobody takes wakes.
+    /// When it was last reported that no consumer takes wakes.
     untaken: Option<Instant>,
 }
 
-/// When a trouble was last reported.
+/// When a stuck lane was last reported.
 struct Reported {
     at: Instant,
-    /// The same by the database's clock, as probes are noted.
+    /// The same by the database's clock, which the probes' times are in.
     time: DbTime,
 }
 
-/// The number of stuck lanes; a watch that ends no longer knows it.
+/// The gauge of stuck lanes, set to 0 when the watch ends: the number is unknown then.
 struct Gauge(Arc<Stats>);
 
 impl Drop for Gauge {
@@ -86,7 +86,7 @@ impl Watch {
         loop {
             tokio::select! {
                 looked = self.look() => looked?,
-                // Nothing is in flight that would have to be finished: a probe cut off here is never waited for.
+                // Nothing in flight has to be finished: no one waits for a probe that is cut off here.
                 () = stop.cancelled() => return Ok(()),
             }
             tokio::select! {
@@ -112,7 +112,7 @@ impl Watch {
                     self.stuck.remove(&queue);
                     tracing::warn!(event = "lane_recovered", queue, "the lane delivers again");
                 }
-                // Reported when the probe was not taken.
+                // Reported when the broker returned the probe.
                 Health::CutOff { .. } => {}
                 Health::Well { .. } | Health::Waiting { .. } | Health::Unknown => {}
             }
@@ -125,36 +125,35 @@ impl Watch {
         Ok(())
     }
 
-    /// Sends a probe through a lane.
     async fn send_probe(&mut self, lane: &Lane, queue: &str, now: DbTime) -> Result<(), RoleError> {
         let shared = Arc::clone(&self.shared);
         let (pool, lanes) = (&shared.closer.pool, &shared.config.lanes);
         let (number, token) = probes::announce(pool, queue).await?;
         let message = probes::message(lane.key(), &token, lanes.shortest_wait());
         match self.publisher.publish(vec![message]).await {
-            // Its row stays as it is, which tells `overdue lanes`. The other lanes are watched on.
+            // The probe's row stays unconfirmed, which `overdue lanes` shows. The other lanes are still watched.
             Err(BrokerError::Unroutable { key }) => {
                 self.report_cut_off(queue, &key, now).await;
                 return Ok(());
             }
             published => published?,
         }
-        // Where nothing is ahead of it, it is due at once, however long the lane is.
+        // With nothing ahead of it, a probe expires after the shortest wait, however long the lane is.
         let alone = self.depth(queue).await.is_some_and(|depth| depth.messages <= 1);
         let within = if alone { lanes.shortest_wait() } else { lane.length };
         probes::confirmed(pool, number, within).await?;
         Ok(())
     }
 
-    /// Says that a lane is stuck, at once and then from time to time, and repairs what declaring can repair.
+    /// Reports a stuck lane, again each [`AGAIN`] while it lasts, and repairs what declaring can repair.
     async fn report(&mut self, queue: &str, since: DbTime, now: DbTime) {
-        // A probe may have come back while nobody took it: whoever takes wakes has to have had the time to.
+        // A probe may be back in the process queue without a consumer having taken it: consumers first get `grace` to do so.
         if self.began.elapsed() < grace(&self.shared.config) || !self.due_to_be_reported(queue) {
             return;
         }
         let process = self.shared.broker.names.process();
         if self.depth(&process).await.is_some_and(|depth| depth.messages > 0) {
-            // Probes wait there too; whether the lane delivers can be told when the pods have caught up.
+            // Probes wait there too; whether the lane delivers is known once the pods have caught up.
             return;
         }
         self.note_stuck(queue, now);
@@ -164,13 +163,13 @@ impl Watch {
             queue,
             overdue_s = now.since(since).as_secs_f64(),
             messages_waiting = messages,
-            "the lane does not deliver: {}. The sweep closes their orders",
+            "the lane does not deliver: {}. The sweep closes the orders concerned",
             cause(messages, queue, &process)
         );
         self.repair().await;
     }
 
-    /// Says that nothing leads into a lane, and repairs it if it may.
+    /// Reports that nothing leads into a lane, and repairs that if this pod may.
     async fn report_cut_off(&mut self, queue: &str, key: &str, now: DbTime) {
         if self.due_to_be_reported(queue) {
             self.note_stuck(queue, now);
@@ -193,15 +192,15 @@ impl Watch {
         }
     }
 
-    /// Declares the topology, if this pod may. The usual cause of a lane that does not deliver is a binding that somebody
-    /// has removed; the broker then tries again to move what waits for it.
+    /// Declares the topology, if this pod may. A lane that does not deliver usually lacks a binding that was removed; once the
+    /// binding is back, the broker retries the messages that wait for it.
     async fn repair(&self) {
         if let Err(error) = self.shared.broker.declare(&self.connection).await {
-            tracing::error!(event = "declare_failed", %error, "declaring the topology, because a lane does not deliver");
+            tracing::error!(event = "declare_failed", %error, "cannot declare the topology to repair a lane that does not deliver");
         }
     }
 
-    /// Says that nobody takes wakes.
+    /// Reports when no consumer takes wakes, and when one does again.
     async fn look_at_process_queue(&mut self) {
         let process = self.shared.broker.names.process();
         let Some(Depth { messages, consumers }) = self.depth(&process).await else { return };
@@ -217,8 +216,8 @@ impl Watch {
                 event = "wakes_not_taken",
                 queue = process,
                 messages_waiting = messages,
-                "nobody takes wakes: no pod with the close role is connected, or none can work, which its own log \
-                 explains. The sweep closes their orders"
+                "no consumer takes wakes: no pod with the close role is connected, or none can work, which its own log \
+                 explains. The sweep closes the orders concerned"
             );
         }
     }

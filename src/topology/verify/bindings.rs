@@ -1,4 +1,4 @@
-//! Bindings: ours must be there, and nobody else's may bring messages in or take Overdue's own messages out.
+//! Bindings: Overdue's own must exist, and no other binding may route messages in or copy Overdue's own messages out.
 
 use super::super::live::{Live, LiveBinding, Part};
 use super::{DECLARE, OTHER_USER, Topology};
@@ -6,8 +6,9 @@ use crate::finding::{Finding, Outcome, about};
 
 const BINDING: &str = "binding";
 const OTHERS: &str = "bindings of others";
-const EXTRA: &str = "remove the binding in the management UI: it brings messages here that do not belong";
-const EVENTS_ARE_ELSEWHERE: &str = "bind it to the exchange of the events instead, and remove this binding";
+const EXTRA: &str =
+    "remove the binding in the management UI: it routes messages here that do not belong here";
+const EVENTS_ARE_ELSEWHERE: &str = "bind it to the events exchange instead, and remove this binding";
 
 pub(super) fn findings(live: &Live, topology: &Topology) -> Vec<Finding> {
     let hidden = |why: &str| vec![Finding::cannot_tell("bindings", "all of them", why, OTHER_USER)];
@@ -25,7 +26,7 @@ pub(super) fn findings(live: &Live, topology: &Topology) -> Vec<Finding> {
     let mut found = Vec::new();
     for queue in &topology.queues {
         let (name, key) = (queue.name.as_str(), queue.key.as_str());
-        // A missing queue says all.
+        // A missing queue is reported by `queues`; its missing binding adds nothing.
         if queues.is_some_and(|queues| !queues.iter().any(|live| live.name == name)) {
             continue;
         }
@@ -37,7 +38,7 @@ pub(super) fn findings(live: &Live, topology: &Topology) -> Vec<Finding> {
             let problem = format!("not bound to {} with key {key}", topology.exchange);
             troubles.push(Outcome::differs(problem, DECLARE));
         }
-        // Each queue is bound to the default exchange by its name.
+        // The broker binds each queue to the default exchange, whose name is empty.
         let extra = to_it().filter(|binding| !binding.source.is_empty() && !is_ours(binding));
         troubles.extend(extra.map(|binding| extra_of(binding, topology)));
         found.extend(about(name, BINDING, troubles));
@@ -70,7 +71,7 @@ fn extra_of(binding: &LiveBinding, topology: &Topology) -> Outcome {
     Outcome::differs(problem, EXTRA)
 }
 
-/// What others have bound to the exchange of Overdue's own messages.
+/// Foreign bindings to the exchange of Overdue's own messages.
 fn foreign<'a>(list: &'a [LiveBinding], topology: &'a Topology) -> impl Iterator<Item = Outcome> + 'a {
     let ours = |binding: &LiveBinding| {
         topology.queues.iter().any(|queue| queue.name == binding.destination) && !is_exchange(binding)
@@ -94,7 +95,8 @@ fn foreign<'a>(list: &'a [LiveBinding], topology: &'a Topology) -> impl Iterator
     })
 }
 
-/// Whether a topic exchange routes a message with this key along a binding with this one: `*` is a word, `#` is any number.
+/// Whether a topic exchange routes a message with this key along a binding with this pattern: `*` stands for one word, `#`
+/// for any number.
 fn catches(pattern: &str, key: &str) -> bool {
     fn words(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
@@ -109,7 +111,7 @@ fn catches(pattern: &str, key: &str) -> bool {
         }
     }
     let (mut pattern, key): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), key.split('.').collect());
-    // Several `#` in a row are one.
+    // Several `#` in a row match the same as one.
     pattern.dedup_by(|one, other| *one == "#" && *other == "#");
     words(&pattern, &key)
 }

@@ -1,4 +1,4 @@
-//! The two exchanges: what they are, and which policies change them.
+//! The two exchanges: their properties, and the policies that change them.
 
 use super::super::live::{Live, LiveExchange, Part};
 use super::policies::{self, Kind};
@@ -21,7 +21,7 @@ pub(super) fn findings(live: &Live, topology: &Topology) -> Vec<Finding> {
             found.extend(about(name, "policies", policies::troubles(live, name, Kind::Exchange)));
             found
         }
-        // Every vhost has some that RabbitMQ made itself.
+        // Every vhost has exchanges that RabbitMQ made itself, so an empty list means that they cannot be seen.
         None if list.is_empty() => vec![Finding::cannot_tell(
             name,
             EXISTENCE,

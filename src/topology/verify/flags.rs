@@ -1,4 +1,4 @@
-//! RabbitMQ's version, and the feature flags without which it silently does less than it was asked to.
+//! RabbitMQ's version, and the feature flags without which RabbitMQ silently does less than the topology asks for.
 
 use super::super::live::{Live, Part};
 use super::OTHER_USER;
@@ -7,7 +7,7 @@ use crate::finding::{Finding, Outcome, about};
 /// The first version that Overdue works with.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// A flag, the version from which on it cannot be off, and what happens while it is.
+/// A flag, the first version in which it cannot be off, and what happens while it is off.
 const NEEDED: [(&str, (u32, u32), &str); 2] = [
     ("quorum_queue", (3, 11), "is off: there are no quorum queues"),
     (
@@ -16,8 +16,8 @@ const NEEDED: [(&str, (u32, u32), &str); 2] = [
         "is off: expired messages are dead-lettered at most once, so wakes are lost while their target cannot take them",
     ),
 ];
-/// Measured on 3.10.8: queues that exist notice the flag when their node restarts, not by a declaration or a policy.
-const ENABLE: &str = "run `rabbitmqctl enable_feature_flag all` on one of the broker's nodes, then restart its nodes one after the other: queues that exist notice it only then";
+/// Measured on 3.10.8: existing queues notice the flag when their node restarts, not by a declaration or a policy.
+const ENABLE: &str = "run `rabbitmqctl enable_feature_flag all` on one of the broker's nodes, then restart its nodes one after the other: existing queues notice the flag only at a restart";
 const LOOK: &str = "this version shows them only to a user with the tag `administrator` (management_url); or look at `rabbitmqctl list_feature_flags name state`";
 const PLACE: &str = "feature flags";
 
@@ -29,7 +29,7 @@ pub(super) fn version(live: &Live) -> Vec<Finding> {
             "upgrade RabbitMQ",
         )),
         (Some(shown), None) => {
-            Some(Outcome::cannot_tell(format!("the version `{shown}` is no version of RabbitMQ"), OTHER_USER))
+            Some(Outcome::cannot_tell(format!("`{shown}` is not a version of RabbitMQ"), OTHER_USER))
         }
         (None, _) => Some(Outcome::cannot_tell("the management API does not show the version", OTHER_USER)),
     };
@@ -55,7 +55,7 @@ fn trouble(live: &Live, flag: &str, required: (u32, u32), off: &str) -> Option<O
         Some(Some("enabled")) => None,
         Some(Some("disabled" | "unavailable")) => Some(Outcome::differs(off, ENABLE)),
         Some(Some(state)) => Some(Outcome::cannot_tell(format!("its state is `{state}`"), LOOK)),
-        // A later version forgets a flag that nobody can turn off any more.
+        // A later version no longer lists a flag that cannot be off.
         None if always_on => None,
         Some(None) => Some(Outcome::cannot_tell("the management API does not show its state", LOOK)),
         None => Some(Outcome::cannot_tell("the management API does not show it", LOOK)),

@@ -1,6 +1,6 @@
 //! Compares a live broker with the code: every exchange, queue, binding, policy and feature flag that Overdue relies on.
 //!
-//! What the broker does not show is "cannot tell", never "fine".
+//! What the broker does not show is reported as "cannot tell", never as "fine".
 
 mod bindings;
 mod exchanges;
@@ -14,12 +14,12 @@ use super::live::{Live, Values};
 use super::{Names, Topology};
 use crate::finding::{Finding, Outcome};
 
-/// What a queue that no lane of the configuration has is found as: it is left over, and does no harm.
+/// The part that a finding names for a queue without a configured lane: such a queue is left over and harmless.
 pub const NO_OTHER_QUEUE: &str = "no other queue of this name";
 
 const DECLARE: &str = "run `overdue topology declare`";
 const RECREATE: &str = "arguments cannot be changed: stop the pods, let the queue run empty or move its messages, delete it, and run `overdue topology declare`";
-const RECREATE_EXCHANGE: &str = "an exchange cannot be changed: stop the pods, delete it, run `overdue topology declare`, and let whoever has bound queues to it bind them again";
+const RECREATE_EXCHANGE: &str = "an exchange cannot be changed: stop the pods, delete it, run `overdue topology declare`, and have other services bind their queues to it again";
 const OTHER_USER: &str = "name a user in management_url (OVERDUE_MANAGEMENT_URL) that has the tag `monitoring` and access to the vhost";
 
 /// Every finding about what a broker has.
@@ -53,7 +53,7 @@ fn must_be(
     }
 }
 
-/// Arguments that nobody wanted.
+/// Arguments that are not wanted.
 fn extra_arguments(got: &Values, wanted: impl Fn(&str) -> bool, remedy: &'static str) -> Vec<Outcome> {
     let extra = got.iter().filter(|(name, _)| !wanted(name));
     let problem = |(name, got)| {

@@ -1,6 +1,6 @@
 //! Policies: which of them a broker applies, and which of these change what Overdue relies on.
 //!
-//! They are read as they are configured, not as the statistics show their effect: that may be seconds old, or absent.
+//! The configured policies are read, not their effect in the statistics, which may be seconds old or absent.
 
 use fancy_regex::Regex;
 
@@ -17,7 +17,7 @@ pub(super) enum Kind {
 
 const EXEMPT: &str = "exempt it from the policy, which overrides what Overdue relies on";
 
-/// Keys that make messages vanish, expire, turn elsewhere, or come from elsewhere.
+/// Keys that drop messages, make them expire, route them elsewhere, or bring in foreign ones.
 const HARMFUL_TO_QUEUES: [&str; 12] = [
     "message-ttl",
     "expires",
@@ -38,7 +38,7 @@ const HARMFUL_TO_EXCHANGES: [&str; 3] =
 /// What the policies change about this exchange or queue.
 pub(super) fn troubles(live: &Live, name: &str, kind: Kind) -> Vec<Outcome> {
     let mut troubles = of(&live.policies, "policy", name, kind);
-    // There are none for exchanges.
+    // Operator policies do not apply to exchanges.
     if kind == Kind::Queue {
         troubles.extend(of(&live.operator_policies, "operator policy", name, kind));
     }
@@ -62,7 +62,7 @@ fn of(policies: &Part<LivePolicy>, title: &str, name: &str, kind: Kind) -> Vec<O
             )),
         }
     }
-    // Of several that match the broker applies the one with the highest priority, and of equals any.
+    // The broker applies the matching policy with the highest priority; among equal priorities it may be any.
     let highest = applied.iter().map(|policy| policy.priority).max().flatten();
     for policy in applied.iter().filter(|policy| policy.priority.is_none() || policy.priority == highest) {
         let Some(definition) = &policy.definition else {
@@ -87,18 +87,18 @@ fn harmful(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// Whether a policy applies to this exchange or quorum queue; `None` when that cannot be told, and matters.
+/// Whether a policy applies to this exchange or quorum queue; `None` when that is unknown and the policy may be harmful.
 fn applies(policy: &LivePolicy, name: &str, kind: Kind) -> Option<bool> {
     let sets = policy.definition.as_ref();
     if sets.is_some_and(|sets| !sets.keys().any(|key| harmful(kind).contains(&key.as_str()))) {
-        // Its priority still matters: it may keep another one away.
+        // The priority of a harmless policy still matters: it may override a harmful one.
         return Some(matches(policy, name, kind).unwrap_or(false));
     }
     matches(policy, name, kind)
 }
 
 fn matches(policy: &LivePolicy, name: &str, kind: Kind) -> Option<bool> {
-    // RabbitMQ's patterns are those of PCRE, and match anywhere in the name.
+    // RabbitMQ's patterns are PCRE, and match anywhere in the name.
     let by_name = policy.pattern.as_deref().and_then(|pattern| Regex::new(pattern).ok()?.is_match(name).ok());
     let by_kind = match policy.apply_to.as_deref() {
         Some("all") => Some(true),

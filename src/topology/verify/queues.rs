@@ -1,4 +1,4 @@
-//! The queues: arguments, policies, majority; and queues of our names that no lane has.
+//! The queues: arguments, policies, majority; and queues with Overdue's names that belong to no configured lane.
 
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ pub(super) fn findings(live: &Live, names: &Names, topology: &Topology) -> Vec<F
     found
 }
 
-/// Every queue has a binding, if only to the default exchange; so one that is bound is there.
+/// Whether a binding shows that the queue exists: every queue has one, if only to the default exchange.
 fn is_bound(live: &Live, queue: &str) -> bool {
     let Part::Seen(bindings) = &live.bindings else { return false };
     bindings.iter().any(|binding| {
@@ -91,7 +91,7 @@ fn arguments(live: &LiveQueue, wanted: &QueueSpec) -> Vec<Outcome> {
 fn majority(live: &LiveQueue) -> Vec<Outcome> {
     let kind = live.arguments.as_ref().and_then(|arguments| arguments.get("x-queue-type"));
     if kind.is_some_and(|kind| kind != "quorum") {
-        // Its arguments say so already.
+        // The finding about its arguments reports the type.
         return Vec::new();
     }
     match &live.state {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::lanes::Lanes;
 
-/// What these versions answered about a vhost where `overdue topology declare --lanes 1s` had run. The answers are the same
+/// Answers of these versions about a vhost in which `overdue topology declare --lanes 1s` had run. They are the same
 /// where the management plugin keeps no statistics.
 const ANSWERS: [&str; 2] = [include_str!("answers/3.10.8.json"), include_str!("answers/4.3.6.json")];
 
@@ -13,7 +13,7 @@ fn answers() -> [Value; 2] {
     ANSWERS.map(|answers| serde_json::from_str(answers).expect("JSON"))
 }
 
-/// Place, part and outcome of whatever is not fine.
+/// Place, part and outcome of every finding that is not fine.
 fn troubles(answers: &Value) -> Vec<String> {
     let live: Live = serde_json::from_value(answers.clone()).expect("answers");
     let lanes = Lanes::new("1s", Duration::from_millis(250), Duration::ZERO).expect("lanes");
@@ -33,7 +33,7 @@ fn entry<'a>(answers: &'a mut Value, list: &str, name: &str) -> &'a mut Value {
     list.iter_mut().find(|entry| entry["name"] == name).expect("an entry of this name")
 }
 
-/// What is found on both versions after this change, which must be the same.
+/// The findings after this change, which must be the same for both versions.
 fn after(change: impl Fn(&mut Value)) -> Vec<String> {
     let [old, new] = answers().map(|mut answers| {
         change(&mut answers);

@@ -124,7 +124,7 @@ proptest! {
             .map(|(order_id, due, attempt, announced)| Wake { due: DbTime(due), order_id, attempt, announced })
             .collect();
         let envelope = Envelope { kind: Some(WAKE_TYPE), ..Envelope::default() };
-        // As in the process queue: there our own wakes may be about any deadline.
+        // As in the process queue, where Overdue's own wakes may have any deadline.
         let reading = Reading { delay_is_over: true, from_service: false, ..READING };
         prop_assert_eq!(read(&crate::wire::wake::encode(&wakes), envelope, reading), Ok(wakes));
     }

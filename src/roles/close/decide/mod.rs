@@ -1,7 +1,7 @@
-//! What a pod does about what happens to its wakes. Pure: events in, effects out; the session carries the effects out.
+//! The consumer's decisions. Pure: events in, effects out; the session carries the effects out.
 //!
-//! Order of things, always: commit, then publish what follows from it, then acknowledge. A crash between any two of
-//! them makes a message come again, which is harmless.
+//! The order is always: commit, then publish what follows from the commit, then acknowledge. A crash between any two
+//! steps causes a redelivery, which is harmless.
 
 mod event;
 mod verdicts;
@@ -22,49 +22,49 @@ use crate::wire::wake::Wake;
 
 pub(super) use event::{Arrival, Effect, Event, Limits, NextMoments, Now, Publication, Report};
 
-/// Wakes that are sent on wait for others for this long: each lane's travel in one message. Only those with seconds left are.
+/// Wakes to be rescheduled are gathered for this long, so that those for one lane share messages. Only wakes with seconds
+/// left are rescheduled.
 const GATHER: Duration = Duration::from_millis(100);
 /// Publish early once this many are waiting.
 const GATHERED: usize = 500;
 
-/// Messages that are done wait for others for this long: one acknowledgement serves for all, and one visit to the library. No
-/// more than a quarter of what the broker sends ahead, or it would wait for us.
+/// Finished messages wait for others for this long: one acknowledgement and one call into the library serve all of them.
+/// At most a quarter of the prefetch waits, or the broker would have to wait for acknowledgements.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(20);
 
-/// What is at work outside of here.
+/// The tasks that the session has running.
 #[derive(Debug, Default)]
 struct Running {
     batches: usize,
     /// At most one batch of orders that have failed before, or one slow order.
     apart: bool,
-    /// At most one publication; what gathers meanwhile goes together next.
+    /// At most one publication; what gathers meanwhile goes into the next one.
     publishing: bool,
-    /// At most one.
+    /// At most one task.
     recording_probes: bool,
 }
 
-/// The consumer of the process queue: the wakes and messages that a pod has, and what becomes of them.
+/// The state of the process queue's consumer: its wakes and messages, and what is to become of them.
 #[derive(Debug)]
 pub(super) struct WakeConsumer {
     limits: Limits,
     retry: RetryPolicy,
     scheduler: Scheduler,
-    /// Wakes on their timers, and messages with what is open of them.
+    /// Wakes on their timers, and for each message how many of its orders are open.
     pub in_flight: InFlight,
     /// Orders that are too slow for a batch.
     slow: VecDeque<Held>,
     running: Running,
-    /// Wakes to be scheduled again.
     to_reschedule: Vec<(Wake, Tag)>,
-    /// Messages to be parked, each with those that it is made of.
+    /// Messages to be parked, each with the tags of the messages that it replaces.
     to_park: Vec<(Outgoing, Vec<Tag>)>,
-    /// How many of these could not be understood, and why the last one could not; reported in one line for all.
+    /// How many of these are malformed, and the reason of the last; one log line reports all of them.
     malformed: Option<(usize, Malformed)>,
-    /// Until when wakes to be scheduled again wait for others.
+    /// Until when wakes to be rescheduled wait for others.
     gather_until: Option<Instant>,
-    /// Probes that have come back.
+    /// Probes that have come back and are not being recorded yet.
     probes: Vec<(String, Tag)>,
-    /// When messages that are done have waited for others long enough.
+    /// When finished messages have waited for others long enough.
     acknowledge_at: Option<Instant>,
     drain: Drain,
     consumer_ended: bool,
@@ -90,7 +90,7 @@ impl WakeConsumer {
         }
     }
 
-    /// Decides what to do about an event; appends it to `effects`, in the order in which it is to be done.
+    /// Decides what to do about an event; appends the effects in the order in which they must be carried out.
     pub fn decide(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
         match event {
             Event::Arrived(arrivals) => self.take(arrivals, now),
@@ -115,7 +115,7 @@ impl WakeConsumer {
                 self.drain.begin(now.instant);
                 effects.push(Effect::Report(Report::Stopping(self.in_flight.orders())));
             }
-            // After basic.cancel it is ours; before, the server has ended it without a word.
+            // During shutdown the end is expected. Otherwise the server has ended the consumer unasked.
             Event::ConsumerEnded if self.drain.is_stopping() => self.consumer_ended = true,
             Event::ConsumerEnded => effects.push(Effect::ConsumerLost),
         }
@@ -132,13 +132,14 @@ impl WakeConsumer {
         self.start_recording_probes(effects);
         if self.drain.is_cancelled() && self.consumer_ended && self.in_flight.messages() == 0 {
             self.drain = Drain::Done;
-            // One acknowledgement for everything since the stop. A channel passes on some thirty to a quorum queue before it has heard
-            // of the first; those that still wait when it is closed are lost, and messages come again.
+            // One acknowledgement covers everything since shutdown began. A channel passes some thirty on to a quorum
+            // queue before it hears back about the first; those still waiting when the channel closes are lost, and
+            // their messages are redelivered.
             effects.push(Effect::Acknowledge(self.in_flight.take_acks()));
         }
     }
 
-    /// When [`Event::Moment`] is to come. One timer for everything: each costs as much as a message.
+    /// When [`Event::Moment`] is due. One timer serves everything, because each timer costs as much as a message.
     pub fn next_moments(&self) -> NextMoments {
         let due = self.in_flight.next_due().filter(|_| self.running.batches < self.limits.batches);
         let apart = self.in_flight.next_failed_due().filter(|_| !self.running.apart);
@@ -149,8 +150,8 @@ impl WakeConsumer {
         }
     }
 
-    /// How many more orders may be taken. During shutdown every delivery is accepted, so that it can be told when the broker has
-    /// sent the last one.
+    /// How many more orders may be taken. During shutdown every delivery is accepted: only then is it known when the broker
+    /// has sent the last one.
     pub fn room(&self) -> usize {
         if self.drain.is_stopping() {
             usize::MAX
@@ -159,7 +160,7 @@ impl WakeConsumer {
         }
     }
 
-    /// Whether orders are due that no closing transaction has taken up yet.
+    /// Whether due orders are waiting for a closing transaction.
     pub fn is_behind(&self, now: DbTime) -> bool {
         self.in_flight.next_due().is_some_and(|due| due <= now)
     }
@@ -172,8 +173,8 @@ impl WakeConsumer {
         self.drain == Drain::Done
     }
 
-    /// Acknowledges the messages that are done, when they are many or have waited for others. During shutdown that is done once, at
-    /// the end.
+    /// Acknowledges finished messages once they are many or have waited long enough. During shutdown they are acknowledged
+    /// once, at the end.
     fn acknowledge(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if self.drain.is_stopping() || self.in_flight.owed() == 0 {
             self.acknowledge_at = None;
@@ -186,7 +187,7 @@ impl WakeConsumer {
         }
     }
 
-    /// A batch is whatever is due when there is room for one: no waiting to fill it.
+    /// A batch is whatever is due when there is room for a batch; it never waits to be filled.
     fn start_closing(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while self.running.batches < self.limits.batches {
             let batch = self.in_flight.due(now.time, self.limits.batch);
@@ -227,7 +228,7 @@ impl WakeConsumer {
         effects.push(Effect::Publish(Publication { wakes, parked, tags }));
     }
 
-    /// Whether wakes that are to be sent on wait for others that go the same way.
+    /// Whether wakes to be rescheduled still wait for others.
     fn gathers(&mut self, now: Instant) -> bool {
         let many = self.to_reschedule.len() >= GATHERED
             || 4 * self.in_flight.unacknowledged() >= 3 * self.limits.messages;

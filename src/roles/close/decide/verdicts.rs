@@ -1,4 +1,4 @@
-//! What arrives and what becomes of orders, taken into the state: held, sent on, parked, or done.
+//! Applies deliveries and verdicts to the state: each wake is held, rescheduled, parked, or done.
 
 use super::WakeConsumer;
 use super::event::{Arrival, Effect, Now, Report};
@@ -39,7 +39,7 @@ impl WakeConsumer {
         self.drain.delivered(now.instant, all);
     }
 
-    /// Holds a wake, or sends it on where much time remains.
+    /// Holds a wake, or reschedules it if much time remains or nothing may wait in this pod.
     fn hold_or_reschedule(&mut self, wake: Wake, tag: Tag, now: DbTime) {
         let near = wake.due.since(now) <= LONGEST_HOLD && self.has_leisure();
         if (near || self.scheduler.holds(&wake, now)) && self.drain.may_wait() {
@@ -49,9 +49,9 @@ impl WakeConsumer {
         }
     }
 
-    /// Whether there is room for wakes that another lane could carry nearer to their moment: holding them costs nothing but
-    /// room, while every further lane costs messages, and the fewer orders one carries the more. Half of the room is for
-    /// wakes that are due, which would otherwise stand in the queue behind those that are not.
+    /// Whether there is room to hold wakes that another lane could carry nearer to their moment. Holding costs only room;
+    /// every further lane costs messages, and the more of them the fewer orders each carries. Half of the room is kept
+    /// for due wakes, which would otherwise queue behind wakes that are not due.
     fn has_leisure(&self) -> bool {
         2 * self.in_flight.unacknowledged() <= self.limits.messages
             && 2 * self.in_flight.orders() <= self.limits.orders
@@ -88,7 +88,8 @@ impl WakeConsumer {
         self.park_unknown(&unknown_orders, now.time, effects);
     }
 
-    /// Anybody may name orders that do not exist: one message and one line in the log for all of a batch.
+    /// Any sender may name orders that do not exist, so one parked message and one log line cover up to `orders_per_wake`
+    /// of them.
     fn park_unknown(&mut self, orders: &[(Wake, Tag)], now: DbTime, effects: &mut Vec<Effect>) {
         for orders in orders.chunks(self.limits.orders_per_wake) {
             let (wakes, tags): (Vec<_>, Vec<_>) = orders.iter().copied().unzip();
@@ -108,7 +109,7 @@ impl WakeConsumer {
         }
     }
 
-    /// From now on, whatever is not in the database's hands is published again for other pods.
+    /// Reschedules, for other pods, every wake whose order is not being closed.
     pub(super) fn hand_over(&mut self, effects: &mut Vec<Effect>) {
         let held = self.in_flight.take_held().into_iter().chain(self.slow.drain(..));
         let left: Vec<_> = held.map(|held| (held.wake, held.tag)).collect();

@@ -1,4 +1,4 @@
-//! The decisions of a consumer without a broker: tables here, a property over events in any order in `property`.
+//! The consumer's decisions without a broker: tables here, a property over events in any order in `property`.
 
 mod property;
 
@@ -62,7 +62,7 @@ fn wake(order_id: i64, millis: u64) -> Wake {
     Wake { due: START.plus(ms(millis)), order_id, attempt: 0, announced: false }
 }
 
-/// A message with these orders, each due after so many milliseconds.
+/// A message with these orders, each due after this many milliseconds.
 fn message(tag: Tag, orders: &[(i64, u64)]) -> Arrival {
     Arrival::Wakes(tag, orders.iter().map(|(order, due)| wake(*order, *due)).collect())
 }
@@ -88,7 +88,7 @@ fn a_stop_in_a_burst_makes_no_message_come_again() {
     assert_eq!(
         desk.closed(&[held(1), held(2), held(3)], &Verdict::Closed),
         [batch(&[7])],
-        "acknowledged now, the broker would send more, which would come a second time"
+        "after an acknowledgement the broker would send more messages, which would be redelivered"
     );
     assert_eq!(
         desk.on(Event::Arrived(vec![due(8)])),
@@ -143,7 +143,7 @@ fn what_cannot_be_closed_soon_is_handed_over_and_nothing_is_held_any_more() {
             Effect::Publish(Publication { wakes, parked: vec![], tags: vec![3, 3] })
         ]
     );
-    // Order 2 is in the database's hands, and so is the slow one. Whatever becomes of them, they wait in a lane.
+    // Order 2 and the slow order are being closed. Neither gets closed, so both go to a lane.
     let lane = |order_id| Wake { due: desk.now.time.plus(RETRY.shortest_lane), ..wake(order_id, 0) };
     let (first, second) = (lane(1), lane(2));
     desk.closed(&[held(2)], &Verdict::Locked);
@@ -178,7 +178,7 @@ fn messages_that_are_done_are_acknowledged_together_when_they_are_many_or_have_w
     let quarter = vec![Ack { tag: 5, multiple: true }];
     assert_eq!(desk.closed(&[held(5)], &Verdict::Closed), [Effect::Acknowledge(quarter)]);
     let moments = desk.consumer.next_moments();
-    assert_eq!(moments.waited, None, "nobody waits for an acknowledgement");
+    assert_eq!(moments.waited, None, "no message waits to be acknowledged");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_locked_order_is_deferred_in_the_pod_and_then_in_a_lane() {
     }
     let [Effect::Close(batch)] = &effects[..] else { panic!("{effects:?}") };
     let (batch, due) = (batch.clone(), desk.now.time.plus(RETRY.shortest_lane));
-    assert_eq!(desk.closed(&batch, &Verdict::Locked), [], "it gathers with others of its lane");
+    assert_eq!(desk.closed(&batch, &Verdict::Locked), [], "it waits for other wakes of its lane");
     let publication = Publication { wakes: vec![Wake { due, ..wake(1, 0) }], parked: vec![], tags: vec![1] };
     assert_eq!(desk.after(ms(100), Event::Moment), [Effect::Publish(publication)]);
 }

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: no message is acknowledged before it is done, none twice, and in the end all are.
+//! In any order of events, no message is acknowledged before it is done, or twice, and in the end all are acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,7 +12,6 @@ use crate::roles::close::in_flight::{Ack, Held, Tag};
 use crate::wire::malformed::Malformed;
 use crate::wire::outgoing::Outgoing;
 
-/// What happens next.
 #[derive(Clone, Debug)]
 enum Op {
     Message { orders: usize, millis: u64 },
@@ -47,10 +46,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a broker, a database and a probes' table would know.
+/// What the broker, the database and the table of probes would know.
 #[derive(Default)]
 struct World {
-    /// Orders that are open, for each message that was delivered and not acknowledged; for a probe or a malformed one, one.
+    /// Open orders of each unacknowledged message; a probe and a malformed message count as one.
     open: BTreeMap<Tag, usize>,
     last: Tag,
     batches: VecDeque<Vec<Held>>,
@@ -74,7 +73,7 @@ impl World {
         }
     }
 
-    /// Takes in what the consumer wants; fails where that breaks a promise.
+    /// Applies the consumer's effects; panics where one breaks a promise.
     fn carry_out(&mut self, effects: Vec<Effect>, done: bool) {
         for effect in effects {
             match effect {
@@ -94,7 +93,7 @@ impl World {
                     }
                 }
                 Effect::CancelConsumer => self.cancelled = true,
-                Effect::ConsumerLost => panic!("nobody has ended the consumer"),
+                Effect::ConsumerLost => panic!("the consumer has not ended"),
                 Effect::CountFailed(_) | Effect::Report(_) => {}
             }
         }
@@ -150,7 +149,7 @@ impl World {
     }
 
     fn verdict(&mut self, apart: bool, batch: &[Held], verdict: &Verdict) -> Event {
-        // None of these orders was named by a service, so one that does not exist is gone.
+        // No service named these orders, so an order that does not exist has been deleted.
         if matches!(verdict, Verdict::Closed | Verdict::NotPending | Verdict::Unknown) {
             self.all_done(&batch.iter().map(|held| held.tag).collect::<Vec<_>>());
         }
@@ -159,8 +158,8 @@ impl World {
 }
 
 proptest! {
-    /// Whatever happens in whatever order, and whenever somebody asks to stop: no message is acknowledged before it is done, none
-    /// twice, and in the end all are.
+    /// In any order of events, and whenever shutdown begins: no message is acknowledged before it is done, or twice, and in
+    /// the end all are acknowledged.
     #[test]
     fn every_message_is_acknowledged_once_and_when_it_is_done(
         before in prop::collection::vec(op(), 0..60), after in prop::collection::vec(op(), 0..40),
