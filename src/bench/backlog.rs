@@ -1,5 +1,5 @@
-//! A queue that is a table: how fast the relay drains after a long outage of the broker, and what rows cost that are deleted and that
-//! an open snapshot keeps.
+//! The outbox under strain: how fast the relay drains it after a long outage of the broker, and what deleted rows cost
+//! while an open snapshot keeps them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,18 +15,18 @@ use super::outcome::Outcome;
 use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
 
-/// How long a backlog is watched.
+/// How long the draining of a backlog is measured.
 const WATCHED: Duration = Duration::from_secs(60);
 /// How long the relay may take to begin.
 const BEGIN: Duration = Duration::from_secs(60);
-/// How long the processor time of an idle pod is watched: a sweep comes every 30 s, and a full look at the outbox, which takes half a
-/// second beside 2,000,000 dead rows, every 50 s.
+/// How long the processor time of an idle pod is measured: the sweep runs every 30 s, and a full look at the outbox, which
+/// takes half a second beside 2,000,000 dead rows, every 50 s.
 const IDLE: Duration = Duration::from_secs(60);
-/// Orders placed beside the dead rows, to see how late they are.
+/// Orders placed beside the dead rows, to measure their lateness.
 const BESIDE: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Measures how fast the relay drains a hundredth of the rows, and then how fast all of them. Half are wakes, half events.
+/// Measures how fast the relay drains a hundredth of the rows, then all of them. Half of the rows are wakes, half events.
 ///
 /// # Errors
 /// When something could not be set up, or the relay does not begin.
@@ -50,12 +50,12 @@ pub async fn backlog(
     .await
 }
 
-/// Rows per second that a new pod relays of so many, in the first minute.
+/// Records so many rows; returns how many per second a new pod relays in its first minute of relaying.
 async fn drain(sandbox: &Sandbox, rows: i64, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say(format!("recording {rows} rows"));
     record(sandbox, rows).await?;
     let first = sandbox.number("reading the outbox", "SELECT min(id) FROM outbox").await?;
-    // Both kinds have the ids in turn, so where each of them stands says how many are gone.
+    // The ids alternate between both kinds, so the oldest id of each kind shows how many rows are gone.
     let mut next = [first; 2];
     let gone = |next: [i64; 2]| next.iter().map(|id| (id - first).min(rows)).sum::<i64>() / 2;
     say(format!("relaying {rows} rows"));
@@ -68,7 +68,7 @@ async fn drain(sandbox: &Sandbox, rows: i64, say: &impl Fn(String)) -> Result<f6
         }
         sleep(LOOK).await;
         for (kind, next) in ["true", "false"].into_iter().zip(&mut next) {
-            // Past what is known to be gone, so that this search costs no more than the relay's own.
+            // The search starts behind the rows known to be gone, so that it costs no more than the relay's own.
             let oldest = format!(
                 "SELECT coalesce((SELECT id FROM outbox WHERE is_wake = {kind} AND id >= {next} ORDER BY id LIMIT 1), {})",
                 first + rows
@@ -87,7 +87,7 @@ async fn drain(sandbox: &Sandbox, rows: i64, say: &impl Fn(String)) -> Result<f6
     Ok(relayed as f64 / seconds)
 }
 
-/// An order in each, for a deadline that is a day away; none of them exists.
+/// Each row names one order with a deadline a day away; none of these orders exists.
 async fn record(sandbox: &Sandbox, rows: i64) -> Result<(), BenchError> {
     let record = format!(
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
@@ -98,8 +98,8 @@ async fn record(sandbox: &Sandbox, rows: i64) -> Result<(), BenchError> {
     sandbox.run("filling the outbox", &record).await
 }
 
-/// Measures what an idle pod costs, and the same beside rows that are deleted and that an open snapshot keeps: in the outbox, and in
-/// the index of waiting orders, by which the sweep looks. Then how late orders are closed beside them.
+/// Measures what an idle pod costs, first alone, then beside deleted rows that an open snapshot keeps in the outbox and in
+/// the index of waiting orders, which the sweep scans. Then measures how late orders are closed beside these rows.
 ///
 /// # Errors
 /// When something could not be set up, or orders were not closed in time.
@@ -151,15 +151,15 @@ pub async fn snapshot(
     .await
 }
 
-/// The share of a core that the database sessions of an idle pod take, as Linux tells it; not a number, shown as unknown, where
-/// the database's processes cannot be seen from here: on another machine, or in a container.
+/// The share of a core that the database sessions of an idle pod take, from Linux's /proc. NaN, shown as unknown, where
+/// the database's processes are not visible: on another machine, or in a container.
 async fn idle(sandbox: &Sandbox, say: &impl Fn(String)) -> Result<f64, BenchError> {
     say("watching an idle pod".to_owned());
     let pod = sandbox.pod().await?;
     sleep(Duration::from_secs(5)).await;
     let (before, began) = (processor_seconds(sandbox).await?, Instant::now());
     sleep(IDLE).await;
-    // A session that is new took all of its time since then.
+    // A session opened meanwhile has spent all of its time since then.
     let spent = |(pid, now)| now - before.get(&pid).copied().unwrap_or_default();
     let after = processor_seconds(sandbox).await?;
     let spent: f64 = if after.is_empty() { f64::NAN } else { after.into_iter().map(spent).sum() };
@@ -168,7 +168,7 @@ async fn idle(sandbox: &Sandbox, say: &impl Fn(String)) -> Result<f64, BenchErro
     Ok(share)
 }
 
-/// Processor time of each session of this database; not a number where it cannot be seen.
+/// Processor seconds of each of Overdue's sessions in this database; NaN where the process is not visible.
 async fn processor_seconds(sandbox: &Sandbox) -> Result<HashMap<i32, f64>, BenchError> {
     let pids: Vec<i32> = sqlx::query_scalar(
         "SELECT pid FROM pg_stat_activity
@@ -180,7 +180,7 @@ async fn processor_seconds(sandbox: &Sandbox) -> Result<HashMap<i32, f64>, Bench
     .map_err(failed("listing sessions"))?;
     let of = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Another process may have this number here, where the database has a container of its own.
+        // Where the database has a container of its own, another process may have this pid here.
         let seen = stat.starts_with(&format!("{pid} (postgres"));
         (pid, if seen { super::process::processor_seconds(&stat) } else { f64::NAN })
     };

@@ -13,21 +13,20 @@ use super::{BenchError, limits};
 use crate::clock::DbTime;
 use crate::config::settings::Raw;
 
-/// How long after the last order is placed the deadline is: time for the relay to put every wake into its lane.
+/// Time between placing the orders and their deadline, in which the relay puts every wake into its lane.
 const BEFORE: Duration = Duration::from_secs(12);
 /// How long after the deadline the burst may last.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Burst {
     /// Orders that are due at once.
     pub orders: i64,
-    /// Orders of former years in the table.
+    /// Closed orders of earlier years in the table.
     pub old: i64,
 }
 
-/// Measures the limits, then places the orders, and measures from their deadline on.
+/// Measures the limits, then a burst from its deadline on, then the database's limit again.
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.
@@ -43,15 +42,15 @@ pub async fn burst(
         age(sandbox, old, &say).await?;
         let strict = sandbox.config.max_orders_per_wake == 1;
         let before = limits::database_alone(sandbox, orders, &say).await?;
-        // Many orders to a message leave the broker next to nothing to do: no limit to be held against.
+        // With many orders in a message the broker has next to nothing to do, so it sets no limit to compare with.
         let messages = if strict { Some(limits::broker_alone(sandbox, orders, &say).await?) } else { None };
         let run = measure(sandbox, orders, 1, &say).await?;
-        // The old ones, and those of the database alone, came first; by the key, for a search through all takes too long.
+        // The old orders and those of the database alone have smaller ids. By primary key: scanning all takes too long.
         let ours = format!("order_id > {}", old + orders);
         let lateness = sandbox.lateness(&ours).await?;
         let (bins, pace) = (sandbox.bins(&ours).await?, sandbox.slices(&ours, 100).await?);
         sandbox.empty().await?;
-        // Before and after: what else the machine does changes with the minute.
+        // The mean of before and after, because the machine's other load changes from minute to minute.
         let database = f64::midpoint(before, limits::database_alone(sandbox, orders, &say).await?);
         let mut figures = vec![
             ("closed per second", run.closed_per_second, "/s"),
@@ -83,13 +82,13 @@ pub async fn burst(
 
 /// What pods did with one burst.
 pub(super) struct Run {
-    /// From the deadline to the last commit as the pods see it.
+    /// From the deadline to the last commit, as measured by the pods.
     pub seconds: f64,
     pub events_seconds: f64,
     pub closed_per_second: f64,
     /// Of all pods.
     pub cpu_ms_per_thousand: f64,
-    /// Of the pod that had most.
+    /// Of the pod with the highest peak.
     pub peak_memory_mib: f64,
 }
 
@@ -134,20 +133,21 @@ pub(super) async fn measure(
 
 pub(super) const OUTBOX: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one";
 
-/// How often a short question is asked.
+/// Interval of a cheap query.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
-/// How often a search is made that wades through the dead entries of the index.
+/// Interval of a search that must read the index's dead entries.
 const SEARCH: Duration = Duration::from_millis(50);
 
-/// Waits until no order that was due then waits any more. The last few, which are closed last, are asked first: asking for
-/// five hundred as often took a tenth of a processor from those who close them.
+/// Waits until no order with a deadline up to `due` is pending. First polls the ten largest ids, which are closed last:
+/// polling five hundred orders as often took a tenth of a processor from the closing sessions.
 pub(super) async fn wait_until_closed(
     sandbox: &Sandbox,
     due: DbTime,
     patience: Duration,
 ) -> Result<(), BenchError> {
     let due = OffsetDateTime::from(due);
-    // By the key, as in close.sql: statistics that say that nobody waits would have all that wait searched at each look.
+    // By primary key, as in close.sql: with stale statistics, which say that no order is pending, the planner would scan all
+    // pending orders on each poll.
     let last: Vec<i64> = sqlx::query_scalar(
         "SELECT order_id FROM orders WHERE status || '' = 'PENDING' AND payment_deadline <= $1
          ORDER BY order_id DESC LIMIT 10",

@@ -1,4 +1,4 @@
-//! Many orders that wait for much later: what they cost, and whether the others are as punctual as without them.
+//! Many orders with distant deadlines: what they cost, and whether other orders are closed as punctually as without them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use super::steady::{OURS, Steady, measure};
 use crate::broker::management::Management;
 use crate::config::settings::Raw;
 
-/// The orders that wait are due within a day, from this on.
+/// Time until the first deadline of the waiting orders; the last one is 24 hours away.
 const EARLIEST: Duration = Duration::from_secs(2 * 3_600);
 const SPREAD: Duration = Duration::from_secs(22 * 3_600);
-/// How long the relay may take for a million of them.
+/// How long the relay may take for a million waiting orders.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
-/// Measures a steady stream with nobody else waiting, and the same beside `waiting` orders.
+/// Measures a steady stream alone, then the same stream beside `waiting` orders.
 ///
 /// # Errors
 /// When something could not be set up, or orders were left open.
@@ -84,7 +84,8 @@ pub async fn depth(
     .await
 }
 
-/// Kills the pod and starts another; how long until that closes an order that was due at once.
+/// Kills the pod and starts another one; returns the new pod, and the seconds from its start until it has closed an order
+/// that was due at once.
 async fn restart(sandbox: &Sandbox, pod: PodProcess) -> Result<(PodProcess, f64), BenchError> {
     pod.kill().await?;
     let began = Instant::now();
@@ -103,7 +104,7 @@ async fn restart(sandbox: &Sandbox, pod: PodProcess) -> Result<(PodProcess, f64)
     Ok((pod, began.elapsed().as_secs_f64()))
 }
 
-/// What the broker holds for a queue, in bytes: in memory, and bodies of messages, which quorum queues keep on disk.
+/// What the broker holds for a queue, in bytes: its memory, and the message bodies, which quorum queues keep on disk.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Queue {
@@ -112,9 +113,9 @@ struct Queue {
     message_bytes: f64,
 }
 
-/// The sum of all queues of this place, as the management API tells it.
+/// The sum over all queues of the sandbox, as the management API reports it.
 async fn held_by_broker(sandbox: &Sandbox) -> Result<Queue, BenchError> {
-    // The API answers with figures of up to five seconds ago.
+    // The API's figures are up to five seconds old.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let management = Management::new(&sandbox.config);
     let queues = tokio::task::spawn_blocking(move || management.list::<Queue>("queues", ""));
@@ -127,7 +128,7 @@ async fn held_by_broker(sandbox: &Sandbox) -> Result<Queue, BenchError> {
     }))
 }
 
-/// Outbox and partial index, in MiB.
+/// Sizes of the outbox with its indexes and of the index of pending orders, in MiB.
 async fn sizes(sandbox: &Sandbox) -> Result<[f64; 2], BenchError> {
     let mib =
         async |query| Ok::<_, BenchError>(sandbox.number("reading sizes", query).await? as f64 / 1_048_576.0);

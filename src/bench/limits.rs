@@ -1,4 +1,4 @@
-//! What the service is held against: the database alone, and the broker alone, doing the same with nobody in between.
+//! The limits that the service is compared with: the same work done by the database alone and by the broker alone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::stats::Stats;
 use crate::wire::outgoing::Outgoing;
 use crate::wire::wake::{self, WAKE_TYPE, Wake};
 
-/// Orders per second that the database closes when the batches of a burst are put to it one after the other, as many at a
-/// time as a pod does; no broker, no wakes, no events published.
+/// Orders per second that the database closes when it is given the batches of a burst back to back, with a pod's
+/// concurrency; no broker, no wakes, no events published.
 pub(super) async fn database_alone(
     sandbox: &Sandbox,
     orders: i64,
@@ -60,11 +60,11 @@ pub(super) async fn database_alone(
 
 /// Messages published together.
 const TOGETHER: usize = 5_000;
-/// How fast they can be published, at the least; they must all be in the lane before the first expires.
+/// Lower bound of the publishing rate: all messages must be in the lane before the first expires.
 const PUBLISHED_PER_SECOND: f64 = 5_000.0;
 
-/// Messages per second that the broker takes out of a lane, where all expire at one moment, and delivers to a consumer that
-/// does nothing but acknowledge them.
+/// Messages per second that the broker moves out of a lane, where all of them expire at one moment, and delivers to a
+/// consumer that only acknowledges them.
 pub(super) async fn broker_alone(
     sandbox: &Sandbox,
     orders: i64,
@@ -112,7 +112,7 @@ pub(super) async fn broker_alone(
         broker.bounded("acknowledging", ack).await?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    // The last acknowledgements may still have been on their way to the queue, and come again.
+    // The last acknowledgements may not have reached the queue yet; the purge removes messages that are requeued for that.
     broker.bounded("closing a channel", channel.close(200, "done".into())).await?;
     let channel = broker.channel(&connection).await?;
     let purge = channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default());

@@ -1,4 +1,4 @@
-//! Orders by the thousand, two items each.
+//! Places orders in bulk, with two items each.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::clock::DbTime;
 pub(super) const PRODUCTS: i64 = 1_000;
 /// Orders placed in one transaction.
 const TOGETHER: i64 = 1_000;
-/// Rows of an old shop, which nobody waits for, written in one transaction.
+/// Old orders, which nothing waits for, written in one transaction.
 const OLD_TOGETHER: i64 = 500_000;
 
-/// The products, with more stock than is ever sold.
+/// Inserts the products, with more stock than is ever sold.
 pub(super) async fn stock(sandbox: &Sandbox) -> Result<(), BenchError> {
     let stock = format!(
         "INSERT INTO inventory SELECT product, 1000000000 FROM generate_series(1, {PRODUCTS}) AS product
@@ -25,13 +25,12 @@ pub(super) async fn stock(sandbox: &Sandbox) -> Result<(), BenchError> {
     sandbox.run("stocking", &stock).await
 }
 
-/// Orders to be placed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orders {
     pub count: i64,
     /// The earliest deadline.
     pub due: DbTime,
-    /// The deadlines lie at random within this after the earliest.
+    /// The deadlines lie at random within this time after the earliest.
     pub spread: Duration,
     /// Products among which the items are spread, at most [`PRODUCTS`].
     pub products: i64,
@@ -44,12 +43,11 @@ impl Orders {
     }
 }
 
-/// How long placing so many takes, at the most.
+/// Upper bound of the time that placing so many orders takes.
 pub(super) fn time_to_place(count: i64) -> Duration {
     Duration::from_secs_f64(count as f64 / 10_000.0)
 }
 
-/// Places orders.
 pub(super) async fn place_orders(
     sandbox: &Sandbox,
     Orders { count, due, spread, products }: Orders,
@@ -73,7 +71,7 @@ pub(super) async fn place_orders(
     Ok(())
 }
 
-/// Orders of former years, closed long ago.
+/// Inserts orders of earlier years that are closed.
 pub(super) async fn age(sandbox: &Sandbox, old: i64, say: &impl Fn(String)) -> Result<(), BenchError> {
     let mut made = 0;
     while made < old {
@@ -89,16 +87,17 @@ pub(super) async fn age(sandbox: &Sandbox, old: i64, say: &impl Fn(String)) -> R
         made += together;
     }
     if old > 0 {
-        // As a shop's would be: autovacuum has been there long ago.
+        // An old shop's table has been vacuumed long ago.
         say("vacuuming".to_owned());
         let mut connection = sandbox.pool.acquire().await.map_err(failed("vacuuming"))?;
-        // Not in one string: it cannot be part of a transaction.
+        // Not in one string: VACUUM cannot run in a transaction.
         for statement in [PATIENTLY, "VACUUM (ANALYZE, FREEZE) orders", AS_BEFORE] {
             (&mut *connection).execute(statement).await.map_err(failed("vacuuming"))?;
         }
-        // Written long ago, too, where we may ask for that: else the disk is busy with them while the others are closed.
+        // An old shop's rows are on disk already. Without a checkpoint, which needs a privilege, writing them would keep the
+        // disk busy during the measurement.
         if let Err(error) = (&mut *connection).execute("CHECKPOINT").await {
-            tracing::warn!(%error, "the old orders may still be on their way to the disk");
+            tracing::warn!(%error, "no checkpoint: the old orders may be written to disk during the measurement");
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `overdue bench`: measures the service on the user's own broker and database.
 //!
-//! It works in a schema and under a prefix of its own, which it removes afterwards, with pods as real processes.
+//! It works in a schema and under a prefix of its own, which it removes afterwards. Its pods are real processes.
 
 mod backlog;
 mod burst;
@@ -39,41 +39,31 @@ use crate::database::DatabaseError;
 /// Why a benchmark could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// A setting.
     #[error(transparent)]
     Setting(#[from] SettingError),
-    /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// The user of the database may not make a schema to measure in.
+    /// The database user may not create a schema.
     #[error(
         "making a schema to measure in: {0}; GRANT CREATE ON DATABASE … TO this user, or name another user in database_url \
          (DATABASE_URL): the schema of the shop is not touched"
     )]
     NoSchema(String),
-    /// The schema.
     #[error("making the schema: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The broker.
     #[error(transparent)]
     Broker(#[from] crate::broker::BrokerError),
-    /// The broker's management API, which alone tells what memory queues take.
+    /// The broker's management API, the only source for the memory of queues.
     #[error(transparent)]
     Management(#[from] ManagementError),
-    /// A pod could not be started or read, or signals not be heard.
+    /// A pod could not be started or its output read, or a signal handler not be installed.
     #[error("running a pod: {0}")]
     Pod(#[from] std::io::Error),
     /// By Ctrl-C or SIGTERM.
-    #[error("interrupted; what was made for it is removed")]
+    #[error("interrupted; the bench's schema, queues and exchanges are removed")]
     Interrupted,
-    /// It did not finish.
     #[error(
         "{open} orders are still open {after:?} after the last deadline; the pod's log says why (--pod-log)"
     )]
-    Unfinished {
-        /// How many.
-        open: i64,
-        /// How long was waited.
-        after: Duration,
-    },
+    Unfinished { open: i64, after: Duration },
 }

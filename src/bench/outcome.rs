@@ -1,54 +1,45 @@
-//! What a workload showed: figures with their units, and two curves.
+//! The result of a workload: figures with their units, and two curves.
 
 use std::fmt;
 
 use indicatif::HumanFloatCount;
 use serde::Serialize;
 
-/// What one workload showed in one run, or the medians of several.
+/// The result of one run of a workload, or the medians of several runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Which workload, and with what.
+    /// The workload, with its sizes.
     pub workload: String,
-    /// Its figures, the most important first.
+    /// The most important first.
     pub figures: Vec<Figure>,
     /// How late orders were closed.
     pub lateness: Vec<Bin>,
-    /// How fast, over time.
+    /// How fast orders were closed over time.
     pub pace: Vec<Slice>,
 }
 
-/// One figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// What it is.
     pub name: &'static str,
-    /// How much.
     pub value: f64,
-    /// Of what; empty for a ratio.
+    /// Empty for a ratio.
     pub unit: &'static str,
-    /// What it is held against, where the standard set says so.
+    /// The figure's goal, where the standard set has one.
     pub goal: Option<Goal>,
 }
 
-/// What a figure is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// It should not be smaller.
     AtLeast(f64),
-    /// It should not be larger.
     AtMost(f64),
 }
 
 /// A part of the range of lateness, and how many orders were closed that late.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Bin {
-    /// From this lateness on.
     pub from_ms: f64,
-    /// Up to this.
     pub to_ms: f64,
-    /// Orders.
     pub orders: i64,
 }
 
@@ -57,12 +48,11 @@ pub struct Bin {
 pub struct Slice {
     /// Seconds after the first close.
     pub at_s: f64,
-    /// Orders per second in it.
     pub closed_per_second: f64,
 }
 
 impl Figure {
-    /// The value as it is shown: no more digits than mean something.
+    /// The value with no more digits than are meaningful.
     #[must_use]
     pub fn shown(&self) -> String {
         shown(self.value)
@@ -115,7 +105,7 @@ impl Outcome {
         Self { workload, figures, lateness: Vec::new(), pace: Vec::new() }
     }
 
-    /// The same, held against these goals.
+    /// Sets these goals on the figures that they name, and clears the goal of every other figure.
     #[must_use]
     pub fn held_against(mut self, goals: &[(&str, Goal)]) -> Self {
         for figure in &mut self.figures {
@@ -130,8 +120,8 @@ impl Outcome {
         self.figures.iter().all(|figure| figure.goal.is_none_or(|goal| goal.reached(figure.value)))
     }
 
-    /// Of several runs of one workload, the median of each figure, and the curves of the run whose first figure is the
-    /// median; none of no runs.
+    /// The median of each figure over several runs of one workload, and the curves of the run whose first figure is the
+    /// median; `None` without runs.
     #[must_use]
     pub fn median(mut runs: Vec<Self>) -> Option<Self> {
         let first = |run: &Self| run.figures.first().map_or(f64::NAN, |figure| figure.value);

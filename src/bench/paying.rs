@@ -1,4 +1,4 @@
-//! What a burst of closes does to buyers who pay meanwhile.
+//! How a burst of closes affects buyers who pay meanwhile.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::config::settings::Raw;
 
 /// Payments per second.
 const RATE: u32 = 200;
-/// How often payments are measured, alone and beside a burst. A burst is over so soon that the slowest hundredth of the payments
-/// beside one would be two.
+/// How often payments are measured, alone and beside a burst. One burst is so short that the slowest hundredth of the
+/// payments beside it would be two.
 const TIMES: u32 = 5;
-/// How long payments are measured with nothing else going on, each time.
+/// How long payments are measured alone, each time.
 const IDLE: Duration = Duration::from_secs(6);
 /// Time for the relay to put every wake into its lane, before payments are measured.
 const BEFORE: Duration = Duration::from_secs(12);
@@ -32,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A burst beside which buyers pay.
 #[derive(Clone, Copy, Debug)]
 pub struct Paying {
-    /// Orders that are closed meanwhile.
+    /// Orders that are closed in each burst.
     pub orders: i64,
     /// Whether all of them hold the same two products.
     pub hot: bool,
 }
 
-/// Measures payments alone, then while a burst is closed, some times over.
+/// Measures payments alone, then while a burst is closed, `TIMES` times.
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.
@@ -86,22 +86,22 @@ pub async fn paying(
     .await
 }
 
-/// What payments took, and bursts.
+/// How long payments and bursts took.
 struct Measured {
     /// When the last burst was due.
     due: DbTime,
     idle: Took,
     busy: Took,
-    /// All bursts together.
+    /// Of all bursts together.
     seconds: f64,
 }
 
 /// How long payments took.
 #[derive(Default)]
 struct Took {
-    /// From the moment at which each was to begin, which the shop's own timer meets within a millisecond or two.
+    /// From the payment's scheduled start, which the bench's timer meets within one or two milliseconds.
     wanted: Vec<Duration>,
-    /// From when the statement was put to the database.
+    /// From when the statement was sent to the database.
     asked: Vec<Duration>,
 }
 
@@ -141,7 +141,7 @@ async fn measure(
     Ok(())
 }
 
-/// Pays one order after the other at a steady rate until something is over, and notes how long each payment took.
+/// Pays orders at a steady rate until `over` is done, and records how long each payment took.
 async fn pay_during(
     sandbox: &Sandbox,
     payers: &mut Vec<i64>,
@@ -150,7 +150,7 @@ async fn pay_during(
 ) -> Result<(), BenchError> {
     let mut over = std::pin::pin!(over);
     let mut ticks = interval(Duration::from_secs(1) / RATE);
-    // Who comes while another is served, waits, as in a shop.
+    // A late tick is made up for, so that a buyer who had to wait counts with the whole wait, as in a shop.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut paying = JoinSet::new();
     loop {

@@ -1,4 +1,4 @@
-//! What placing an order costs the shop, with the trigger that records the wake and without it.
+//! What placing an order costs the shop, with and without the trigger that records the wake.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
 
-/// Blocks that alternate: what changes on the machine meanwhile meets both.
+/// Blocks with and without the trigger alternate, so that changes of the machine's load affect both.
 const BLOCKS: i64 = 20;
 /// Orders placed before anything is measured.
 const WARM_UP: i64 = 200;
@@ -76,7 +76,7 @@ async fn place_one(connection: &mut PgConnection, n: i64) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// Of durations, in milliseconds.
+/// Quantiles of durations, in milliseconds.
 pub(super) struct Quantiles {
     pub p50: f64,
     pub p99: f64,

@@ -1,4 +1,4 @@
-//! The same burst with more and more pods: they share products and processors, and must not get in each other's way.
+//! The same burst with more and more pods: they share products and processors, and must not slow each other down.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use super::outcome::Outcome;
 use super::sandbox::Sandbox;
 use crate::config::settings::Raw;
 
-/// A burst that is closed by one pod, by some, and by more.
+/// A burst that is closed by one pod, by half of the most, and by the most.
 #[derive(Clone, Copy, Debug)]
 pub struct Pods {
-    /// Orders that are due at once, each time.
+    /// Orders that are due at once, in each run.
     pub orders: i64,
-    /// Pods, in the end.
+    /// The largest number of pods.
     pub most: usize,
 }
 
-/// Measures the burst with one pod, with half of the most, and with the most.
+/// Measures the burst with each number of pods.
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.

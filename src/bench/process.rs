@@ -1,4 +1,4 @@
-//! A pod under measurement: a process of its own, so that its memory and its time can be told from the bench's.
+//! A pod under measurement: a process of its own, so that its memory and processor time are separate from the bench's.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,17 +13,16 @@ pub(super) struct PodProcess {
     child: Child,
 }
 
-/// What a pod took until now.
+/// What a pod has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Footprint {
-    /// The most memory it ever had resident, in MiB.
+    /// Peak resident memory.
     pub peak_memory_mib: f64,
-    /// Processor time, in seconds.
     pub cpu_seconds: f64,
 }
 
 impl PodProcess {
-    /// Starts `overdue run` with these settings; its log goes to the file, or nowhere.
+    /// Starts `overdue run` with these settings; its log is appended to the file, or discarded without one.
     pub fn start(raw: &Raw, log: Option<&Path>) -> std::io::Result<Self> {
         let stderr = match log {
             Some(path) => std::fs::OpenOptions::new().create(true).append(true).open(path)?.into(),
@@ -34,14 +33,14 @@ impl PodProcess {
         command.kill_on_drop(true);
         for setting in SETTINGS {
             if let Ok(value) = raw.text(setting.name) {
-                // By the environment: a command line can be read by everybody on the machine.
+                // In the environment: every user of the machine can read a command line.
                 command.env(setting.env, value);
             }
         }
         Ok(Self { child: command.spawn()? })
     }
 
-    /// Memory and time so far, as Linux tells them; zero elsewhere.
+    /// Memory and processor time so far, from Linux's /proc; zero on other systems.
     pub fn footprint(&self) -> Footprint {
         let read = |file: &str| {
             self.child
@@ -56,7 +55,7 @@ impl PodProcess {
         Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds }
     }
 
-    /// Stops it softly; what it had counted.
+    /// Stops the pod with SIGTERM, which drains it; returns its counts.
     pub async fn stop(self) -> std::io::Result<Summary> {
         if let Some(pid) = self.child.id() {
             Command::new("kill").arg(pid.to_string()).status().await?;
@@ -65,14 +64,13 @@ impl PodProcess {
         serde_json::from_slice(&output.stdout).map_err(std::io::Error::other)
     }
 
-    /// Kills it.
     pub async fn kill(mut self) -> std::io::Result<()> {
         self.child.kill().await
     }
 }
 
-/// Processor time by a process's `stat` file. After the name in parentheses: utime and stime are fields 14 and 15, in hundredths
-/// of a second on Linux.
+/// Processor time from a process's `stat` file: utime and stime, fields 14 and 15, in hundredths of a second on Linux.
+/// Fields are counted from the parenthesis that closes the name, because a name may contain spaces.
 pub(super) fn processor_seconds(stat: &str) -> f64 {
     let ticks = stat.rsplit_once(')').map_or(0.0, |(_, fields)| {
         fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()

@@ -1,5 +1,5 @@
-//! One HTML file that needs nothing but a browser: every figure with its goal, and for each workload how late orders were
-//! closed and how fast.
+//! A self-contained HTML report: every figure with its goal, and for each workload how late and how fast orders were
+//! closed.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::outcome::{Bin, Figure, Goal, Outcome, Slice};
 
-/// Of a plot, in pixels.
+/// Width and height of a plot, in pixels.
 const SIZE: (u32, u32) = (540, 260);
 const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xB2);
 const ORANGE: RGBColor = RGBColor(0xD5, 0x5E, 0x00);
@@ -23,7 +23,7 @@ td.n { text-align: right; font-variant-numeric: tabular-nums } .ok { color: #007
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .8rem } svg { max-width: 100%; height: auto }
 </style>";
 
-/// Draws what the workloads showed.
+/// Writes the report of these outcomes.
 #[must_use]
 pub fn report(about: &str, outcomes: &[Outcome]) -> String {
     let mut page = format!("{HEAD}<h1>overdue bench</h1><p>{}</p>", escaped(about));
@@ -40,7 +40,7 @@ pub fn report(about: &str, outcomes: &[Outcome]) -> String {
             );
         }
         page.push_str("</table><div class=plots>");
-        // Drawing into a string cannot fail; a plot that could not be drawn would only be missing.
+        // Drawing into a string cannot fail; if a plot failed, only the plot would be missing.
         page.push_str(&lateness(&outcome.lateness).unwrap_or_default());
         page.push_str(&pace(&outcome.pace).unwrap_or_default());
         page.push_str("</div></section>");
@@ -59,7 +59,7 @@ fn escaped(text: &str) -> String {
 
 type Drawn = Result<String, Box<dyn std::error::Error>>;
 
-/// How many orders were how late, both on a scale of tens.
+/// How many orders were how late, with logarithmic axes.
 fn lateness(bins: &[Bin]) -> Drawn {
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else { return Ok(String::new()) };
     let most = bins.iter().map(|bin| bin.orders).max().unwrap_or(1) as f64;

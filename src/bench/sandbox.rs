@@ -1,4 +1,4 @@
-//! A place to measure in: a schema and a prefix of its own, which are removed afterwards.
+//! A sandbox to measure in: a schema and a prefix of its own, which are removed afterwards.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,11 +19,10 @@ use crate::database::{self, DatabaseError};
 use crate::error_text::words;
 use crate::stats::Lateness;
 
-/// Around statements that may take long, or wait for a lock for long.
+/// Wrapped around statements that may run long or wait long for a lock.
 pub(super) const PATIENTLY: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 pub(super) const AS_BEFORE: &str = "RESET statement_timeout; RESET lock_timeout";
 
-/// Schema, prefix, and a connection to it.
 pub(super) struct Sandbox {
     pub raw: Raw,
     pub config: Config,
@@ -38,7 +37,7 @@ pub(super) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BenchEr
     move |source| BenchError::Database(DatabaseError { doing, source })
 }
 
-/// The hint of an error that a pod may have is not of use here.
+/// The remedy of the service's own permission error does not fit here, so the bench has an error of its own.
 fn no_schema(source: sqlx::Error) -> BenchError {
     match source.as_database_error().and_then(|error| error.code()).as_deref() {
         Some("42501") => BenchError::NoSchema(words(&source)),
@@ -47,7 +46,7 @@ fn no_schema(source: sqlx::Error) -> BenchError {
 }
 
 impl Sandbox {
-    /// Makes a place, measures in it, and removes it however that went; Ctrl-C and SIGTERM included.
+    /// Makes a sandbox, measures in it, and removes it whatever the outcome, also after Ctrl-C and SIGTERM.
     pub async fn with<T>(
         raw: &Raw,
         log: Option<&Path>,
@@ -65,7 +64,7 @@ impl Sandbox {
             _ = terminate.recv() => Err(BenchError::Interrupted),
         };
         let removed = sandbox.remove().await;
-        // What broke first says more.
+        // The measurement's error explains more than one of the removal.
         let outcome = outcome?;
         removed.map(|()| outcome)
     }
@@ -77,7 +76,7 @@ impl Sandbox {
         pool.execute(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).await.map_err(no_schema)?;
         pool.close().await;
         let prefix = format!("{}bench-{}.", outer.prefix, std::process::id());
-        // Nobody else has declared the queues of this prefix, whatever holds for the shop's.
+        // The bench must declare the queues of its own prefix, even where the shop's are declared by another user.
         let raw = raw
             .clone()
             .replace("schema", &schema)
@@ -102,13 +101,13 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Starts a pod as a process, with the same settings.
+    /// Starts a pod with the sandbox's settings.
     pub async fn pod(&self) -> Result<PodProcess, BenchError> {
         self.declared.get_or_try_init(|| self.declare()).await?;
         Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
     }
 
-    /// Otherwise, each pod that creates a queue would announce what has been placed meanwhile.
+    /// Declares the topology before the first pod does: each pod that creates a queue announces all waiting orders.
     async fn declare(&self) -> Result<(), BenchError> {
         let broker = Broker::new(&self.config);
         let connection = broker.connect("bench").await?;
@@ -117,7 +116,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Runs statements that a workload needs, for as long as they take; autovacuum may stand in their way for a second.
+    /// Runs statements that a workload needs, without timeouts: autovacuum may block them for a second.
     pub async fn run(&self, doing: &'static str, statements: &str) -> Result<(), BenchError> {
         let mut connection = self.pool.acquire().await.map_err(failed(doing))?;
         let statements = format!("{PATIENTLY}; {statements}; {AS_BEFORE}");
@@ -129,13 +128,13 @@ impl Sandbox {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.map_err(failed(doing))
     }
 
-    /// The database's time, as a pod knows it.
+    /// The database's time by a clock that has just been synchronized, as a pod reads it.
     pub async fn now(&self) -> Result<DbTime, BenchError> {
         database::probe(&self.pool, &self.clock).await?;
         Ok(self.clock.now())
     }
 
-    /// How late the orders were closed, `closed_at` against the deadline.
+    /// How late the orders were closed: `closed_at` minus the deadline.
     pub async fn lateness(&self, of: &str) -> Result<Lateness, BenchError> {
         let quantiles: Option<Vec<f64>> = sqlx::query_scalar(AssertSqlSafe(format!(
             "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP
@@ -149,7 +148,7 @@ impl Sandbox {
         Ok(Lateness { p50_ms: at(0), p99_ms: at(1), max_ms: at(2) })
     }
 
-    /// The same as a histogram, eight bins for each factor of ten.
+    /// Lateness as a histogram, with eight bins per factor of ten.
     pub async fn bins(&self, of: &str) -> Result<Vec<Bin>, BenchError> {
         let bins: Vec<(i32, i64)> = sqlx::query_as(AssertSqlSafe(format!(
             "SELECT floor(8 * log(greatest(extract(epoch FROM closed_at - payment_deadline)::float8 * 1e3, 0.1)))::int AS bin,
@@ -164,7 +163,7 @@ impl Sandbox {
         Ok(bins.into_iter().map(bin).collect())
     }
 
-    /// How many orders were closed in each slice of so many milliseconds, from the first close on.
+    /// Orders closed per second in slices of so many milliseconds, from the first close on.
     pub async fn slices(&self, of: &str, millis: u32) -> Result<Vec<Slice>, BenchError> {
         let slices: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
             "SELECT floor(extract(epoch FROM closed_at) * 1e3 / {millis})::bigint AS slice, count(*)
@@ -182,8 +181,8 @@ impl Sandbox {
         Ok(slices.into_iter().map(slice).collect())
     }
 
-    /// As it was when it was made, but for the orders of former years. Products too: what was sold has left old versions of them,
-    /// and who comes next would find it slower.
+    /// Empties the sandbox, except for the orders of earlier years. Products go too: sales leave dead versions of their
+    /// rows, which would slow down the next run.
     pub async fn empty(&self) -> Result<(), BenchError> {
         let old =
             "SELECT count(*) FROM (SELECT payment_deadline FROM orders ORDER BY order_id LIMIT 1) AS first
@@ -206,7 +205,7 @@ impl Sandbox {
         let broker = Broker::new(&self.config);
         let connection = broker.connect("bench").await?;
         let channel = broker.channel(&connection).await?;
-        // Sources before targets, the other way round than they were declared.
+        // In reverse order of declaration: dead-letter sources before their targets.
         for queue in broker.topology.queues.iter().rev() {
             let delete = channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default());
             broker.bounded("deleting a queue", delete).await?;

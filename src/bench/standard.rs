@@ -1,4 +1,4 @@
-//! The workloads that every release is measured by, and what they are held against.
+//! The workloads by which every release is measured, and their goals.
 
 use std::path::Path;
 
@@ -12,21 +12,20 @@ use crate::config::settings::Raw;
 /// A workload with its sizes.
 #[derive(Clone, Copy, Debug)]
 pub enum Workload {
-    /// All due at once.
+    /// All orders due at once.
     Burst(Burst),
-    /// The same with strictly one message per order.
+    /// A burst with strictly one message per order.
     StrictBurst(Burst),
     /// The same burst with more and more pods.
     Pods(Pods),
-    /// A stream.
     Steady(Steady),
-    /// A stream beside so many orders that wait for later.
+    /// A stream beside this many waiting orders.
     Depth(i64, Steady),
     /// Orders placed one by one.
     Place(i64),
     /// Payments beside a burst.
     Paying(Paying),
-    /// This many orders without their wakes.
+    /// This many orders whose wakes are lost.
     Sweep(i64),
     /// This many rows left in the outbox.
     Backlog(i64),
@@ -35,7 +34,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// Runs it once.
+    /// Runs the workload once.
     ///
     /// # Errors
     /// When something could not be set up, or orders were not closed in time.
@@ -82,7 +81,7 @@ pub fn standard() -> Vec<(Workload, Goals)> {
         (Workload::StrictBurst(burst), CLOSES_STRICTLY),
         (
             Workload::Pods(Pods { orders: 300_000, most: 4 }),
-            // As fast, but for what one run differs from the next.
+            // As fast as one pod, within the variation between runs.
             &[
                 ("all pods' share of one pod", AtLeast(0.9)),
                 ("half of the pods' share of one pod", AtLeast(0.9)),
@@ -148,11 +147,11 @@ pub fn standard() -> Vec<(Workload, Goals)> {
     ]
 }
 
-/// A small set that shows a large regression by ratios, whatever the machine.
+/// A small set that shows a large regression on any machine, because its goals are ratios.
 #[must_use]
 pub fn quick() -> Vec<(Workload, Goals)> {
     vec![
-        // Beside old ones, so that closing cannot come to search them.
+        // Beside old orders, so that a close that scans them misses the goal.
         (
             Workload::Burst(Burst { orders: 20_000, old: 200_000 }),
             &[("share of the database alone", AtLeast(0.3))],

@@ -13,7 +13,6 @@ use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
 use crate::stats::Lateness;
 
-/// The stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Steady {
     /// Orders per second.
@@ -28,7 +27,7 @@ pub struct Steady {
     pub paid_percent: u32,
 }
 
-/// Orders are placed in this many statements a second, each with its share.
+/// Statements per second that place orders, each with its share.
 const TICKS: u32 = 20;
 
 /// Places orders at a steady rate with windows spread to the millisecond, and waits for the last to be closed.
@@ -70,7 +69,7 @@ pub async fn steady(
     .await
 }
 
-/// What a stream showed.
+/// The result of a stream.
 pub(super) struct Run {
     pub lateness: Lateness,
     placed: i64,
@@ -79,7 +78,7 @@ pub(super) struct Run {
     paid_and_closed: i64,
 }
 
-/// The orders of the stream: others may wait beside them.
+/// Selects the orders of the stream; other orders may wait beside them.
 pub(super) const OURS: &str = "user_id < 0";
 
 pub(super) async fn measure(
@@ -127,7 +126,7 @@ pub(super) async fn measure(
     Ok(run)
 }
 
-/// One tick: places `count` orders with two items each, and pays what is to be paid by now.
+/// One tick: places `count` orders with two items each, and pays the orders whose payment is due.
 async fn insert(sandbox: &Sandbox, stream: Steady, count: u32) -> Result<(), BenchError> {
     sqlx::query(
         "WITH placed AS (

@@ -1,4 +1,4 @@
-//! Every wake is lost: how fast the sweep closes what they would have closed, and what that does to wakes beside it.
+//! Every wake is lost: how fast the sweep closes the orders, and how late other orders are closed by wakes meanwhile.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use super::outcome::Outcome;
 use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
 
-/// How long after their deadline the sweep may take orders.
+/// `sweep_grace`: how long after their deadline the sweep may take orders.
 const GRACE: Duration = Duration::from_secs(2);
 /// Time for the orders to be placed and the pod to start.
 const BEFORE: Duration = Duration::from_secs(8);
 /// How long the sweep may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Measures a burst, then the same with every wake lost.
+/// Measures a burst, then the same orders with every wake lost.
 ///
 /// # Errors
 /// When something could not be set up, or the orders were not closed in time.
@@ -37,7 +37,7 @@ pub async fn sweep(
         let ahead = BEFORE + time_to_place(orders);
         let due = sandbox.now().await?.plus(ahead);
         place_orders(sandbox, Orders::due_at(due, orders)).await?;
-        // As if the broker had lost them; no pod has seen them yet.
+        // The same as if the broker had lost the wakes: no pod has run since the orders were placed.
         sandbox.run("losing every wake", "DELETE FROM outbox").await?;
         let pod = sandbox.pod().await?;
         let expected = orders as f64 / burst.closed_per_second;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use ureq::tls::{RootCerts, TlsConfig};
 
 use super::reason::{refused, unreached};
 use crate::config::{Config, SecretUrl};
@@ -54,8 +55,14 @@ impl Management {
     /// As [`Management::new`], with a timeout of its own for each request.
     #[must_use]
     pub fn patient(config: &Config, limit: Duration) -> Self {
-        let http =
-            ureq::Agent::config_builder().timeout_global(Some(limit)).http_status_as_error(false).build();
+        // The machine's certificate authorities or those of SSL_CERT_FILE, as for AMQP and PostgreSQL: by default, ureq trusts only
+        // the public ones, and a broker in a private network has a certificate of a private authority.
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let http = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .timeout_global(Some(limit))
+            .http_status_as_error(false)
+            .build();
         Self { agent: http.into(), base: config.management_url.clone(), vhost: vhost(&config.amqp_nodes[0]) }
     }
 

@@ -117,6 +117,9 @@ pub(super) fn untrusted(error: &lapin::Error) -> bool {
 pub(super) fn unreached(text: &str) -> &'static str {
     if text.contains("corrupt message") || text.contains("handshake eof") {
         "write http:// in management_url (OVERDUE_MANAGEMENT_URL): that port does not speak TLS"
+    } else if text.contains("certificate") {
+        "its certificate cannot be trusted: name the file of its certificate authority in SSL_CERT_FILE, and use the host \
+         name of the certificate in management_url (OVERDUE_MANAGEMENT_URL)"
     } else if text.contains("http parse fail") || text.starts_with("protocol:") {
         "name the port of the management API in management_url (OVERDUE_MANAGEMENT_URL), 15672, or 15671 with https://: \
          another service answers at this one"

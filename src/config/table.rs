@@ -63,7 +63,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "probe_every", env: "OVERDUE_PROBE_EVERY", default: Some("30s"),
         help: "how often a probe is sent through a lane, to notice a lane that does not deliver" },
     Setting { name: "outage_retry_for", env: "OVERDUE_OUTAGE_RETRY_FOR", default: Some("2s"),
-        help: "how long closing is retried in place while the database is away, before messages are given back" },
+        help: "how long closing is retried in place while the database is away, before messages are requeued" },
     Setting { name: "broker_timeout", env: "OVERDUE_BROKER_TIMEOUT", default: Some("5s"),
         help: "longest wait for an answer from the broker: connecting, declaring, publisher confirms" },
     Setting { name: "drain_timeout", env: "OVERDUE_DRAIN_TIMEOUT", default: Some("10s"),

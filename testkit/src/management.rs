@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::Value;
+use ureq::tls::{RootCerts, TlsConfig};
 use url::Url;
 
 /// A client for one user.
@@ -56,7 +57,9 @@ impl Management {
         let cleared = base.set_username("").and_then(|()| base.set_password(None));
         assert!(cleared.is_ok() && !base.cannot_be_a_base(), "{base} names no server");
         // A connection for each request: after a 500 the broker closes the connection, at times when the next request is on its way.
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = ureq::Agent::config_builder()
+            .tls_config(tls)
             .timeout_global(Some(Duration::from_secs(120)))
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Terminator, World};
+use url::Url;
+
+use crate::harness::{Terminator, World, env};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,6 +29,31 @@ async fn orders_are_closed_over_tls_and_frames_are_checked_there_too() {
         pod.stopped().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_management_api_with_a_private_certificate_is_trusted_as_the_broker_is() {
+    World::with(async |world| {
+        world.declare().await;
+        let plain = with_login(&env("OVERDUE_MANAGEMENT_URL"), &world.amqp_url);
+        let api = Terminator::before(&plain, &format!("{}-api", world.name)).await;
+        let verify = ["topology", "verify", "--management-url", &api.url];
+        world.fails(&verify, &["https://", "certificate", "SSL_CERT_FILE"], &["rabbitmq-plugins"]).await;
+        let trusting = world.command(&verify).env("SSL_CERT_FILE", &api.certificate).output().await;
+        let trusting = trusting.expect("it ran");
+        assert_eq!(trusting.status.code(), Some(0), "{trusting:?}");
+    })
+    .await;
+}
+
+/// A URL with the user and password of another one, unless it has its own.
+fn with_login(url: &str, login: &str) -> String {
+    let (mut url, login) = (Url::parse(url).expect("a URL"), Url::parse(login).expect("a URL"));
+    if url.username().is_empty() {
+        url.set_username(login.username()).expect("a URL with a user");
+        url.set_password(login.password()).expect("a URL with a password");
+    }
+    url.into()
 }
 
 #[tokio::test]

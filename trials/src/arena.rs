@@ -10,66 +10,13 @@ use overdue_testkit::deployment::Deployment;
 use overdue_testkit::subscriber::Subscriber;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::pods::{TriedPod, binary};
-use crate::proc::processor_seconds;
-use crate::servers::{Account, Postgres, RabbitMq};
+use crate::servers::Servers;
 use crate::shop::Till;
 use crate::shop::script::{PRODUCTS, STOCK};
 use crate::timeline::Timeline;
-
-/// Both servers. Whoever does something to one of them holds its lock until it works again.
-#[derive(Debug)]
-pub struct Servers {
-    /// The database.
-    pub postgres: Mutex<Postgres>,
-    /// The broker.
-    pub rabbit: Mutex<RabbitMq>,
-    /// The broker's version.
-    pub version: String,
-    /// Logs and data.
-    pub folder: PathBuf,
-}
-
-impl Servers {
-    /// Starts them side by side.
-    pub async fn start(folder: PathBuf, nodes: usize) -> Result<Arc<Self>> {
-        let account = Account::unprivileged()?;
-        let (postgres, rabbit) = tokio::try_join!(
-            Postgres::new(folder.join("postgres"), account),
-            RabbitMq::new(folder.join("rabbitmq"), account, nodes),
-        )?;
-        let version = rabbit.version();
-        Ok(Arc::new(Self { postgres: Mutex::new(postgres), rabbit: Mutex::new(rabbit), version, folder }))
-    }
-
-    /// Processor time of both, with all their processes.
-    pub async fn processor_seconds(&self) -> Result<f64> {
-        let postgres = self.postgres.lock().await.pid()?;
-        let rabbit = self.rabbit.lock().await.pid(0)?;
-        Ok(processor_seconds(postgres) + processor_seconds(rabbit))
-    }
-
-    /// Both run and are awake, whatever was done to them.
-    pub async fn heal(&self) -> Result<()> {
-        let mut postgres = self.postgres.lock().await;
-        postgres.thaw()?;
-        if !postgres.runs() {
-            postgres.start().await?;
-        }
-        drop(postgres);
-        let mut rabbit = self.rabbit.lock().await;
-        for node in 0..rabbit.nodes() {
-            rabbit.thaw(node)?;
-            if !rabbit.runs(node) {
-                rabbit.start(node).await?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// One round's arena.
 #[derive(Debug)]

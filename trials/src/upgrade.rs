@@ -11,9 +11,9 @@ use overdue_testkit::random::seeded;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::arena::{Arena, Plan, Servers};
+use crate::arena::{Arena, Plan};
 use crate::pods::binary;
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use crate::shop::script;
 use crate::verdict::conclude;
 

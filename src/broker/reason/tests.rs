@@ -152,6 +152,7 @@ fn each_refusal_has_its_remedy_and_an_unknown_one_has_all() {
     assert!(!refused("Login failed").contains("tag"));
     for (text, expected) in [
         ("io: received corrupt message of type InvalidContentType", "http://"),
+        ("io: invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
         ("protocol: http parse fail: invalid HTTP version", "15672"),
         ("io: Connection refused (os error 111)", "rabbitmq_management"),
         ("something of a later version", "management_url"),

@@ -41,7 +41,7 @@ pub(super) async fn again(
         teller: None,
         together: FEW,
         reported: Sparingly::default(),
-        error_class: false,
+        refusing: false,
         looked_for: Duration::ZERO,
     };
     while !stop.is_cancelled() {
@@ -71,7 +71,7 @@ struct Again<'a> {
     /// When refused events were last reported.
     reported: Sparingly,
     /// Whether events have been refused since the last time none was waiting.
-    error_class: bool,
+    refusing: bool,
 }
 
 impl Again<'_> {
@@ -125,9 +125,9 @@ impl Again<'_> {
 
     /// Nothing is due. If nothing waits either, all refused events have been published.
     async fn nothing_due(&mut self) -> Result<(), RoleError> {
-        if self.error_class && refused::waiting(&mut *self.database.lock().await).await? == 0 {
+        if self.refusing && refused::waiting(&mut *self.database.lock().await).await? == 0 {
             tracing::info!(event = "refused_events_told", "all events that were refused have been published");
-            (self.error_class, self.together) = (false, FEW);
+            (self.refusing, self.together) = (false, FEW);
             self.doubtful.clear(None);
             if let Some(teller) = self.teller.take() {
                 teller.close().await;
@@ -138,7 +138,7 @@ impl Again<'_> {
 
     /// Logs the problem and its remedy: one line for all events, at most once a minute.
     async fn say(&mut self, refused: &[(&OrderEvent, Why)]) -> Result<(), RoleError> {
-        self.error_class |= !refused.is_empty();
+        self.refusing |= !refused.is_empty();
         if refused.is_empty() || !self.reported.now() {
             return Ok(());
         }

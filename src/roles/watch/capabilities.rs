@@ -110,12 +110,12 @@ impl Known {
         let ended: Vec<_> = self
             .troubles
             .iter()
-            .filter(|error_class| visible.contains(&part(error_class)) && !seen.contains(error_class))
+            .filter(|difference| visible.contains(&part(difference)) && !seen.contains(difference))
             .cloned()
             .collect();
-        for error_class in ended {
-            self.troubles.remove(&error_class);
-            news.push(News::Ended(error_class));
+        for difference in ended {
+            self.troubles.remove(&difference);
+            news.push(News::Ended(difference));
         }
         let mut hidden: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
         for found in seen {
@@ -147,7 +147,7 @@ impl News {
     fn log(&self) {
         match self {
             Self::Began(Finding { place, what, outcome }) => {
-                let (problem, remedy) = told(outcome);
+                let (problem, remedy) = problem_and_remedy(outcome);
                 tracing::error!(
                     event = "broker_differs",
                     place,
@@ -158,7 +158,7 @@ impl News {
                 );
             }
             Self::Ended(Finding { place, what, outcome }) => {
-                let (problem, _) = told(outcome);
+                let (problem, _) = problem_and_remedy(outcome);
                 tracing::warn!(
                     event = "broker_recovered",
                     place,
@@ -188,7 +188,7 @@ impl News {
     }
 }
 
-fn told(outcome: &Outcome) -> (&str, &str) {
+fn problem_and_remedy(outcome: &Outcome) -> (&str, &str) {
     match outcome {
         Outcome::Fine => ("", ""),
         Outcome::Differs { problem: about, remedy } | Outcome::CannotTell { why: about, remedy } => {
@@ -205,7 +205,7 @@ mod tests {
         Finding::fine("q", "policies")
     }
 
-    fn error_class(problem: &str) -> Finding {
+    fn difference(problem: &str) -> Finding {
         Finding::differs("q", "policies", problem, "mend it")
     }
 
@@ -217,11 +217,11 @@ mod tests {
     fn a_trouble_is_told_once_when_it_begins_and_once_when_it_is_seen_to_have_ended() {
         let mut known = Known::default();
         assert_eq!(known.update(&[fine()]), []);
-        assert_eq!(known.update(&[error_class("ttl")]), [News::Began(error_class("ttl"))]);
-        assert_eq!(known.update(&[error_class("ttl")]), []);
-        let both = [error_class("ttl"), error_class("length")];
-        assert_eq!(known.update(&both), [News::Began(error_class("length"))]);
-        assert_eq!(known.update(&[error_class("length")]), [News::Ended(error_class("ttl"))]);
+        assert_eq!(known.update(&[difference("ttl")]), [News::Began(difference("ttl"))]);
+        assert_eq!(known.update(&[difference("ttl")]), []);
+        let both = [difference("ttl"), difference("length")];
+        assert_eq!(known.update(&both), [News::Began(difference("length"))]);
+        assert_eq!(known.update(&[difference("length")]), [News::Ended(difference("ttl"))]);
         let told = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
         let what = told(&["q: policies"]);
         assert_eq!(
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(known.update(&[hidden()]), []);
         assert_eq!(known.update(&[]), [], "not looked at");
         assert_eq!(known.troubles.len(), 1, "what cannot be seen has not ended");
-        assert_eq!(known.update(&[fine()]), [News::Ended(error_class("length")), News::Visible(what)]);
+        assert_eq!(known.update(&[fine()]), [News::Ended(difference("length")), News::Visible(what)]);
         let unseen = Finding::cannot_tell("broker", "everything in it", "no answer", "ask again");
         let everything = told(&["broker: everything in it"]);
         assert_eq!(

@@ -12,6 +12,7 @@ mod shop;
 mod tls;
 mod users;
 mod verify;
+mod waiting;
 mod world;
 
 pub use alarm::Alarm;
@@ -24,4 +25,5 @@ pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
 pub use roles::{Roles, run as run_as};
 pub use tls::Terminator;
 pub use users::Shop;
-pub use world::{NOBODY, World, address, at, env, eventually, patiently, with_path};
+pub use waiting::{eventually, patiently};
+pub use world::{NOBODY, World, address, at, env, with_path};

@@ -17,7 +17,8 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{LANES, World, env, eventually};
+use super::waiting::eventually;
+use super::world::{LANES, World, env};
 
 /// A pod in this process.
 pub struct TestPod {

@@ -9,7 +9,8 @@ use overdue_testkit::shop::Shop;
 use serde_json::Value;
 use sqlx::Executor;
 
-use super::world::{World, eventually};
+use super::waiting::eventually;
+use super::world::World;
 
 impl World {
     /// The kit's shop in this world.

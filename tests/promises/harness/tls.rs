@@ -1,4 +1,4 @@
-//! TLS in front of the broker: a certificate authority of the test's own, and a proxy that takes TLS off.
+//! TLS in front of a server: a certificate of the test's own, and a proxy that takes TLS off.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,12 +12,14 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use url::Url;
 
+use super::world::address;
+
 /// The name that the certificate is for.
 const HOST: &str = "localhost";
 
 /// Stands in front of a server; it ends, and its certificate is gone, when it is dropped.
 pub struct Terminator {
-    /// The server's URL through it, with `amqps`.
+    /// The server's URL through it, with `amqps` or `https`.
     pub url: String,
     /// Its certificate as a file, for whoever is to trust it.
     pub certificate: PathBuf,
@@ -25,15 +27,14 @@ pub struct Terminator {
 }
 
 impl Terminator {
-    /// Stands in front of the broker that this URL names. `name` is a part of its certificate's file name.
+    /// Stands in front of the server that this URL names. `name` is a part of its certificate's file name.
     pub async fn before(url: &str, name: &str) -> Self {
         let server = Url::parse(url).expect("a URL");
-        let address = (server.host_str().unwrap_or(HOST).to_owned(), server.port().unwrap_or(5672));
+        let address = address(url);
         let listener = TcpListener::bind((HOST, 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (_, rest) = server[url::Position::BeforeUsername..].split_once('@').expect("a user");
-        let (_, path) = rest.split_once('/').expect("a vhost");
         let login = &server[url::Position::BeforeUsername..url::Position::BeforeHost];
+        let path = &server[url::Position::BeforePath..];
 
         let own = rcgen::generate_simple_self_signed([HOST.to_owned()]).expect("a certificate");
         let certificate = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
@@ -57,7 +58,7 @@ impl Terminator {
                 });
             }
         });
-        let url = format!("amqps://{login}{HOST}:{port}/{path}");
+        let url = format!("{}s://{login}{HOST}:{port}{path}", server.scheme());
         Self { url, certificate, accepting: accepting.abort_handle() }
     }
 }

@@ -7,9 +7,8 @@ use anyhow::Result;
 
 use super::fault::Fault;
 use super::round::{self, Script};
-use crate::arena::Servers;
 use crate::measure::Lateness;
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]

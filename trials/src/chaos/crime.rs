@@ -10,8 +10,8 @@ use sqlx::Executor;
 use tokio::time::{Instant, sleep};
 
 use super::round::{self, Script};
-use crate::arena::{Arena, Servers};
-use crate::servers::workshop;
+use crate::arena::Arena;
+use crate::servers::{Servers, workshop};
 
 /// Something that must never happen, done on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

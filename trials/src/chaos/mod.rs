@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::arena::Servers;
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use round::{Outcome, Script};
 
 /// What is asked for.

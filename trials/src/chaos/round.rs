@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use super::crime::{self, Crime};
 use super::fault::{self, Fault, Strike, Targets};
 use super::inject::{Rubbish, inject};
-use crate::arena::{Arena, Plan, Servers};
+use crate::arena::{Arena, Plan};
 use crate::checker::{self, Tally};
 use crate::measure::{self, Lateness};
+use crate::servers::Servers;
 use crate::shop::{Life, Told, script};
 use crate::verdict::conclude;
 

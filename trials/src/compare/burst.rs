@@ -11,9 +11,9 @@ use sqlx::{Executor, PgPool};
 
 use super::database::Database;
 use super::workload::CPU;
-use crate::arena::Servers;
 use crate::measure::until;
 use crate::proc::processor_seconds;
+use crate::servers::Servers;
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::process::Process;
 
@@ -28,19 +28,20 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLOSED: &str = "closed per second";
 pub const P99: &str = "lateness p99, ms";
 
-/// One burst by one build.
-pub async fn close(servers: &Servers, build: &Deployment) -> Result<HashMap<String, f64>> {
+/// One burst by so many pods of one build.
+pub async fn close(servers: &Servers, build: &Deployment, pods: usize) -> Result<HashMap<String, f64>> {
     let database = Database::new(build).await?;
-    let figures = measure(servers, &database.deployment).await;
+    let figures = measure(servers, &database.deployment, pods).await;
     database.remove().await?;
     figures
 }
 
-async fn measure(servers: &Servers, deployment: &Deployment) -> Result<HashMap<String, f64>> {
+async fn measure(servers: &Servers, deployment: &Deployment, pods: usize) -> Result<HashMap<String, f64>> {
     deployment.overdue(&["topology", "declare"]).await?;
     let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&deployment.database_url)?;
     let log = servers.folder.join("burst.log");
-    let mut pod = Process::start("the pod", &mut deployment.command(&["run"]), &log)?;
+    let start = |_| Process::start("a pod", &mut deployment.command(&["run"]), &log);
+    let mut pods: Vec<_> = (0..pods).map(start).collect::<Result<_>>()?;
     place_orders(&pool).await?;
     let due: f64 = sqlx::query_scalar("SELECT extract(epoch FROM min(payment_deadline))::float8 FROM orders")
         .fetch_one(&pool)
@@ -51,7 +52,11 @@ async fn measure(servers: &Servers, deployment: &Deployment) -> Result<HashMap<S
     })
     .await?;
     let cpu = async || {
-        anyhow::Ok(servers.processor_seconds().await? + processor_seconds(pod.pid()?.as_raw_nonzero().get()))
+        let mut seconds = servers.processor_seconds().await?;
+        for pod in &pods {
+            seconds += processor_seconds(pod.pid()?.as_raw_nonzero().get());
+        }
+        anyhow::Ok(seconds)
     };
     let before = cpu().await?;
     until("the deadline", PATIENCE, || async {
@@ -73,8 +78,10 @@ async fn measure(servers: &Servers, deployment: &Deployment) -> Result<HashMap<S
     .fetch_one(&pool)
     .await
     .context("what was closed")?;
-    pod.signal(Signal::TERM)?;
-    pod.ended(Duration::from_secs(20)).await?;
+    for pod in &mut pods {
+        pod.signal(Signal::TERM)?;
+        pod.ended(Duration::from_secs(20)).await?;
+    }
     pool.close().await;
     Ok([(CLOSED, rate), (P99, p99), (CPU, spent)].map(|(name, value)| (name.to_owned(), value)).into())
 }

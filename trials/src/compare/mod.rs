@@ -11,10 +11,9 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use overdue_testkit::deployment::Deployment;
 
-use crate::arena::Servers;
 use crate::measure::{largest, median, print, quantile};
 use crate::pods::binary;
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use workload::{Figures, WORKLOADS, Workload};
 
 /// What is asked for.

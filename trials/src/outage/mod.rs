@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::arena::{Arena, Plan, Servers, TAP};
+use crate::arena::{Arena, Plan, TAP};
 use crate::load::Load;
 use crate::measure::{Lateness, print};
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use crate::verdict::conclude;
 use watch::Peak;
 

@@ -16,10 +16,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::arena::{Arena, Plan, Servers, TAP};
+use crate::arena::{Arena, Plan, TAP};
 use crate::load::Load;
 use crate::measure::now;
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use crate::verdict::conclude;
 use archive::{AGE, Archive};
 use record::Record;

@@ -13,10 +13,10 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use crate::arena::{Arena, Plan, Servers, TAP};
+use crate::arena::{Arena, Plan, TAP};
 use crate::load::Load;
 use crate::measure::{largest, median, now, overdue, print, until};
-use crate::servers::workshop;
+use crate::servers::{Servers, workshop};
 use crate::verdict::conclude;
 use leader_lost::RoleKey;
 
