@@ -201,7 +201,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), CliError> {
     let flag = |name: &str| given(matches, name);
     let env = |name: &str| std::env::var(name).ok();
     let raw = Raw::collect(flag, env, cli.config.as_deref())?;
-    let unknown = unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let unknown = unknown_variables(names).map_err(SettingError::from)?;
     let context = Context { raw, unknown, out: Output::new(cli.json) };
     // One thread: a pod waits for answers most of the time, and several threads would mostly wake each other.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 
 pub use super::slip::unknown_variables;
-use super::slip::{closest, nearest};
+use super::slip::{Slip, closest, nearest};
 pub use super::table::{SETTINGS, Setting};
 
 /// Where a value came from; it is part of every error about it.
@@ -37,13 +37,8 @@ pub enum SettingError {
         /// What is wrong and what to write instead.
         problem: String,
     },
-    /// An environment variable whose name is nearly that of a setting's variable.
-    #[error("the environment variable {name} is not a setting: did you mean {closest}?")]
-    Slip {
-        name: String,
-        /// The variable that was probably meant.
-        closest: &'static str,
-    },
+    #[error(transparent)]
+    Slip(#[from] Slip),
     /// The file cannot be read or understood.
     #[error("configuration file {path}: {problem}")]
     File { path: String, problem: String },

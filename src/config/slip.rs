@@ -1,9 +1,17 @@
 //! Misspelt names of settings, which would otherwise be ignored silently.
 
-use super::settings::SettingError;
 use super::table::{SETTINGS, Setting};
 
 const OURS: &str = "OVERDUE_";
+
+/// An environment variable whose name is nearly that of a setting's variable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the environment variable {name} is not a setting: did you mean {closest}?")]
+pub struct Slip {
+    name: String,
+    /// The variable that was probably meant.
+    closest: &'static str,
+}
 
 /// The most letters that may be wrong, missing, extra or swapped in a misspelt name.
 const SLIPS: usize = 2;
@@ -12,8 +20,8 @@ const SLIPS: usize = 2;
 /// variables for a service called `overdue`.
 ///
 /// # Errors
-/// [`SettingError::Slip`] when the name of one is close to a setting's variable.
-pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, SettingError> {
+/// When the name of one is close to a setting's variable.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, Slip> {
     let known = |name: &str| name == "OVERDUE_CONFIG" || SETTINGS.iter().any(|setting| setting.env == name);
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name));
     let mut others = Vec::new();
@@ -24,7 +32,7 @@ pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<Stri
         };
         let meant = SETTINGS.iter().find(|setting| by_name(setting)).map(|setting| setting.env);
         match meant.or_else(|| closest(&name, |setting| setting.env)) {
-            Some(closest) => return Err(SettingError::Slip { name, closest }),
+            Some(closest) => return Err(Slip { name, closest }),
             None => others.push(name),
         }
     }

@@ -5,7 +5,6 @@ use std::io;
 use sqlx::migrate::MigrateError;
 
 use super::error_class::{ErrorClass, code, error_class};
-use super::explain::Unreached;
 use crate::error_text::{is_unresolved_host, words};
 
 /// A database error, with what was being done.
@@ -16,6 +15,14 @@ pub struct DatabaseError {
     pub doing: &'static str,
     /// The driver's error.
     pub source: sqlx::Error,
+}
+
+/// A failed connection, with the address that the driver's errors do not name.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to {place}: {source}")]
+pub(super) struct Unreached {
+    pub place: String,
+    pub source: io::Error,
 }
 
 impl DatabaseError {

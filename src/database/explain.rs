@@ -6,18 +6,10 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::timeout;
 
-use super::error::DatabaseError;
+use super::error::{DatabaseError, Unreached};
 
 /// Timeout of that look; the caller has been waiting already.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// A failed connection, with the address that the driver's errors do not name.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot connect to {place}: {source}")]
-pub(super) struct Unreached {
-    place: String,
-    pub source: io::Error,
-}
 
 /// The same error, or its cause.
 ///

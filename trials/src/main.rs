@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
     let trial = async {
         match Trial::parse() {
             Trial::Chaos(args) => chaos::run(&args).await,
-            Trial::CheckerSelftest => chaos::crime::run().await,
+            Trial::CheckerSelftest => chaos::selftest::run().await,
             Trial::Cluster(args) => chaos::cluster::run(&args).await,
             Trial::Compare(args) => compare::run(&args).await,
             Trial::Outage(args) => outage::run(&args).await,

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Sparingly;
-use super::events::{Database, why};
-use super::teller::{Doubtful, Teller};
+use super::teller::{Doubtful, Teller, why};
+use super::{Database, Sparingly};
 use crate::broker::publisher::Answer;
 use crate::outbox::refused::{self, Due, OrderEvent, Why};
 use crate::roles::RoleError;

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::again::again;
-use super::teller::{Doubtful, Teller};
-use super::{Sparingly, complain};
-use crate::broker::publisher::Answer;
+use super::teller::{Doubtful, Teller, why};
+use super::{Database, Sparingly, complain};
 use crate::closing::LARGE_BATCH;
 use crate::database::bounded;
 use crate::outbox::refused::{self, OrderEvent, Why};
@@ -29,9 +26,6 @@ const MOST: i64 = 2_000;
 /// Events give way to closing for this long at most. Publishing them costs as much as closing their orders, and on a single
 /// machine both use the same processors. An event may be published a moment later if orders are closed sooner for it.
 const GIVE_WAY: Duration = Duration::from_secs(5);
-
-/// One connection for both loops; each holds it for one operation of a few statements at a time.
-pub(super) type Database = Mutex<PoolConnection<Postgres>>;
 
 pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     let connection = bounded("connecting the relay", shared.closer.pool.acquire()).await?;
@@ -139,15 +133,6 @@ impl Events<'_> {
         let refused = untold.iter().filter(|(_, why)| *why != Why::Waits).count();
         self.shared.stats.add(Count::EventsRefused, refused);
         Ok(untold)
-    }
-}
-
-/// Why an event could not be published; `None` if it was confirmed.
-pub(super) fn why(answer: Answer) -> Option<Why> {
-    match answer {
-        Answer::Confirmed => None,
-        Answer::Refused => Some(Why::Refused),
-        Answer::Silence => Some(Why::Unconfirmed),
     }
 }
 

@@ -11,6 +11,9 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +33,9 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
     tokio::try_join!(keep(Part::Wakes, shared, stop), keep(Part::Events, shared, stop),)?;
     Ok(())
 }
+
+/// One connection for events and refused events; each holds it for one operation of a few statements at a time.
+type Database = Mutex<PoolConnection<Postgres>>;
 
 #[derive(Clone, Copy, Debug)]
 enum Part {

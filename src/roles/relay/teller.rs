@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broker::publisher::{Answer, Publisher};
-use crate::outbox::refused::OrderEvent;
+use crate::outbox::refused::{OrderEvent, Why};
 use crate::roles::RoleError;
 use crate::roles::shared::Shared;
 use crate::wire::event::source;
@@ -158,4 +158,13 @@ fn by_kind(events: &[OrderEvent]) -> BTreeMap<&str, Vec<usize>> {
 
 fn all_refused(answers: &[Answer]) -> bool {
     answers.iter().all(|answer| *answer == Answer::Refused)
+}
+
+/// Why an event could not be published; `None` if it was confirmed.
+pub(super) fn why(answer: Answer) -> Option<Why> {
+    match answer {
+        Answer::Confirmed => None,
+        Answer::Refused => Some(Why::Refused),
+        Answer::Silence => Some(Why::Unconfirmed),
+    }
 }

@@ -1,17 +1,14 @@
-//! `trials checker-selftest`: crimes that a faulty service might commit, so that the checker is seen to convict. A checker that has
-//! never found anything proves nothing.
+//! Crimes that a faulty service might commit, so that the checker is seen to convict. A checker that has never found anything
+//! proves nothing.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sqlx::Executor;
 use tokio::time::{Instant, sleep};
 
-use super::round::{self, Script};
 use crate::arena::Arena;
-use crate::servers::{Servers, workshop};
 
 /// Something that must never happen, done on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +36,7 @@ impl Crime {
 const STOCK: &str = "stock lost (-) or doubled";
 
 /// Each with the words by which the checker must convict.
-const CRIMES: [(Crime, &str); 10] = [
+pub const CRIMES: [(Crime, &str); 10] = [
     (Crime::PaidOrderClosed, "closed from a status other than PENDING"),
     (Crime::OrderClosedWithoutEvent, "closed orders without an event"),
     (Crime::EventOfAnOrderThatIsNotClosed, "there is an event that says so"),
@@ -56,53 +53,6 @@ impl fmt::Display for Crime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
     }
-}
-
-/// Crimes that can be told apart share a round. An order without its event or its wake ends a round before the checker looks
-/// at anything else, and stock that is given back twice would hide stock that is lost.
-const ROUNDS: [&[Crime]; 4] = [
-    &[
-        Crime::PaidOrderClosed,
-        Crime::EventOfAnOrderThatIsNotClosed,
-        Crime::SecondEventOfAClose,
-        Crime::StockLost,
-        Crime::OrderGone,
-        Crime::MalformedMessageDropped,
-        Crime::ParkedMessageStripped,
-    ],
-    &[Crime::StockGivenBackTwice],
-    &[Crime::OrderClosedWithoutEvent],
-    &[Crime::WakeLost],
-];
-
-/// Commits every crime, in rounds without faults; fails when one goes unpunished, or when the checker convicts of one that
-/// was not committed.
-pub async fn run() -> Result<()> {
-    let servers = Servers::start(workshop(&format!("checker-{}", std::process::id()))?, 1).await?;
-    all(&servers).await?;
-    let _ = std::fs::remove_dir_all(&servers.folder);
-    Ok(())
-}
-
-/// The same in servers that run already.
-pub async fn all(servers: &Arc<Servers>) -> Result<()> {
-    ensure!(ROUNDS.concat().len() == CRIMES.len(), "every crime has its round");
-    for (seed, crimes) in (1..).zip(ROUNDS) {
-        let verdict = round::play(servers, Script::crimes(seed, crimes)).await.err();
-        let verdict = verdict.with_context(|| format!("{crimes:?} went unpunished"))?.to_string();
-        // What happened in the round follows, after an empty line.
-        let convicted_of = verdict.split("\n\n").next().unwrap_or_default();
-        for (crime, words) in CRIMES.iter().filter(|(crime, _)| crimes.contains(crime)) {
-            ensure!(convicted_of.contains(words), "{crime} went unpunished: {verdict}");
-            println!("{crime}: convicted ({words})");
-        }
-        let of_these = |words| CRIMES.iter().any(|(crime, said)| crimes.contains(crime) && *said == words);
-        for (crime, words) in CRIMES.iter().filter(|(_, words)| !of_these(*words)) {
-            ensure!(!convicted_of.contains(words), "nobody has committed {crime}: {verdict}");
-        }
-    }
-    println!("the checker convicts of every crime");
-    Ok(())
 }
 
 /// Commits it, as soon as there is an opportunity.

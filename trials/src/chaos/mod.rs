@@ -1,10 +1,11 @@
 //! `trials chaos`: rounds of faults drawn from a seed; every promise is checked after each.
 
 pub mod cluster;
-pub mod crime;
+mod crime;
 mod fault;
 mod inject;
 mod round;
+pub mod selftest;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let first = args.seed.unwrap_or_else(|| rand::random_range(1..1_000_000));
     let servers = Servers::start(workshop(&format!("chaos-{}", std::process::id()))?, args.nodes).await?;
     if args.selftest {
-        crime::all(&servers).await?;
+        selftest::all(&servers).await?;
     }
     println!(
         "chaos: RabbitMQ {} ({} nodes), seeds {first} to {}",

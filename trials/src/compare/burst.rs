@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
+use super::CPU;
 use super::database::Database;
-use super::workload::CPU;
 use crate::measure::until;
 use crate::proc::processor_seconds;
 use crate::servers::Servers;

@@ -16,6 +16,9 @@ use crate::pods::binary;
 use crate::servers::{Servers, workshop};
 use workload::{Figures, WORKLOADS, Workload};
 
+/// A figure: processor time of PostgreSQL and RabbitMQ with all their processes, and of the workload's pods where it has any.
+const CPU: &str = "CPU of pods, PostgreSQL and RabbitMQ, s";
+
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {

@@ -7,15 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{burst, items};
+use super::{CPU, burst, items};
 use crate::servers::Servers;
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::process::run;
 
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// Processor time of PostgreSQL and RabbitMQ with all their processes, and, where it has any, of the workload's pod.
-pub const CPU: &str = "CPU of pods, PostgreSQL and RabbitMQ, s";
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
