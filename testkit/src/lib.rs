@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod broker;
 pub mod deployment;
 pub mod log;
+pub mod machine;
 pub mod management;
 pub mod pod;
 pub mod process;

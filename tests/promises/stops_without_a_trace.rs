@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use overdue::stats::Count;
 
-use crate::harness::{Breaker, Process, World, eventually};
+use crate::harness::{Breaker, Process, World, eventually, stretched};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 8_000;
@@ -14,7 +14,7 @@ const BURST: usize = 8_000;
 async fn stopped_in_time(pod: &Process) {
     let asked = Instant::now();
     pod.stopped().await;
-    assert!(asked.elapsed() < 5 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
+    assert!(asked.elapsed() < stretched(5 * SECOND), "{:?}: {}", asked.elapsed(), pod.text());
     assert_eq!(pod.reported("gave_back"), 0, "{}", pod.text());
 }
 
@@ -104,7 +104,7 @@ async fn a_pod_that_the_broker_has_forgotten_stops_in_bounded_time() {
         // Nothing is in flight.
         pod.stopped().await;
         // The drain, 3 s for giving back, and as many for the database's connections.
-        assert!(asked.elapsed() < 17 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
+        assert!(asked.elapsed() < stretched(17 * SECOND), "{:?}: {}", asked.elapsed(), pod.text());
     })
     .await;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Alarm, World, eventually};
+use crate::harness::{Alarm, World, eventually, stretched};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ async fn a_pod_told_to_stop_while_publishers_are_blocked_stops_in_time() {
         let asked = Instant::now();
         // Nothing of any order is in flight.
         pod.stopped().await;
-        assert!(asked.elapsed() < 5 * SECOND, "{:?}: {}", asked.elapsed(), pod.text());
+        assert!(asked.elapsed() < stretched(5 * SECOND), "{:?}: {}", asked.elapsed(), pod.text());
         alarm.set(false);
         let next = world.pod(&[("sweep_grace", "1h")]);
         world.closed(order).await;

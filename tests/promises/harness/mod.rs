@@ -19,6 +19,7 @@ pub use alarm::Alarm;
 pub use events::{Subscriber, order_of};
 pub use hostile::Hostile;
 pub use overdue_testkit::breaker::{Breaker, Line};
+pub use overdue_testkit::machine::stretched;
 pub use overdue_testkit::process::Signal;
 pub use pods::{Process, TestPod};
 pub use raw::{CONTENT_TYPE, EXPIRATION, HEADERS, long, short};
