@@ -60,7 +60,7 @@ fuzz: toolchain ## search for inputs that break a decoder (RUNS=1000000 each; in
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
-chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 NODES=1, or 3 for a cluster; SEED=1, or at random)
+chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 NODES=1, or 3 for a cluster; SEED=1, or at random; SELFTEST=1)
 	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED)) $(if $(SELFTEST),--selftest)
 
 cluster: trials ## three brokers: a node killed, a leader killed, a node cut off, a rolling restart, under load (TIMES=3)

@@ -115,8 +115,8 @@ impl Pod {
     }
 
     /// See [`Process::kib`].
-    pub async fn kib(&self, size: &str) -> u64 {
-        self.process.lock().await.as_ref().map_or(0, |process| process.kib(size))
+    pub async fn kib(&self, size: &str) -> Option<u64> {
+        self.process.lock().await.as_ref()?.kib(size)
     }
 
     /// Fails when it has ended by itself, or has panicked.

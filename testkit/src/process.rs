@@ -58,13 +58,10 @@ impl Process {
         pid.with_context(|| format!("{} has ended", self.name))
     }
 
-    /// A size in KiB from `/proc/<pid>/status`, such as `VmRSS` or `VmHWM`; 0 when the process has ended.
+    /// See [`kib`].
     #[must_use]
-    pub fn kib(&self, size: &str) -> u64 {
-        let Some(pid) = self.child.id() else { return 0 };
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix(size)?.strip_prefix(':'));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    pub fn kib(&self, size: &str) -> Option<u64> {
+        kib(&self.child.id()?.to_string(), size)
     }
 
     /// Leaves it running when this value and its parent are gone.
@@ -79,6 +76,14 @@ impl Drop for Process {
         // A frozen process dies of SIGKILL, too; its children go with it.
         let _ = self.signal_all(Signal::KILL);
     }
+}
+
+/// A size in KiB of a process (`self`, or a process id), such as `VmRSS` or `VmHWM`; none when it has ended.
+#[must_use]
+pub fn kib(process: &str, size: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(size)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Runs a command to its end and returns what it printed.

@@ -111,7 +111,7 @@ impl Subscriber {
     /// Hands over what was heard of orders up to this one, and remembers it no longer.
     #[must_use]
     pub fn forget(&self, newest: i64) -> News {
-        let mut old = News { forgotten: newest, ..News::default() };
+        let mut old = News::default();
         self.news.send_modify(|news| {
             news.forgotten = newest;
             news.order.clear();

@@ -185,7 +185,8 @@ async fn a_pod_does_not_start_on_a_queue_with_other_arguments_and_says_which_and
         );
         plain.await.expect("declared");
         connection.close(200, "done".into()).await.expect("closed");
-        let (code, _, log) = world.run(&["run"]).await;
+        let pod = world.process(&[]);
+        let (code, log) = (pod.end().await, pod.text());
         assert_eq!(code, 1, "{log}");
         assert!(log.contains("declaring queue order.process.queue: it exists with other arguments"), "{log}");
         assert!(log.contains("overdue topology verify"), "{log}");

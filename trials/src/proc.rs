@@ -3,13 +3,6 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Resident memory of this process in KiB.
-pub fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
 /// Processor time, in seconds, of a process, of all that it has started, and of those that have ended meanwhile.
 pub fn processor_seconds(process: i32) -> f64 {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();

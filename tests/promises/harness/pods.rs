@@ -148,7 +148,7 @@ impl Process {
 
     /// The most memory that it has had, in KiB.
     pub async fn peak_memory(&self) -> u64 {
-        self.kib("VmHWM").await
+        self.kib("VmHWM").await.expect("it runs")
     }
 
     /// How many of its threads have this name.

@@ -30,7 +30,7 @@ impl Watch {
         loop {
             for pod in &arena.pods {
                 pod.check().await?;
-                let memory = pod.kib("VmRSS").await as f64 / 1024.0;
+                let memory = pod.kib("VmRSS").await.unwrap_or(0) as f64 / 1024.0;
                 let process = pod.pid().await;
                 let mut peak = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 peak.memory = peak.memory.max(memory);

@@ -1,6 +1,7 @@
 //! What is sampled: the panels, and a value for each of their lines.
 
 use anyhow::Result;
+use overdue_testkit::process::kib;
 use url::Url;
 
 use super::record::{Line, Panel};
@@ -103,13 +104,13 @@ pub async fn sample(arena: &Arena, from: Moment, until: Moment) -> Result<Vec<f6
     for pod in &arena.pods {
         let process = pod.pid().await;
         let gap = |value: f64| if process.is_some() { value } else { f64::NAN };
-        memory.push(gap(pod.kib("VmRSS").await as f64 / 1024.0));
+        memory.push(gap(pod.kib("VmRSS").await.unwrap_or(0) as f64 / 1024.0));
         descriptors.push(gap(process.map_or(0, proc::descriptors) as f64));
         for port in pod.broker.iter().filter_map(|breaker| Url::parse(&breaker.url).ok()?.port()) {
             broker += process.map_or(0, |process| proc::connections(process, port));
         }
     }
-    memory.push(proc::resident_kib() as f64 / 1024.0);
+    memory.push(kib("self", "VmRSS").unwrap_or(0) as f64 / 1024.0);
 
     let mut lanes = 0.0;
     for lane in super::LANES.split(',') {
