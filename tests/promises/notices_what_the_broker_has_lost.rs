@@ -6,7 +6,7 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use overdue::roles::Role;
 use overdue::stats::Count;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{TestPod, World, eventually};
 
@@ -56,10 +56,17 @@ async fn the_log_names_the_trouble_with_its_remedy() {
             json!({"pattern": "^order.parked", "definition": {"message-ttl": 5}, "apply-to": "queues"});
         world.management.put(&["policies", &world.name, "tidy"], policy).await;
         let pod = world.process(&["--probe-every", "200ms", "--roles", "watch,close"]);
+        // As the command says it.
+        let (code, shown, error) = world.run(&["topology", "verify", "--json"]).await;
+        assert_eq!(code, 4, "{error}");
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        let findings = shown["findings"].as_array().expect("findings");
+        let trouble = findings
+            .iter()
+            .find(|finding| finding["outcome"] == "differs" && finding["place"] == world.names.parked());
+        let trouble = trouble.expect("the policy is found");
         pod.reports_with("broker_differs", |line| {
-            let says = |key, words| line.text(key).is_some_and(|text| text.contains(words));
-            says("problem", "the policy tidy sets message-ttl = 5")
-                && says("remedy", "exempt it from the policy")
+            ["place", "what", "problem", "remedy"].iter().all(|key| line.text(key) == trouble[key].as_str())
         })
         .await;
         world.management.delete(&["policies", &world.name, "tidy"]).await;
