@@ -46,8 +46,9 @@ bench: toolchain ## the standard measurements on a release build: medians, a pag
 	cargo build --quiet --locked --release --bins
 	dev/with-services target/release/overdue bench standard --runs $(or $(RUNS),3) --report target/bench.html
 
+# With the example, dependencies get the features that the tests need, too: the gate builds them once.
 bench-quick: toolchain ## a few minutes: fails if ratios show a large regression, on any machine
-	cargo build --quiet --locked --bins
+	cargo build --quiet --locked --bins --examples
 	dev/with-services target/debug/overdue bench quick
 
 MESSAGES ?= 100000
@@ -96,7 +97,7 @@ trials-release: trials
 
 trials: toolchain
 	dev/services install
-	cargo build --quiet --locked --bins --package overdue --package overdue-trials
+	cargo build --quiet --locked --bins --examples --package overdue --package overdue-trials # see bench-quick
 
 check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; prints how long each took
 	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" bench-quick \
