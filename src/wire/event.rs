@@ -42,6 +42,9 @@ struct CloudEvent<'a> {
 struct Data<'a> {
     order_id: i64,
     user_id: i64,
+    /// The numbers as strings: JavaScript and others read JSON's numbers as floating-point ones, which are exact below 2⁵³ only.
+    order_id_str: String,
+    user_id_str: String,
     payment_deadline: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_at: Option<&'a str>,
@@ -69,6 +72,8 @@ impl Event<'_> {
             data: Data {
                 order_id: self.order_id,
                 user_id: self.user_id,
+                order_id_str: self.order_id.to_string(),
+                user_id_str: self.user_id.to_string(),
                 payment_deadline: self.payment_deadline.to_string(),
                 closed_at: (self.kind == "order.closed").then_some(&time),
             },
@@ -103,7 +108,7 @@ mod tests {
                 "source": "/overdue/berlin",
                 "type": "order.closed", "subject": "7", "time": "2026-01-01T00:00:00.25Z",
                 "datacontenttype": "application/json",
-                "data": {"order_id": 7, "user_id": 3, "payment_deadline": "2026-01-01T00:00:00Z",
+                "data": {"order_id": 7, "user_id": 3, "order_id_str": "7", "user_id_str": "3", "payment_deadline": "2026-01-01T00:00:00Z",
                          "closed_at": "2026-01-01T00:00:00.25Z"},
             })
         );
