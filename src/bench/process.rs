@@ -36,6 +36,9 @@ impl PodProcess {
                 // In the environment: every user of the machine can read a command line.
                 command.env(setting.env, value);
             }
+            if let Some(variable) = setting.file_env() {
+                command.env_remove(variable); // the value is above, and both would be one too many
+            }
         }
         Ok(Self { child: command.spawn()? })
     }

@@ -81,8 +81,12 @@ pub(super) fn amqp_nodes(value: &str) -> Result<Vec<SecretUrl>, String> {
     nodes.into_iter().map(|node| amqp_node(url(node, &schemes)?)).collect()
 }
 
-/// Refuses what the client library would refuse later.
-fn amqp_node(SecretUrl(url): SecretUrl) -> Result<SecretUrl, String> {
+/// Refuses what the client library would refuse later. A lone `/` after the host means the default vhost, as it does in nearly
+/// every tutorial and in the secrets that RabbitMQ's operator writes; the library would take it for a vhost without a name.
+fn amqp_node(SecretUrl(mut url): SecretUrl) -> Result<SecretUrl, String> {
+    if url.path() == "/" {
+        url.set_path("/%2f");
+    }
     if url.path().trim_start_matches('/').contains('/') {
         return Err(
             "has more than one part after the host: write a `/` in the vhost's name as %2F".to_owned()
@@ -143,7 +147,7 @@ pub(super) fn database(value: &str) -> Result<SecretUrl, String> {
                 let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
                 let schema = if plain { &*value } else { "…" };
                 return Err(format!(
-                    "`{name}` is not a supported parameter: write `?options=-c%20search_path%3D{schema}`"
+                    "`{name}` is not a supported parameter: leave it out, and set OVERDUE_SCHEMA={schema}"
                 ));
             }
             "sslmode" | "ssl-mode" if !MODES.contains(&&*value.to_ascii_lowercase()) => {

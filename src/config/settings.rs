@@ -9,7 +9,7 @@ use std::path::Path;
 
 pub use super::slip::unknown_variables;
 use super::slip::{Slip, closest, nearest};
-pub use super::table::{SETTINGS, Setting};
+pub use super::table::{SECRETS, SETTINGS, Setting};
 
 /// Where a value came from; it is part of every error about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl Raw {
     ///
     /// # Errors
     /// [`SettingError::File`] when the file cannot be read, is not TOML, has a key that is not a setting, or a value that is
-    /// not a string, a whole number, true or false.
+    /// not a string, a whole number, true or false. [`SettingError::Wrong`] when a variable names a file with a secret that
+    /// cannot be read, or is there beside the variable with the secret itself.
     pub fn collect(
         flag: impl Fn(&str) -> Option<String>,
         env: impl Fn(&str) -> Option<String>,
@@ -93,14 +94,14 @@ impl Raw {
     ) -> Result<Self, SettingError> {
         let mut from_file = parse_file(path, text)?;
         let mut values = BTreeMap::new();
-        for Setting { name, env: variable, default, .. } in SETTINGS {
+        for setting @ Setting { name, default, .. } in SETTINGS {
             let file_value = from_file.remove(*name);
-            let value = flag(name)
-                .map(|value| (value, Origin::Flag))
-                // An empty variable counts as not set, because that is how a shell or a compose file writes it.
-                .or_else(|| env(variable).filter(|v| !v.is_empty()).map(|value| (value, Origin::Env)))
-                .or(file_value)
-                .or_else(|| default.map(|value| (value.to_owned(), Origin::Default)));
+            let from_env = match flag(name) {
+                Some(value) => Some((value, Origin::Flag)),
+                None => from_env(setting, &env)?,
+            };
+            let value =
+                from_env.or(file_value).or_else(|| default.map(|value| (value.to_owned(), Origin::Default)));
             if let Some(value) = value {
                 values.insert(*name, value);
             }
@@ -172,6 +173,34 @@ impl Raw {
     pub fn wrong(&self, name: &'static str, problem: impl fmt::Display) -> SettingError {
         let origin = self.0.get(name).map_or(Origin::Default, |(_, origin)| origin.clone()).to_string();
         SettingError::Wrong { name, origin, problem: problem.to_string() }
+    }
+}
+
+/// The value of a setting's variable, or of the file that its variable with `_FILE` names. An empty variable counts as not set,
+/// because that is how a shell or a compose file writes it.
+fn from_env(
+    setting: &Setting,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<(String, Origin)>, SettingError> {
+    let set = |variable: &str| env(variable).filter(|value| !value.is_empty());
+    let value = set(setting.env).map(|value| (value, Origin::Env));
+    let Some(variable) = setting.file_env() else { return Ok(value) };
+    let Some(path) = set(&variable) else { return Ok(value) };
+    let wrong = |problem: String| SettingError::Wrong {
+        name: setting.name,
+        origin: Origin::Env.to_string(),
+        problem,
+    };
+    if value.is_some() {
+        return Err(wrong(format!("both {} and {variable} are set: remove one", setting.env)));
+    }
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(wrong(format!("{variable} names the file {path}, which is empty")))
+        }
+        // Editors end a file with a line break, which is no part of the value.
+        Ok(text) => Ok(Some((text.trim().to_owned(), Origin::File(path)))),
+        Err(error) => Err(wrong(format!("{variable} names the file {path}, which cannot be read: {error}"))),
     }
 }
 

@@ -22,13 +22,18 @@ const SLIPS: usize = 2;
 /// # Errors
 /// When the name of one is close to a setting's variable.
 pub fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, Slip> {
-    let known = |name: &str| name == "OVERDUE_CONFIG" || SETTINGS.iter().any(|setting| setting.env == name);
+    let of_setting = |setting: &Setting, name: &str| {
+        setting.env == name || setting.file_env().is_some_and(|variable| variable == name)
+    };
+    let known =
+        |name: &str| name == "OVERDUE_CONFIG" || SETTINGS.iter().any(|setting| of_setting(setting, name));
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name));
     let mut others = Vec::new();
     for name in unknown {
         // OVERDUE_ before a setting's name counts too: the variables DATABASE_URL and AMQP_URL have no prefix.
         let by_name = |setting: &'static Setting| {
-            name.strip_prefix(OURS).is_some_and(|rest| rest.eq_ignore_ascii_case(setting.name))
+            let rest = name.strip_prefix(OURS).map(|rest| rest.strip_suffix("_FILE").unwrap_or(rest));
+            rest.is_some_and(|rest| rest.eq_ignore_ascii_case(setting.name))
         };
         let meant = SETTINGS.iter().find(|setting| by_name(setting)).map(|setting| setting.env);
         match meant.or_else(|| closest(&name, |setting| setting.env)) {
@@ -69,7 +74,8 @@ mod tests {
             assert!(error.contains(name) && error.contains(&format!("mean {closest}?")), "{error}");
         }
         for setting in SETTINGS {
-            assert_eq!(of(&[setting.env, "OVERDUE_CONFIG"]), Ok(Vec::new()));
+            let file_env = setting.file_env().unwrap_or_default();
+            assert_eq!(of(&[setting.env, &file_env, "OVERDUE_CONFIG"]), Ok(Vec::new()));
         }
         let kubernetes = ["OVERDUE_PORT", "OVERDUE_SERVICE_HOST", "OVERDUE_PORT_8080_TCP_ADDR"];
         assert_eq!(of(&kubernetes), Ok(kubernetes.map(str::to_owned).to_vec()));

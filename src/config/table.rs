@@ -11,6 +11,18 @@ pub struct Setting {
     pub help: &'static str,
 }
 
+/// Settings that may hold a password. The value may also be in a file, which the variable with `_FILE` at its end names: that is
+/// how Docker and Kubernetes hand out secrets.
+pub const SECRETS: [&str; 3] = ["database_url", "amqp_url", "management_url"];
+
+impl Setting {
+    /// The variable that names the file with the value.
+    #[must_use]
+    pub fn file_env(&self) -> Option<String> {
+        SECRETS.contains(&self.name).then(|| format!("{}_FILE", self.env))
+    }
+}
+
 /// Every setting, in the order in which a new user meets them.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[

@@ -15,7 +15,7 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("database_url", "mysql://u@h/x", "begins with `mysql:`"),
         ("database_url", "postgres:///shop", "has no host"),
         ("database_url", "postgres://u:secret@a,b/shop", "names several hosts"),
-        ("database_url", "postgres://u:secret@h/shop?schema=berlin", "search_path%3Dberlin"),
+        ("database_url", "postgres://u:secret@h/shop?schema=berlin", "set OVERDUE_SCHEMA=berlin"),
         (
             "database_url",
             "postgres://u:secret@h/shop?options=-c%20search_path%3Da%2Cb",
@@ -96,6 +96,21 @@ fn several_nodes_and_the_derived_management_address() {
     let config = config(&[("amqp_url", "amqp://u:p@a:1/v, amqps://u:p@b/v")]).expect("a configuration");
     assert_eq!(config.amqp_nodes.len(), 2);
     assert_eq!(config.management_url.reveal().as_str(), "http://u:p@a:15672/");
+}
+
+#[test]
+fn a_slash_after_the_host_means_the_default_vhost() {
+    let vhost = |amqp_url| {
+        let config = config(&[("amqp_url", amqp_url)]).expect("a configuration");
+        let uri: lapin::uri::AMQPUri = config.amqp_nodes[0].reveal().as_str().parse().expect("a URI");
+        uri.vhost
+    };
+    for default in
+        ["amqp://u:p@h:5672/", "amqp://u:p@h:5672", "amqp://u:p@h/%2f", "amqp://u:p@h/?heartbeat=5"]
+    {
+        assert_eq!(vhost(default), "/", "{default}");
+    }
+    assert_eq!(vhost("amqp://u:p@h/shop"), "shop");
 }
 
 #[test]

@@ -37,6 +37,7 @@ impl Deployment {
                 command.env_remove(name);
             }
         }
+        command.env_remove("DATABASE_URL_FILE").env_remove("AMQP_URL_FILE");
         command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
         command.env("DATABASE_URL", &self.database_url).env("AMQP_URL", self.amqp_urls.join(","));
         if !self.prefix.is_empty() {

@@ -31,6 +31,37 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
+fn a_secret_may_be_in_a_file_that_its_variable_names() {
+    let dir = std::env::temp_dir().join(format!("overdue-secrets-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let path = dir.join("amqp_url");
+    std::fs::write(&path, "amqp://u:hushhush@h/\n").expect("a file");
+    let from = |named: &str, value: Option<&str>| {
+        let env = |name: &str| match name {
+            "AMQP_URL_FILE" => Some(named.to_owned()),
+            "AMQP_URL" => value.map(str::to_owned),
+            _ => None,
+        };
+        Raw::collect(|_| None, env, None).map_err(|error| error.to_string())
+    };
+    let shown = path.display().to_string();
+    let raw = from(&shown, None).expect("settings");
+    assert_eq!(raw.text("amqp_url"), Ok("amqp://u:hushhush@h/"));
+    assert!(raw.wrong("amqp_url", "no").to_string().contains(&shown), "an error names the file");
+    assert_eq!(from("", Some("amqp://h")).expect("settings").text("amqp_url"), Ok("amqp://h"));
+    let both = from(&shown, Some("amqp://h")).expect_err("two values");
+    assert!(both.contains("both AMQP_URL and AMQP_URL_FILE are set"), "{both}");
+    let missing = from("/nowhere/amqp_url", None).expect_err("no file");
+    assert!(
+        missing.contains("`amqp_url`") && missing.contains("AMQP_URL_FILE names the file /nowhere"),
+        "{missing}"
+    );
+    std::fs::write(&path, "\n").expect("a file");
+    assert!(from(&shown, None).expect_err("nothing in it").contains("which is empty"));
+    std::fs::remove_dir_all(&dir).expect("cleaned up");
+}
+
+#[test]
 fn a_missing_value_names_the_setting_and_every_way_to_set_it() {
     let raw = Raw::with(&[]).expect("settings");
     let error = raw.text("database_url").expect_err("missing").to_string();
