@@ -5,7 +5,8 @@ use std::time::Duration;
 use overdue::clock::DbTime;
 use overdue::lanes::Lanes;
 use overdue::lanes::schedule::Scheduler;
-use overdue::wire::message::{Envelope, Reading, read};
+use overdue::wire::envelope::{Envelope, Header};
+use overdue::wire::message::{Reading, read};
 use overdue::wire::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake, encode};
 
 /// 2026-01-01T00:00:00Z
@@ -91,7 +92,9 @@ fn split(input: &[u8]) -> (Envelope<'_>, &[u8]) {
         match name {
             "content_type" => envelope.content_type = value,
             "content_encoding" => envelope.content_encoding = value,
+            "compression" => envelope.compression = value,
             "expiration" => envelope.expiration = value,
+            "x-delay" => envelope.x_delay = value.map(header),
             "type" => envelope.kind = value,
             "unreadable" => envelope.unreadable = value,
             _ => break,
@@ -99,4 +102,9 @@ fn split(input: &[u8]) -> (Envelope<'_>, &[u8]) {
         rest = after;
     }
     (envelope, rest)
+}
+
+/// A number as a number, as most client libraries send it.
+fn header(value: &str) -> Header<'_> {
+    value.parse().map_or(Header::Text(value), Header::Whole)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::broker::{Broker, BrokerError};
+use crate::wire::envelope::envelope;
 use crate::wire::headers::{EXPIRATION, PARKED_AT, REASON, RETRY_KEY};
 use crate::wire::keys::{KEY_DELAY, KEY_PROCESS};
 use crate::wire::message::{self, Reading};
@@ -122,7 +123,7 @@ pub fn describe(data: &[u8], properties: &BasicProperties) -> Parked {
     let now = time::OffsetDateTime::now_utc().into();
     let reading =
         Reading { now, max_window: std::time::Duration::MAX, delay_is_over: true, from_service: false };
-    let wakes = message::read(data, message::envelope(properties), reading).unwrap_or_default();
+    let wakes = message::read(data, envelope(properties), reading).unwrap_or_default();
     Parked {
         id,
         reason,

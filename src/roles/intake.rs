@@ -14,6 +14,7 @@ use crate::broker::{self, BrokerError};
 use crate::roles::RoleError;
 use crate::roles::shared::{Shared, after_stop};
 use crate::stats::Count;
+use crate::wire::envelope::envelope;
 use crate::wire::keys::KEY_DELAY;
 use crate::wire::message::{self, Reading};
 use crate::wire::outgoing::Outgoing;
@@ -107,7 +108,7 @@ fn forward(shared: &Shared, batch: Vec<Delivery>) -> (Vec<Outgoing>, usize, usiz
     let mut example = String::new();
     for Delivery { data, properties, redelivered, .. } in batch {
         shared.stats.add(Count::Redelivered, usize::from(redelivered));
-        match message::read(&data, message::envelope(&properties), reading) {
+        match message::read(&data, envelope(&properties), reading) {
             Ok(read) => wakes.extend(read),
             Err(error) => {
                 example = error.to_string();

@@ -1,4 +1,9 @@
-//! Names of the headers that Overdue writes.
+//! Names of the headers that Overdue writes, and of those of others that it reads.
+
+/// The delay in milliseconds, for users of the delayed-message plugin.
+pub const X_DELAY: &str = "x-delay";
+/// How kombu compressed the body.
+pub const COMPRESSION: &str = "compression";
 
 /// Replaces properties that cannot be read, and says why.
 pub const UNREADABLE: &str = "overdue-unreadable";

@@ -15,9 +15,26 @@ pub enum Malformed {
     /// The sender declares another content type.
     #[error("content_type is `{0}`; send application/json, application/cloudevents+json or text/plain")]
     ContentType(String),
-    /// The sender declares a compressed body.
-    #[error("content_encoding is `{0}`; send the body uncompressed")]
+    /// The sender declares an encoding that is neither a charset nor a compression, as far as is known.
+    #[error(
+        "content_encoding is `{0}`, which is not known; send JSON in UTF-8, with content_encoding `utf-8` or without one"
+    )]
     ContentEncoding(String),
+    /// Declared, or seen in the body's first bytes.
+    #[error("the body is compressed ({0}); send it uncompressed")]
+    Compressed(&'static str),
+    /// Declared, or seen in the body's bytes.
+    #[error("the body is written in {0}; send JSON in UTF-8")]
+    Charset(String),
+    /// A serialized Java object, with its class.
+    #[error(
+        "the body is a serialized Java object ({0}); send JSON (Spring: Jackson2JsonMessageConverter), or a Long, an Integer or \
+         a String with one"
+    )]
+    Java(String),
+    /// The envelope of a framework, or another format.
+    #[error("the body is {what}; {send}")]
+    Foreign { what: &'static str, send: &'static str },
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// JSON of another shape.
@@ -36,7 +53,8 @@ pub enum Malformed {
     },
     /// Neither a deadline nor a delay.
     #[error(
-        "there is neither a `payment_deadline` in the body nor an `expiration` property: when should the order close?"
+        "there is neither a `payment_deadline` in the body nor an `expiration` property or `x-delay` header: when should \
+         the order close?"
     )]
     NoDeadline,
     /// A deadline or delay that no shop can mean.

@@ -6,57 +6,12 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::headers::UNREADABLE;
+use super::dialects::{content, delay, frameworks, ids, java, json, times};
+use super::envelope::Envelope;
 use super::malformed::{Malformed, not_json, shape, shorten, wrong};
 use super::wake::{MAX_ORDERS_PER_WAKE, WAKE_TYPE, Wake};
 use crate::clock::DbTime;
-
-/// The AMQP properties that decide how a body is read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Envelope<'a> {
-    pub content_type: Option<&'a str>,
-    pub content_encoding: Option<&'a str>,
-    /// The delay in milliseconds where the body has no deadline.
-    pub expiration: Option<&'a str>,
-    /// The property `type`.
-    pub kind: Option<&'a str>,
-    /// Why the properties cannot be read; the other fields are then `None`.
-    pub unreadable: Option<&'a str>,
-}
-
-/// The properties of a message that decide how its body is read.
-#[must_use]
-pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
-    fn text(value: &Option<lapin::types::ShortString>) -> Option<&str> {
-        value.as_ref().map(lapin::types::ShortString::as_str)
-    }
-    Envelope {
-        content_type: text(properties.content_type()),
-        content_encoding: text(properties.content_encoding()),
-        expiration: text(properties.expiration()),
-        kind: text(properties.kind()),
-        unreadable: properties.headers().as_ref().and_then(|headers| {
-            let why = headers.inner().get(UNREADABLE)?.as_long_string()?;
-            Some(std::str::from_utf8(why.as_bytes()).unwrap_or_default())
-        }),
-    }
-}
-
-/// Whether a message was once dead-lettered by this queue, as the broker notes in `x-death`. Overdue never rejects a message
-/// of its queues, so the message expired there.
-#[must_use]
-pub fn expired_in(properties: &lapin::BasicProperties, queue: &str) -> bool {
-    let deaths = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-death")?.as_array());
-    deaths.is_some_and(|deaths| {
-        deaths.as_slice().iter().any(|death| {
-            let of = death.as_field_table().and_then(|death| death.inner().get("queue")?.as_long_string());
-            of.is_some_and(|of| of.as_bytes() == queue.as_bytes())
-        })
-    })
-}
 
 /// The context in which a body is read: the time, its origin, and what the operator allows.
 #[derive(Clone, Copy, Debug)]
@@ -92,40 +47,29 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
     if let Some(why) = envelope.unreadable {
         return Err(Malformed::Properties(shorten(why)));
     }
-    check_content(envelope)?;
-    if envelope.kind == Some(WAKE_TYPE) {
-        return read_wake(body, reading);
+    match envelope.kind {
+        Some(WAKE_TYPE) => return read_wake(body, reading),
+        Some(frameworks::AMQP_1_0_TYPE) => return Err(frameworks::amqp_1_0()),
+        _ => content::check(envelope)?,
     }
-    match serde_json::from_slice(body).map_err(not_json)? {
+    let value = if java::is_java(body) { java::value(body)? } else { json::value(body)? };
+    match value {
         Value::Object(object) if object.contains_key("wake") => read_wake(body, reading),
         Value::Object(object) if object.contains_key("specversion") => {
             read_cloud_event(&object, envelope, reading)
         }
         Value::Object(object) => read_order(&object, envelope, reading),
-        number @ Value::Number(_) => {
-            let order_id = order_id(&number)?;
-            Ok(vec![Wake { due: delay(envelope, reading)?, order_id, attempt: 0, announced: true }])
-        }
-        other => Err(Malformed::Shape(shape(&other))),
+        other => match ids::order_id(&other) {
+            Ok(order_id) => Ok(vec![Wake {
+                due: due_by_delay(envelope, reading)?,
+                order_id,
+                attempt: 0,
+                announced: true,
+            }]),
+            Err(wrong_number) if other.is_number() => Err(wrong_number),
+            Err(_) => Err(frameworks::of_value(&other).unwrap_or(Malformed::Shape(shape(&other)))),
+        },
     }
-}
-
-fn check_content(envelope: Envelope<'_>) -> Result<(), Malformed> {
-    if let Some(encoding) = envelope.content_encoding
-        && !["", "utf-8", "identity"].contains(&encoding.to_ascii_lowercase().as_str())
-    {
-        return Err(Malformed::ContentEncoding(shorten(encoding)));
-    }
-    let Some(content_type) = envelope.content_type else {
-        return Ok(());
-    };
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let known = essence.is_empty()
-        || essence.ends_with("/json")
-        || essence.ends_with("+json")
-        || essence == "text/plain"
-        || essence == "application/octet-stream";
-    if known { Ok(()) } else { Err(Malformed::ContentType(shorten(content_type))) }
 }
 
 #[derive(serde::Deserialize)]
@@ -193,41 +137,32 @@ fn read_order(
     envelope: Envelope<'_>,
     reading: Reading,
 ) -> Result<Vec<Wake>, Malformed> {
-    let order_id = order_id(order.get("order_id").ok_or(Malformed::Missing("order_id"))?)?;
+    let Some(order_id) = order.get("order_id") else {
+        return Err(frameworks::of_object(order).unwrap_or(Malformed::Missing("order_id")));
+    };
+    let order_id = ids::order_id(order_id)?;
     let due = match order.get("payment_deadline") {
-        Some(deadline) => self::deadline(deadline, reading)?,
-        None => delay(envelope, reading)?,
+        Some(deadline) => {
+            let due = times::deadline(deadline)?;
+            within("payment_deadline", due.since(reading.now), reading)?;
+            due
+        }
+        None => due_by_delay(envelope, reading)?,
     };
     Ok(vec![Wake { due, order_id, attempt: 0, announced: true }])
 }
 
-fn order_id(value: &Value) -> Result<i64, Malformed> {
-    let expected = "a whole number from 1 to 9223372036854775807";
-    value.as_i64().filter(|id| *id > 0).ok_or_else(|| wrong("order_id", expected, value))
-}
-
-fn deadline(value: &Value, reading: Reading) -> Result<DbTime, Malformed> {
-    const FIELD: &str = "payment_deadline";
-    let expected = "a time with its offset (RFC 3339), such as \"2026-01-01T12:00:00Z\"";
-    let text = value.as_str().ok_or_else(|| wrong(FIELD, expected, value))?;
-    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong(FIELD, expected, value))?;
-    if at.year() < 2000 {
-        return Err(wrong(FIELD, "in the year 2000 or later", value));
+/// When an order is due whose body has no deadline.
+fn due_by_delay(envelope: Envelope<'_>, reading: Reading) -> Result<DbTime, Malformed> {
+    if let Some(delay) = delay::expiration(envelope)? {
+        return within("expiration", delay, reading).map(|delay| reading.now.plus(delay));
     }
-    let due = DbTime::from(at);
-    within(FIELD, due.since(reading.now), reading).map(|_| due)
-}
-
-fn delay(envelope: Envelope<'_>, reading: Reading) -> Result<DbTime, Malformed> {
-    let Some(expiration) = envelope.expiration else {
-        return if reading.delay_is_over { Ok(reading.now) } else { Err(Malformed::NoDeadline) };
-    };
-    let millis = expiration.parse().map_err(|_| Malformed::Field {
-        field: "expiration",
-        expected: "a whole number of milliseconds",
-        got: format!("`{}`", shorten(expiration)),
-    })?;
-    within("expiration", Duration::from_millis(millis), reading).map(|delay| reading.now.plus(delay))
+    // The header outlives the delay: a message that was waited for still has it.
+    if reading.delay_is_over {
+        return Ok(reading.now);
+    }
+    let delay = delay::x_delay(envelope)?.ok_or(Malformed::NoDeadline)?;
+    within("x-delay", delay, reading).map(|delay| reading.now.plus(delay))
 }
 
 fn within(field: &'static str, ahead: Duration, reading: Reading) -> Result<Duration, Malformed> {

@@ -18,13 +18,14 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A body that nobody can make sense of, and words that its reason must contain.
 const MALFORMED: &[(&[u8], &str)] = &[
     (b"", "not JSON"),
-    (b"\xff\xfe\x00", "not JSON"),
+    (b"\xff\xfe\x00", "written in UTF-16"),
+    (b"1\x00", "the byte 0x00"),
     (b"{\"order_id\": 1", "not JSON"),
     (b"[1, 2]", "the body is a list"),
     (b"\"order 1\"", "the body is a string"),
     (b"null", "the body is null"),
     (b"{}", "`order_id` is missing"),
-    (b"{\"order_id\": \"1\"}", "`order_id` is \"1\""),
+    (b"{\"order_id\": \"one\"}", "`order_id` is \"one\""),
     (b"{\"order_id\": 1.5}", "`order_id` is 1.5"),
     (b"-1", "`order_id` is -1"),
     (b"99999999999999999999", "`order_id` is"),
@@ -50,9 +51,8 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
         }
         // Only at the intake: straight in the process queue, a message without any delay means "look now".
         world.publish("order.delay", b"7", BasicProperties::default()).await;
-        let java =
-            BasicProperties::default().with_content_type("application/x-java-serialized-object".into());
-        world.publish("order.delay", b"7", java).await;
+        let packed = BasicProperties::default().with_content_type("application/x-msgpack".into());
+        world.publish("order.delay", b"7", packed).await;
 
         let parked = world.parked(2 * bodies.len() + 2).await;
         let mut expected: Vec<_> = bodies
@@ -68,7 +68,7 @@ async fn what_cannot_be_understood_is_parked_with_its_reason_and_the_next_messag
             })
             .collect();
         expected.push(("order.delay", "7".to_owned(), "neither a `payment_deadline`"));
-        expected.push(("order.delay", "7".to_owned(), "application/x-java-serialized-object"));
+        expected.push(("order.delay", "7".to_owned(), "application/x-msgpack"));
         for (key, body, reason) in expected {
             let found = parked.iter().any(|parked| {
                 parked["retry_key"] == key

@@ -59,6 +59,7 @@ mod the_schema_is_verified;
 mod the_schema_refuses_impossible_rows;
 mod the_sweep_closes_what_no_wake_closed;
 mod two_shops_on_one_prefix_are_noticed;
+mod understands_what_real_clients_send;
 mod users_do_no_more_than_their_part;
 mod verify_says_what_it_could_not_see;
 mod waiting_orders_are_announced_again;

@@ -10,6 +10,7 @@ use crate::probes;
 use crate::roles::RoleError;
 use crate::roles::shared::Shared;
 use crate::stats::Count;
+use crate::wire::envelope::{envelope, expired_in};
 use crate::wire::keys::KEY_PROCESS;
 use crate::wire::message::{self, Reading};
 use crate::wire::parked::parked;
@@ -50,12 +51,12 @@ fn orders(arrival: &Arrival) -> usize {
 fn read(shared: &Shared, intake: &str, delivery: Delivery) -> Arrival {
     let Delivery { delivery_tag: tag, data, properties, redelivered, .. } = delivery;
     shared.stats.add(Count::Redelivered, usize::from(redelivered));
-    let envelope = message::envelope(&properties);
+    let envelope = envelope(&properties);
     if let Some(token) = probes::token(&data, envelope.kind) {
         return Arrival::Probe(tag, token);
     }
     let (now, max_window) = (shared.clock.now(), shared.config.max_window);
-    let from_service = message::expired_in(&properties, intake);
+    let from_service = expired_in(&properties, intake);
     let reading = Reading { now, max_window, delay_is_over: true, from_service };
     match message::read(&data, envelope, reading) {
         Ok(wakes) => Arrival::Wakes(tag, wakes),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::envelope::Header;
 use proptest::prelude::*;
 
 const NOW: DbTime = DbTime(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
@@ -26,6 +27,8 @@ fn every_body_form_of_the_contract_is_understood() {
     assert_eq!(said(r#"{"order_id": 7}"#, Some("5000")), Ok(wake(7, 5)));
     assert_eq!(said("7", Some("5000")), Ok(wake(7, 5)));
     assert_eq!(said(" 7\n", Some("0")), Ok(wake(7, 0)));
+    assert_eq!(said("\"7\"", Some("5000")), Ok(wake(7, 5)));
+    assert_eq!(said(r#"{"order_id": "7"}"#, Some("5000")), Ok(wake(7, 5)));
     let event = r#"{"specversion":"1.0","id":"e","source":"/shop","type":"order.created",
         "data":{"order_id":7,"payment_deadline":"2026-01-01T01:15:00+01:00"}}"#;
     assert_eq!(said(event, None), Ok(wake(7, 900)));
@@ -38,11 +41,14 @@ fn a_message_that_cannot_be_understood_says_why() {
         ("", None, "not JSON"),
         ("{\"order_id\":", None, "not JSON"),
         ("[7]", None, "the body is a list"),
-        ("\"7\"", None, "the body is a string"),
+        ("\"seven\"", None, "the body is a string"),
+        ("\"07\"", None, "the body is a string"),
         ("null", None, "the body is null"),
         ("{}", None, "`order_id` is missing"),
         (r#"{"orderId":7}"#, None, "`order_id` is missing"),
-        (r#"{"order_id":"7"}"#, Some("1"), "`order_id` is \"7\"; it must be a whole number"),
+        (r#"{"order_id":"seven"}"#, Some("1"), "`order_id` is \"seven\"; it must be a whole number"),
+        (r#"{"pattern":"order.created","data":{"order_id":7}}"#, None, "a NestJS message"),
+        (r#""{\"order_id\":7}""#, None, "encoded twice"),
         (r#"{"order_id":1.5}"#, Some("1"), "`order_id` is 1.5"),
         (r#"{"order_id":0}"#, Some("1"), "`order_id` is 0"),
         ("-3", Some("1"), "`order_id` is -3"),
@@ -104,8 +110,8 @@ fn content_types_and_sizes_are_checked_before_the_body() {
             "{content_type}"
         );
     }
-    let java = Envelope { content_type: Some("application/x-java-serialized-object"), ..envelope };
-    assert!(with(java, b"7").expect_err("refused").contains("application/x-java-serialized-object"));
+    let packed = Envelope { content_type: Some("application/x-msgpack"), ..envelope };
+    assert!(with(packed, b"7").expect_err("refused").contains("application/x-msgpack"));
     let zipped = Envelope { content_encoding: Some("gzip"), ..envelope };
     assert!(with(zipped, b"7").expect_err("refused").contains("gzip"));
     assert!(with(envelope, &vec![b' '; MAX_BODY + 1]).expect_err("refused").contains("262145 bytes"));
@@ -115,6 +121,19 @@ fn content_types_and_sizes_are_checked_before_the_body() {
 fn a_message_whose_delay_the_broker_took_away_means_now() {
     let reading = Reading { delay_is_over: true, ..READING };
     assert_eq!(read(b"7", Envelope::default(), reading), Ok(wake(7, 0)));
+    let delayed = Envelope { x_delay: Some(Header::Whole(5_000)), ..Envelope::default() };
+    assert_eq!(read(b"7", delayed, reading), Ok(wake(7, 0)), "the header outlives the delay");
+}
+
+#[test]
+fn x_delay_is_the_delay_where_nothing_else_says_it() {
+    let delayed = Envelope { x_delay: Some(Header::Whole(5_000)), ..Envelope::default() };
+    assert_eq!(read(b"7", delayed, READING), Ok(wake(7, 5)));
+    assert_eq!(read(b"7", Envelope { expiration: Some("9000"), ..delayed }, READING), Ok(wake(7, 9)));
+    let deadline = br#"{"order_id": 7, "payment_deadline": "2026-01-01T00:15:00Z"}"#;
+    assert_eq!(read(deadline, delayed, READING), Ok(wake(7, 900)));
+    let long = Envelope { x_delay: Some(Header::Whole(i64::MAX)), ..Envelope::default() };
+    assert!(read(b"7", long, READING).expect_err("refused").to_string().contains("`x-delay` lies"));
 }
 
 proptest! {
