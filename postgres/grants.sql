@@ -5,7 +5,7 @@
 -- Pods. `overdue run` refuses to start without one of these, and names it.
 GRANT SELECT, UPDATE ON orders, inventory, overdue_database TO overdue_pod;
 GRANT SELECT ON order_items, overdue_migrations TO overdue_pod;
-GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, refused_events, closing_failures, lane_probes TO overdue_pod;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, refused_events, closing_failures, lane_probes, leases, pods TO overdue_pod;
 -- The last id tells the relay where to begin when it finds nothing, past any number of deleted rows.
 GRANT SELECT ON SEQUENCE outbox_id_seq TO overdue_pod;
 GRANT EXECUTE ON FUNCTION overdue_give_back(bigint[]) TO overdue_pod;
@@ -16,5 +16,5 @@ GRANT EXECUTE ON FUNCTION overdue_place(bigint, interval, bigint[], bigint[], re
     overdue_edit(bigint, bigint, bigint, regclass), overdue_give_back(bigint[]) TO overdue_shop;
 
 -- Readers.
-GRANT SELECT ON orders, order_items, inventory, outbox, refused_events, closing_failures, lane_probes, overdue_database, overdue_migrations
-    TO overdue_reader;
+GRANT SELECT ON orders, order_items, inventory, outbox, refused_events, closing_failures, lane_probes, leases, pods,
+    overdue_database, overdue_migrations TO overdue_reader;

@@ -17,6 +17,14 @@ pub enum Count {
     Closed,
     /// Of these, orders that the sweep closed: their wake was lost or late.
     Swept,
+    /// Of the swept ones: the broker was away then, or shortly before.
+    SweptBrokerAway,
+    /// Of the swept ones: no pod took wakes.
+    SweptNoConsumer,
+    /// Of the swept ones: their wakes probably waited in the process queue, or in a pod that was busy or silent.
+    SweptWaiting,
+    /// Of the swept ones: all others. A wake was lost, or a lane does not deliver.
+    SweptMissed,
     /// Failed attempts to close an order.
     Failed,
     /// Times an order was put off because closing fails for all orders alike.
@@ -52,9 +60,13 @@ pub enum Count {
 }
 
 /// The counters' names in logs (docs/logging.md), in the order of [`Count`].
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 22] = [
     "closed",
     "swept",
+    "swept_broker_away",
+    "swept_no_consumer",
+    "swept_waiting",
+    "swept_missed",
     "failed",
     "blocked",
     "intake",
@@ -87,6 +99,14 @@ pub struct Summary {
     pub counts: BTreeMap<String, u64>,
     /// From the deadline to the commit as the pod sees it; `None` when nothing was closed.
     pub lateness: Option<Lateness>,
+}
+
+impl Summary {
+    /// Orders that the sweep closed although wakes should have come.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.counts.get(NAMES[Count::SweptMissed as usize]).copied().unwrap_or(0)
+    }
 }
 
 /// Counters and lateness of this process.
@@ -144,6 +164,10 @@ impl Stats {
             event,
             closed = count(Count::Closed),
             swept = count(Count::Swept),
+            swept_broker_away = count(Count::SweptBrokerAway),
+            swept_no_consumer = count(Count::SweptNoConsumer),
+            swept_waiting = count(Count::SweptWaiting),
+            swept_missed = count(Count::SweptMissed),
             failed = count(Count::Failed),
             blocked = count(Count::Blocked),
             intake = count(Count::Intake),

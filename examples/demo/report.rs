@@ -144,7 +144,7 @@ fn pods(findings: &Findings) -> String {
         text += &row(&format!("pod {n} closed"), &human(ending.closed), "");
     }
     let swept: u64 = findings.endings.iter().map(|ending| ending.swept).sum();
-    text += &row("closed by the sweep", &human(swept), "more than 0 means that a wake was lost or late");
+    text += &row("closed by the sweep", &human(swept), "their wakes were lost, or more than 500 ms late");
     if let Some([p50, p99, max]) = findings.orders.lateness_ms.as_deref() {
         let build = if cfg!(debug_assertions) { "a debug build, " } else { "" };
         let remark = format!("p99 {p99:.1}, max {max:.1} ({build}with everything on one machine)");

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::load::{Orders, age, place_orders, time_to_place};
-use super::outcome::Outcome;
+use super::outcome::{MISSED, Outcome};
 use super::sandbox::{Sandbox, failed};
 use super::{BenchError, limits};
 use crate::clock::DbTime;
@@ -69,6 +69,7 @@ pub async fn burst(
             ("closed within", run.seconds, "s"),
             ("all events published within", run.events_seconds, "s"),
             ("last close after the deadline", lateness.max_ms, "ms"),
+            (MISSED, run.missed as f64, "orders"),
             ("pod's CPU per 1,000 orders", run.cpu_ms_per_thousand, "ms"),
             ("pod's peak memory", run.peak_memory_mib, "MiB"),
         ]);
@@ -90,6 +91,8 @@ pub(super) struct Run {
     pub cpu_ms_per_thousand: f64,
     /// Of the pod with the highest peak.
     pub peak_memory_mib: f64,
+    /// Orders that the sweep found without an excuse.
+    pub missed: u64,
 }
 
 pub(super) async fn measure(
@@ -119,13 +122,15 @@ pub(super) async fn measure(
         closed_per_second: 0.0,
         cpu_ms_per_thousand: 0.0,
         peak_memory_mib: 0.0,
+        missed: 0,
     };
     for pod in pods {
         let footprint = pod.footprint();
         run.cpu_ms_per_thousand += footprint.cpu_seconds * 1e6 / orders as f64;
         run.peak_memory_mib = run.peak_memory_mib.max(footprint.peak_memory_mib);
-        run.seconds =
-            pod.stop().await?.lateness.map_or(run.seconds, |late| run.seconds.max(late.max_ms / 1e3));
+        let summary = pod.stop().await?;
+        run.missed += summary.missed();
+        run.seconds = summary.lateness.map_or(run.seconds, |late| run.seconds.max(late.max_ms / 1e3));
     }
     run.closed_per_second = orders as f64 / run.seconds;
     Ok(run)

@@ -5,6 +5,9 @@ use std::fmt;
 use indicatif::HumanFloatCount;
 use serde::Serialize;
 
+/// The figure of orders that the sweep closed although nothing was amiss: a sweep must not hide that wakes are lost.
+pub(super) const MISSED: &str = "missed by every wake";
+
 /// The result of one run of a workload, or the medians of several runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::BenchError;
 use super::burst::{LOOK, wait_until};
 use super::load::stock;
-use super::outcome::Outcome;
+use super::outcome::{MISSED, Outcome};
 use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
 use crate::stats::Lateness;
@@ -55,6 +55,7 @@ pub async fn steady(
             ("placed", run.placed as f64, "orders"),
             ("paid", run.paid as f64, "orders"),
             ("closed", run.closed as f64, "orders"),
+            (MISSED, counted.missed() as f64, "orders"),
             ("paid orders closed", run.paid_and_closed as f64, "orders"),
             ("pod's CPU per 1,000 orders closed", footprint.cpu_seconds * 1e6 / run.closed as f64, "ms"),
             ("pod's peak memory", footprint.peak_memory_mib, "MiB"),

@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
     let bar = context.out.progress("sweeping");
     let never = CancellationToken::new();
-    let swept = sweep(&closer, grace, Pace::of(&config), &never, |so_far| {
+    let swept = sweep(&closer, grace, Pace::of(&config), None, &never, |so_far| {
         bar.set_position((so_far.closed + so_far.left) as u64);
     });
     let swept = swept.await?;

@@ -2,7 +2,7 @@
 //!
 //! It needs no broker. Every order that it closes means that a wake was lost or late, which operators should know.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -24,6 +24,14 @@ pub struct Swept {
     pub first_closed: Vec<i64>,
     /// Overdue orders that it could not close now: locked by another transaction, or failing.
     pub left: usize,
+    /// The earliest deadline of those that are locked.
+    #[serde(skip)]
+    pub first_left: Option<DbTime>,
+}
+
+impl Swept {
+    /// Maximum number of orders named in a log line.
+    pub const MOST_NAMED: usize = 20;
 }
 
 #[derive(Clone, Debug)]
@@ -55,16 +63,13 @@ impl Pace {
 /// Batches in a page. No new batch is begun while a page is read, so there should be few pages.
 const READ_TOGETHER: usize = 10;
 
-/// Maximum number of orders named in a log line.
-const MOST_NAMED: usize = 20;
-
 /// Wait before overdue orders are looked up again while slow ones are being closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// These lookups take at most a fiftieth of the time: an open snapshot may make each of them slow.
 const LOOK_SHARE: u32 = 50;
 
-/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or `stop` is cancelled.
-/// `progress` is called after each batch.
+/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or `stop` is cancelled. Begins at
+/// the deadline `from`, or at the earliest. `progress` is called after each batch.
 ///
 /// Orders are read in pages, however many are overdue. Only the ids of orders that are locked or failing are kept for
 /// longer.
@@ -75,20 +80,24 @@ pub async fn sweep(
     closer: &Closer,
     grace: Duration,
     pace: Pace,
+    from: Option<DbTime>,
     stop: &CancellationToken,
     mut progress: impl FnMut(&Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-    let (mut after, mut more, mut took) = (None, true, Duration::ZERO);
+    let from = from.map(|deadline| (deadline, 0));
+    let (mut after, mut more, mut took) = (from, true, Duration::ZERO);
     // In hand: waiting here or being closed. Locked: retried by this sweep. Failing: not retried by this sweep.
-    let (mut in_hand, mut locked, mut failing) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut in_hand, mut locked, mut failing) = (HashMap::new(), HashMap::new(), HashSet::new());
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
     let may_look = |closing: &JoinSet<_>, apart: &JoinSet<_>| {
         closing.len() < pace.at_once && closing.len() + apart.len() > 0 && !stop.is_cancelled()
     };
     // An operator's open transaction on a row of closing_failures must not keep the sweep from closing.
-    if let Err(error) = tidy(&closer.pool).await {
+    if from.is_none()
+        && let Err(error) = tidy(&closer.pool).await
+    {
         tracing::warn!(event = "failures_not_forgotten", %error, "old rows of closing_failures could not be deleted");
     }
     loop {
@@ -103,8 +112,8 @@ pub async fn sweep(
                 more = read.len() == most;
                 // The next page begins past this one, closed or not: an order that cannot be closed must not block the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
-                for Overdue { order_id, failed: has_failed, .. } in read {
-                    if failing.contains(&order_id) || !in_hand.insert(order_id) {
+                for Overdue { order_id, payment_deadline, failed: has_failed, .. } in read {
+                    if failing.contains(&order_id) || in_hand.insert(order_id, payment_deadline).is_some() {
                         continue;
                     }
                     if has_failed {
@@ -138,7 +147,7 @@ pub async fn sweep(
             Some(verdicts) = closing_apart.join_next() => verdicts,
             // A batch with a slow order takes seconds. Orders that were locked or have become due need not wait for it.
             () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
-                (after, more) = (None, true);
+                (after, more) = (from, true);
                 continue;
             }
             else => return Ok(swept),
@@ -148,16 +157,16 @@ pub async fn sweep(
             verdicts.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         let mut closed = Vec::new();
         for (order, verdict) in &verdicts {
-            in_hand.remove(order);
+            let deadline = in_hand.remove(order).unwrap_or(DbTime(0));
             locked.remove(order);
             match verdict {
                 Verdict::Closed => closed.push(*order),
                 Verdict::Slow => {
-                    in_hand.insert(*order);
+                    in_hand.insert(*order, deadline);
                     slow.push_back(*order);
                 }
                 Verdict::Locked => {
-                    locked.insert(*order);
+                    locked.insert(*order, deadline);
                 }
                 Verdict::Failed { .. } | Verdict::Blocked { .. } => {
                     failing.insert(*order);
@@ -167,9 +176,10 @@ pub async fn sweep(
             }
         }
         swept.left = locked.len() + failing.len();
+        swept.first_left = locked.values().min().copied();
         closed.sort_unstable();
         swept.closed += closed.len();
-        let room = MOST_NAMED - swept.first_closed.len();
+        let room = Swept::MOST_NAMED - swept.first_closed.len();
         swept.first_closed.extend(closed.iter().take(room));
         closer.stats.add(Count::Swept, closed.len());
         progress(&swept);

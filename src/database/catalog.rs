@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::session::identifier;
 
 /// Overdue's tables. The shop writes to the first three as well.
-pub(super) const TABLES: [&str; 9] = [
+pub(super) const TABLES: [&str; 11] = [
     "orders",
     "order_items",
     "inventory",
@@ -15,6 +15,8 @@ pub(super) const TABLES: [&str; 9] = [
     "refused_events",
     "closing_failures",
     "lane_probes",
+    "leases",
+    "pods",
     "overdue_database",
     "overdue_migrations",
 ];

@@ -7,21 +7,7 @@
 
 const OVER: i32 = 0x4F56_4552;
 
-/// Work that one pod at a time does. The second half is the outbox table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoleKey {
-    Relay = 1,
-    Sweep = 2,
-    Watch = 3,
-}
-
-impl RoleKey {
-    /// First half of the lock's key.
-    #[must_use]
-    pub const fn class(self) -> i32 {
-        OVER + self as i32
-    }
-}
+// Pods of earlier versions lead by the numbers 1 to 3.
 
 /// Migrating a schema. The second half is the hash of its name, because it has no outbox table before its first migration.
 pub const MIGRATION: i32 = OVER + 4;
@@ -32,4 +18,4 @@ pub const CLOSING_SLOTS: i32 = OVER + 100;
 /// The first of these slots. While it is taken, a large batch is being closed.
 pub const FIRST_CLOSING_SLOT: i32 = CLOSING_SLOTS + 1;
 
-const _: () = assert!(RoleKey::Watch.class() < MIGRATION && MIGRATION < CLOSING_SLOTS);
+const _: () = assert!(MIGRATION < CLOSING_SLOTS);

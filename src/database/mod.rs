@@ -8,6 +8,7 @@ mod error_class;
 mod explain;
 pub mod leader;
 pub mod locks;
+pub mod presence;
 mod rights;
 mod schema;
 mod session;

@@ -2,10 +2,11 @@
 
 use sqlx::PgConnection;
 
+use super::catalog::TABLES;
 use super::session::identifier;
 
 /// The rights that pods need on each table. `postgres/grants.sql` grants them, and a test compares the two.
-pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
+pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 11] = [
     ("orders", &["SELECT", "UPDATE"]),
     ("order_items", &["SELECT"]),
     ("inventory", &["SELECT", "UPDATE"]),
@@ -13,9 +14,14 @@ pub(super) const TABLE_RIGHTS: [(&str, &[&str]); 9] = [
     ("refused_events", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("closing_failures", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("lane_probes", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("leases", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("pods", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("overdue_database", &["SELECT", "UPDATE"]),
     ("overdue_migrations", &["SELECT"]),
 ];
+
+const _: () =
+    assert!(TABLE_RIGHTS.len() == TABLES.len(), "pods read each table, and the catalog is compared for each");
 
 /// The functions that pods call directly.
 const FUNCTIONS: [&str; 1] = ["overdue_give_back"];

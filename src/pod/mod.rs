@@ -1,6 +1,7 @@
 //! A pod: runs its roles, and keeps each alive until shutdown.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker;
 use crate::config::Config;
 use crate::database::leader::Leadership;
-use crate::database::locks::RoleKey;
+use crate::database::presence;
 use crate::database::{self, DatabaseError};
 use crate::outbox::announce::announce_when_created;
 use crate::roles::backoff::{Backoff, STABLE};
@@ -56,6 +57,10 @@ impl Pod {
             let (pool, clock) = (self.shared.closer.pool.clone(), Arc::clone(&self.shared.clock));
             async move { database::keep_time(&pool, &clock).await }
         });
+        let present = tokio::spawn({
+            let pod = self.clone();
+            async move { pod.be_present().await }
+        });
         let announcing = tokio::spawn({
             let pod = self.clone();
             async move { announce_when_created(&pod.shared.broker.created, &pod.shared.closer.pool).await }
@@ -90,10 +95,23 @@ impl Pod {
         playing.shutdown().await;
         reporting.abort();
         keeping_time.abort();
+        present.abort();
+        // A pod that is gone without a word counts as silent for a while.
+        let gone = presence::gone(&self.shared.closer.pool, &self.shared.holder);
+        let _ = timeout(GOODBYES, gone).await;
         announcing.abort();
         let _ = timeout(GIVING_BACK, self.shared.closer.disconnect()).await;
         self.shared.stats.log("stopped", "stopped");
         ended
+    }
+
+    /// Says once a second that this pod is there. An outage is noticed and reported by the sessions.
+    async fn be_present(&self) {
+        loop {
+            let busy = self.shared.busy.swap(false, Ordering::Relaxed);
+            let _ = presence::present(&self.shared.closer.pool, &self.shared.holder, busy).await;
+            sleep(presence::PRESENT).await;
+        }
     }
 
     /// Keeps a role's session alive: a session that breaks is dropped whole, and another one is built, with backoff.
@@ -149,20 +167,21 @@ impl Pod {
         match role {
             Role::Intake => intake::session(&self.shared, soft).await,
             Role::Close => close::session(&self.shared, soft).await,
-            Role::Relay => self.lead(RoleKey::Relay, soft, relay::session(&self.shared, soft)).await,
-            Role::Sweep => self.lead(RoleKey::Sweep, soft, sweep::session(&self.shared, soft)).await,
-            Role::Watch => self.lead(RoleKey::Watch, soft, watch::session(&self.shared, soft)).await,
+            Role::Relay => self.lead("relay", soft, relay::session(&self.shared, soft)).await,
+            Role::Sweep => sweep::session(&self.shared, soft).await,
+            Role::Watch => self.lead("watch", soft, watch::session(&self.shared, soft)).await,
         }
     }
 
     async fn lead(
         &self,
-        key: RoleKey,
+        role: &'static str,
         soft: &CancellationToken,
         work: impl Future<Output = Result<(), RoleError>>,
     ) -> Result<(), RoleError> {
         database::probe(&self.shared.closer.pool, &self.shared.clock).await?;
-        let Some(mut leadership) = Leadership::campaign(&self.shared.config, key, soft).await? else {
+        let (pool, holder) = (&self.shared.closer.pool, &self.shared.holder);
+        let Some(mut leadership) = Leadership::campaign(pool, role, holder, soft).await? else {
             return Ok(());
         };
         let outcome = tokio::select! {

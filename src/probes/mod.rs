@@ -41,11 +41,13 @@ pub fn message(key: String, token: &str, expiration: Duration) -> Outgoing {
     Outgoing { key, body: format!(r#"{{"probe":"{token}"}}"#).into_bytes(), properties, mandatory: true }
 }
 
-/// How late a probe may be before its lane counts as stuck: as late as an order may be before the sweep takes it.
+/// How late a probe may be before its lane counts as stuck: 10 s, less where probes follow each other faster, and not before the
+/// sweep takes orders.
 #[must_use]
 pub fn grace(config: &Config) -> Duration {
     const LEAST: Duration = Duration::from_secs(1);
-    config.sweep_grace.max(LEAST)
+    const MOST: Duration = Duration::from_secs(10);
+    config.sweep_grace.max(config.probe_every.clamp(LEAST, MOST))
 }
 
 /// The probe's token, if this is a message of ours or one that looks exactly like it.

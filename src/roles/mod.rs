@@ -23,7 +23,7 @@ pub enum Role {
     Intake,
     /// Takes wakes and closes orders.
     Close,
-    /// Closes what no wake closed; in one pod at a time.
+    /// Closes what no wake closed.
     Sweep,
     /// Sends probes through the lanes and checks the broker; in one pod at a time.
     Watch,

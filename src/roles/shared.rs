@@ -1,7 +1,7 @@
 //! What the roles of a pod share.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -28,8 +28,13 @@ pub struct Shared {
     pub scheduler: Scheduler,
     pub retry: RetryPolicy,
     pub stats: Arc<Stats>,
+    /// This pod's name in the table `leases`.
+    pub holder: String,
     /// Whether due orders are waiting for a closing transaction. Work that can wait does so meanwhile.
     pub behind: AtomicBool,
+    /// Whether due orders have waited for longer than a moment since the pod last said that it is there.
+    pub busy: AtomicBool,
+    pub consuming: Consuming,
     /// When the database was last checked; `None` until it has passed once.
     fit_since: tokio::sync::Mutex<Option<Instant>>,
     /// When it was last reported that another shop uses the same names.
@@ -58,7 +63,10 @@ impl Shared {
             retry,
             stats,
             config,
+            holder: database::leader::holder(),
             behind: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            consuming: Consuming::default(),
             another_shop_reported: Mutex::default(),
             fit_since: tokio::sync::Mutex::default(),
         }))
@@ -84,6 +92,84 @@ impl Shared {
         }
         *last = Some(Instant::now());
         Ok(())
+    }
+}
+
+/// Whether this pod takes wakes.
+#[derive(Debug, Default)]
+pub struct Consuming(Mutex<State>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    /// The pod does not play this role.
+    #[default]
+    Never,
+    Away(Away),
+    /// Since then, and why it did not before.
+    Since(Instant, Away),
+}
+
+/// Why a pod takes no wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// It has not begun, or has stopped for a reason of its own.
+    Starting,
+    /// The broker was lost.
+    Broker,
+}
+
+impl Away {
+    /// How long afterwards orders are still found that were missed meanwhile: the outbox may have grown without a broker.
+    const fn aftermath(self) -> Duration {
+        match self {
+            Self::Starting => Duration::from_secs(3),
+            Self::Broker => Duration::from_secs(10),
+        }
+    }
+}
+
+impl Consuming {
+    pub fn begins(&self) {
+        self.set(|state| match state {
+            State::Never => State::Away(Away::Starting),
+            known => known,
+        });
+    }
+
+    pub fn takes_wakes(&self) {
+        self.set(|state| match state {
+            State::Away(why) => State::Since(Instant::now(), why),
+            known => known,
+        });
+    }
+
+    pub fn ends(&self, why: Away) {
+        self.set(|_| State::Away(why));
+    }
+
+    /// Whether no wake can come to this pod now.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self.state(), State::Away(_))
+    }
+
+    /// Why the pod takes no wakes now, or took none shortly before.
+    #[must_use]
+    pub fn was_away(&self) -> Option<Away> {
+        match self.state() {
+            State::Away(why) => Some(why),
+            State::Since(at, why) if at.elapsed() < why.aftermath() => Some(why),
+            State::Since(..) | State::Never => None,
+        }
+    }
+
+    fn state(&self) -> State {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, change: impl FnOnce(State) -> State) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = change(*state);
     }
 }
 

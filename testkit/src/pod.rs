@@ -142,14 +142,14 @@ impl Pod {
     }
 
     /// When it began to lead a role, unless it has ended or lost a session since then.
-    pub async fn leads_since(&self, key: &str) -> Option<String> {
+    pub async fn leads_since(&self, role: &str) -> Option<String> {
         self.pid().await?;
         let mut since = None;
         for line in self.lines() {
-            let broken = line.is("session_broken") && line.text("role") == Some(key.to_lowercase().as_str());
+            let broken = line.is("session_broken") && line.text("role") == Some(role);
             if broken || line.is("starting") {
                 since = None;
-            } else if line.is("leading") && line.text("key") == Some(key) {
+            } else if line.is("leading") && line.text("role") == Some(role) {
                 since = line.at().map(str::to_owned);
             }
         }

@@ -29,7 +29,7 @@ fn watchful(world: &World, more: &[&str]) -> Process {
 async fn lanes(world: &World) -> (i32, Vec<(String, String)>) {
     let mut said = (1, String::new(), String::new());
     eventually("broker and database answer in time", async || {
-        said = world.run(&["lanes", "--sweep-grace", "1s", "--json"]).await;
+        said = world.run(&["lanes", "--sweep-grace", "1s", "--probe-every", "200ms", "--json"]).await;
         said.0 != 1
     })
     .await;

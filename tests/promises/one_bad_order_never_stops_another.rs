@@ -50,7 +50,7 @@ async fn one_mix(what: String, mix: BTreeMap<usize, i64>) {
         // Again and again, as the role does: a batch that meets a lock is left to the next sweep.
         let sweeping = async {
             loop {
-                let swept = sweep(&closer, Duration::ZERO, pace, &done, |_| {}).await;
+                let swept = sweep(&closer, Duration::ZERO, pace, None, &done, |_| {}).await;
                 swept.expect("the sweep was not ended by any order");
                 if done.is_cancelled() {
                     return;
@@ -155,7 +155,7 @@ async fn with_pods_and_broker_the_bad_ones_are_parked_with_the_true_reason() {
 async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_after_the_repair() {
     World::with(async |world| {
         world.stock(1, 1_000).await;
-        let pod = world.pod(&[("sweep_grace", "1s"), ("sweep_every", "1s")]);
+        let pod = world.pod(&[("sweep_grace", "1s"), ("sweep_every", "200ms")]);
         world.ready().await;
         world
             .sql(
@@ -255,7 +255,7 @@ async fn the_sweep_looks_again_at_what_was_locked_while_a_batch_of_slow_orders_t
         };
         tokio::select! {
             () = looking => {}
-            swept = sweep(&closer, Duration::ZERO, Pace::of(&config), &stop, |_| {}) => panic!("{swept:?}"),
+            swept = sweep(&closer, Duration::ZERO, Pace::of(&config), None, &stop, |_| {}) => panic!("{swept:?}"),
         }
         closer.disconnect().await;
     })

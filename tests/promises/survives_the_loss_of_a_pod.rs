@@ -107,27 +107,24 @@ async fn a_second_signal_ends_the_pod_at_once_and_loses_nothing() {
     .await;
 }
 
-/// The keys of the roles whose leader must move: the relay's and the sweep's.
-const KEYS: [i64; 2] = [1, 2];
-
-/// Waits until others than these sessions lead; the sessions that do.
-async fn led_by_others(world: &World, than: [i64; 2]) -> [i64; 2] {
-    let mut leaders = [0; 2];
-    for (leader, key) in leaders.iter_mut().zip(KEYS) {
+/// Waits until another pod than this one leads the relay and the watch; its name.
+async fn led_by_another(world: &World, than: &str) -> String {
+    let mut leader = String::new();
+    for role in ["relay", "watch"] {
         eventually("another pod leads", async || {
-            *leader = world.leader(key, "outbox").await;
-            *leader != 0 && !than.contains(leader)
+            leader = world.leader(role).await.unwrap_or_default();
+            !leader.is_empty() && leader != than
         })
         .await;
     }
-    leaders
+    leader
 }
 
-/// Starts two pods one after the other, the first of which leads, by these sessions.
-async fn leader_and_follower(world: &World) -> (Process, Process, [i64; 2]) {
+/// Starts two pods one after the other, the first of which leads, by this name.
+async fn leader_and_follower(world: &World) -> (Process, Process, String) {
     let leader = world.process(&[]);
-    let leading = led_by_others(world, [0; 2]).await;
-    let follower = world.process(&["--sweep-every", "200ms", "--sweep-grace", "300ms"]);
+    let leading = led_by_another(world, "").await;
+    let follower = world.process(&["--sweep-grace", "300ms"]);
     world.consumed(&world.names.process(), 2).await;
     (leader, follower, leading)
 }
@@ -148,7 +145,7 @@ async fn leadership_moves_within_seconds_when_the_leader_is_killed() {
         let (leader, follower, leading) = leader_and_follower(world).await;
         let killed = Instant::now();
         leader.kill().await;
-        led_by_others(world, leading).await;
+        led_by_another(world, &leading).await;
         assert!(killed.elapsed() < stretched(10 * SECOND), "{:?}", killed.elapsed());
         all_works(world).await;
         follower.kill().await;
@@ -162,15 +159,44 @@ async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down
         let (leader, follower, leading) = leader_and_follower(world).await;
         leader.send(Signal::STOP).await;
         let stopped = Instant::now();
-        let following = led_by_others(world, leading).await;
+        let following = led_by_another(world, &leading).await;
         assert!(stopped.elapsed() < stretched(15 * SECOND), "{:?}", stopped.elapsed());
         leader.send(Signal::CONT).await;
-        // It notices that its lock is gone, and waits for its turn.
+        // It notices that its leases are gone, and waits for its turn.
         eventually("it steps down", async || leader.reported("session_broken") >= 2).await;
         all_works(world).await;
         follower.stopped().await;
-        led_by_others(world, following).await;
+        led_by_another(world, &following).await;
         leader.kill().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leases_that_are_taken_away_or_last_too_long_stop_nothing() {
+    World::with(async |world| {
+        let pods = [world.process(&[]), world.process(&[])];
+        led_by_another(world, "").await;
+        // Somebody empties the table, or restores a backup of it.
+        world.sql("DELETE FROM leases").await;
+        all_works(world).await;
+        // The clock was an hour ahead when a pod that is gone renewed them, and was set back.
+        world.sql("UPDATE leases SET holder = 'gone', expires_at = now() + interval '1 hour'").await;
+        led_by_another(world, "gone").await;
+        // The outbox is another table now, as after a repair.
+        world
+            .sql(
+                "ALTER TABLE outbox RENAME TO old_outbox;
+                 ALTER INDEX outbox_pkey RENAME TO old_outbox_pkey;
+                 CREATE TABLE outbox (LIKE old_outbox INCLUDING ALL)",
+            )
+            .await;
+        let order = world.place(SECOND, &[]).await;
+        world.closed(order).await;
+        world.outbox_empty().await;
+        for pod in pods {
+            pod.kill().await;
+        }
     })
     .await;
 }

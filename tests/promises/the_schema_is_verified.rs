@@ -8,7 +8,7 @@ use overdue::finding::Outcome;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::harness::{World, env, eventually};
+use crate::harness::{World, env};
 
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/schema.txt");
 
@@ -260,38 +260,6 @@ async fn a_newer_versions_schema_is_left_alone_and_can_be_worked_with() {
         let order = world.place(Duration::ZERO, &[(1, 1)]).await;
         world.closed(order).await;
         pod.stop().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_table_in_the_outboxs_place_moves_the_leadership_to_it() {
-    World::with(async |world| {
-        // Offices that are held by a table; either table, old and new, would do for one pod.
-        let leading_by = async |table: &str| {
-            let mut held = 0;
-            for key in 1..=3 {
-                held += usize::from(world.leader(key, table).await != 0);
-            }
-            held
-        };
-        let pods = [world.process(&["--sweep-every", "1h"]), world.process(&["--sweep-every", "1h"])];
-        eventually("relay, sweep and watch have a leader", async || leading_by("outbox").await == 3).await;
-        world
-            .sql(
-                "ALTER TABLE outbox RENAME TO old_outbox;
-                 ALTER INDEX outbox_pkey RENAME TO old_outbox_pkey;
-                 CREATE TABLE outbox (LIKE old_outbox INCLUDING ALL)",
-            )
-            .await;
-        eventually("they lead by the new table", async || leading_by("outbox").await == 3).await;
-        eventually("and none by the old one", async || leading_by("old_outbox").await == 0).await;
-        let order = world.place(Duration::from_secs(1), &[]).await;
-        world.closed(order).await;
-        world.outbox_empty().await;
-        for pod in pods {
-            pod.kill().await;
-        }
     })
     .await;
 }

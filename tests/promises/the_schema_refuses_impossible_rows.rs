@@ -87,6 +87,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "INSERT INTO closing_failures (order_id, attempts, code, reason, next_try_at)
          VALUES (1, 1, '', '', now()), (1, 1, '', '', now())",
     ),
+    ("leases_pkey", "INSERT INTO leases VALUES ('relay', 'a', now(), now()), ('relay', 'b', now(), now())"),
+    ("pods_pkey", "INSERT INTO pods VALUES ('a', '1', now(), now()), ('a', '2', now(), now())"),
     ("overdue_database_one_row", "INSERT INTO overdue_database (only_row) VALUES (false)"),
     ("overdue_database_pkey", "INSERT INTO overdue_database DEFAULT VALUES"),
     // Keys: an item of nothing, an order twice.

@@ -7,9 +7,15 @@ use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
 
-use crate::harness::{World, eventually};
+use crate::harness::{Signal, TestPod, World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// The causes for which orders were swept: broker away, no consumer, waiting, missed.
+fn causes(pod: &TestPod) -> [u64; 4] {
+    let causes = [Count::SweptBrokerAway, Count::SweptNoConsumer, Count::SweptWaiting, Count::SweptMissed];
+    causes.map(|cause| pod.shared.stats.get(cause))
+}
+
 const SOON: [(&str, &str); 2] = [("sweep_every", "200ms"), ("sweep_grace", "500ms")];
 
 #[tokio::test]
@@ -32,6 +38,7 @@ async fn orders_whose_wakes_were_lost_are_closed_by_the_sweep_and_counted() {
         let counted = || (pod.shared.stats.get(Count::Swept), pod.shared.stats.get(Count::Closed));
         // What a wake closed is not counted as swept.
         eventually("all are counted", async || counted() == (300, 301)).await;
+        eventually("each by its cause", async || causes(&pod).iter().sum::<u64>() == 300).await;
         assert!(events.all(world).await.len() <= 301);
         world.assert_stock_conserved(1_000).await;
         pod.stop().await;
@@ -63,6 +70,7 @@ async fn what_a_purged_lane_held_is_swept_in_batches_while_wakes_go_on_closing()
         world.all_settled().await;
         let counted = || (pod.shared.stats.get(Count::Swept), pod.shared.stats.get(Count::Closed));
         eventually("all are counted", async || counted() == (2_000, 2_201)).await;
+        eventually("each by its cause", async || causes(&pod).iter().sum::<u64>() == 2_000).await;
         world.assert_stock_conserved(10_000).await;
         pod.stop().await;
     })
@@ -78,12 +86,38 @@ async fn the_sweep_needs_no_broker() {
         world.place_many(50, SECOND / 2, SECOND, &[]).await;
         world.all_settled().await;
         eventually("they are counted", async || pod.shared.stats.get(Count::Swept) == 50).await;
+        eventually("with the broker as the cause", async || causes(&pod) == [50, 0, 0, 0]).await;
         assert_eq!(
             world
                 .number("SELECT sum(cardinality(order_ids))::bigint FROM outbox WHERE kind = 'order.closed'")
                 .await,
             50
         );
+        pod.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_closes_the_orders_whose_wakes_a_frozen_one_holds_and_says_why() {
+    World::with(async |world| {
+        // With such lanes pods take the wakes at once. The frozen pod is the only one at first, and so has all of them.
+        let frozen = world.process(&["--lanes", "5s"]);
+        world.consumed(&world.names.process(), 1).await;
+        let orders = world.place_many(20, 4 * SECOND, 4 * SECOND, &[]).await;
+        world.outbox_empty().await;
+        let queue = world.names.process();
+        eventually("the wakes are in flight", async || world.depth(&queue).await == 0).await;
+        frozen.send(Signal::STOP).await;
+        let pod = world.pod(&[("lanes", "5s"), ("sweep_grace", "500ms")]);
+        for order in orders {
+            world.closed(order).await;
+        }
+        let counted = || pod.shared.stats.get(Count::Swept);
+        eventually("they are counted", async || counted() == 20).await;
+        eventually("each by its cause", async || causes(&pod).iter().sum::<u64>() == 20).await;
+        assert_eq!(causes(&pod)[3], 0, "a pod that is silent is a cause");
+        frozen.kill().await;
         pod.stop().await;
     })
     .await;

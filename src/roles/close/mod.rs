@@ -14,6 +14,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lapin::Channel;
 use tokio::task::{JoinError, JoinSet};
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::RoleError;
-use super::shared::{Shared, after_stop};
+use super::shared::{Away, Shared, after_stop};
 use crate::broker::consumer::Deliveries;
 use crate::broker::publisher::Publisher;
 use crate::broker::{self, BrokerError};
@@ -36,6 +37,14 @@ use in_flight::{Held, Tag};
 /// The broker's or the database's error, [`RoleError::Task`] when a task panicked, or [`RoleError::Unfinished`] when orders
 /// are left after the drain. The caller builds a new session unless it is stopping.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
+    shared.consuming.begins();
+    let outcome = consume(shared, stop).await;
+    let lost_broker = matches!(outcome, Err(RoleError::Broker(_)));
+    shared.consuming.ends(if lost_broker { Away::Broker } else { Away::Starting });
+    outcome
+}
+
+async fn consume(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     // Before consuming: messages are better off in the queue than in a pod that cannot close their orders.
     database::probe(&shared.closer.pool, &shared.clock).await?;
     let publisher = Arc::new(Publisher::connect(&shared.broker, "close").await?);
@@ -62,6 +71,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         recording_probes: JoinSet::new(),
     };
     tracing::info!(event = "taking_wakes", "taking wakes");
+    shared.consuming.takes_wakes();
     let outcome = tokio::select! {
         outcome = session.work(stop) => outcome,
         () = after_stop(stop, config.drain_timeout) => Ok(()),
@@ -83,6 +93,9 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         outcome => outcome,
     }
 }
+
+/// Due orders that have waited for longer than this show that a pod is busy.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// A batch of wakes, each with the verdict on its order.
 type Verdicts = Vec<(Held, Verdict)>;
@@ -111,6 +124,9 @@ impl Session {
             let now = Now { time: self.shared.clock.now(), instant: Instant::now() };
             self.state.decide(event, now, &mut effects);
             self.shared.behind.store(self.state.is_behind(now.time), Ordering::Relaxed);
+            if self.state.is_behind(now.time.minus(MOMENT)) {
+                self.shared.busy.store(true, Ordering::Relaxed);
+            }
             for effect in effects.drain(..) {
                 self.carry_out(effect).await?;
             }

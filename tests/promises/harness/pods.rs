@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::waiting::eventually;
-use super::world::{LANES, World, env};
+use super::world::{LANES, WAKES_COME_LATE, World, env};
 
 /// A pod in this process.
 pub struct TestPod {
@@ -54,6 +54,7 @@ impl World {
             settings: vec![
                 ("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL")),
                 ("OVERDUE_LANES", LANES.to_owned()),
+                ("OVERDUE_SWEEP_GRACE", WAKES_COME_LATE.1.to_owned()),
             ],
             binary: env!("CARGO_BIN_EXE_overdue").into(),
         }

@@ -39,6 +39,9 @@ static RUN: LazyLock<String> = LazyLock::new(|| format!("{}_{}", now(), std::pro
 /// Made once a run and copied for each test: copying is faster than migrating.
 static TEMPLATE: OnceCell<String> = OnceCell::const_new();
 
+/// On a busy machine a wake may be later than the sweep waits by default, and a test is about one of the two.
+pub const WAKES_COME_LATE: (&str, &str) = ("sweep_grace", "10s");
+
 impl World {
     /// Runs a test in a new world, and removes the world however the test ends.
     pub async fn with(test: impl AsyncFnOnce(&World)) {
@@ -96,6 +99,7 @@ impl World {
             ("database_url", self.database_url.as_str()),
             ("amqp_url", self.amqp_url.as_str()),
             ("lanes", LANES),
+            WAKES_COME_LATE,
         ];
         let management = env("OVERDUE_MANAGEMENT_URL");
         all.push(("management_url", &management));
@@ -142,12 +146,10 @@ impl World {
         eventually(&format!("{queue} has {by} consumers"), async || self.consumers(queue).await == by).await;
     }
 
-    /// The database session that leads (1 the relay, 2 the sweep, 3 the watch) by the table; 0 for none.
-    pub async fn leader(&self, key: i64, table: &str) -> i64 {
-        let holder = "SELECT coalesce(max(pid), 0)::bigint FROM pg_locks
-             WHERE locktype = 'advisory' AND granted AND classid::bigint = 1331053906 + KEY AND objid = 'TABLE'::regclass::oid
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        self.number(&holder.replace("KEY", &key.to_string()).replace("TABLE", table)).await
+    /// The pod that leads a role, by its name in the table of leases.
+    pub async fn leader(&self, role: &str) -> Option<String> {
+        let holder = "SELECT holder FROM leases WHERE role = $1 AND expires_at > clock_timestamp()";
+        sqlx::query_scalar(holder).bind(role).fetch_optional(&self.pool).await.expect("an answer")
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub repeated: u32,
     /// Orders that only the sweep closed.
     pub swept: u64,
+    /// Of these, orders that the sweep found without an excuse.
+    pub missed: u64,
 }
 
 impl Script {
@@ -84,6 +86,11 @@ impl Script {
         Self { seed, lives, strikes, pods: 3, sweep: false, crimes: &[], patience: SETTLE }
     }
 
+    /// A peaceful load, and nothing else. The sweep is there, and should have nothing to do.
+    pub fn calm(seed: u64) -> Self {
+        Self { sweep: true, ..Self::crimes(seed, &[]) }
+    }
+
     /// A peaceful load and crimes in the middle of it. Nothing is slow, so the patience is short.
     pub fn crimes(seed: u64, crimes: &'static [Crime]) -> Self {
         let needed = crimes.iter().any(|crime| crime.needs_rubbish());
@@ -100,7 +107,7 @@ pub async fn play(servers: &Arc<Servers>, script: Script) -> Result<Outcome> {
         pods: script.pods,
         roles: if script.sweep { "relay,intake,close,sweep" } else { "relay,intake,close" },
         lanes: "500ms,1s,2s,5s",
-        settings: vec![("OVERDUE_SWEEP_EVERY", "1s".into()), ("OVERDUE_SWEEP_GRACE", "3s".into())],
+        settings: Vec::new(),
     };
     let arena = Arena::new(Arc::clone(servers), &plan).await.context("setting up")?;
     arena.timeline.note(format!("{} pods{}", script.pods, if script.sweep { " with the sweep" } else { "" }));
@@ -175,6 +182,7 @@ async fn act(arena: &Arena, script: Script) -> Result<Outcome> {
         unknown: ledger.values().filter(|told| **told == Told::Unknown).count(),
         repeated: news.events.values().map(|heard| heard.times - 1).sum(),
         swept: arena.pods.iter().map(|pod| pod.count("swept")).sum(),
+        missed: arena.pods.iter().map(|pod| pod.count("swept_missed")).sum(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The pod that leads is killed: when does the next leader do its work?
+//! The pod that leads, or one that sweeps, is killed: when does another do its work?
 
 use std::time::Duration;
 
@@ -11,35 +11,38 @@ use crate::load::bulk;
 use crate::measure::{newest_outbox_row, outbox_until, until};
 use crate::pods::TriedPod;
 
-/// What is led, by its name in the pods' logs.
+/// What the lost pod did.
 #[derive(Clone, Copy, Debug)]
-pub enum RoleKey {
+pub enum Led {
     Relay,
     Sweep,
 }
 
-pub async fn play(arena: &Arena, times: usize, key: RoleKey) -> Result<Vec<Measure>> {
-    let mut measure = match key {
-        RoleKey::Relay => {
+pub async fn play(arena: &Arena, times: usize, led: Led) -> Result<Vec<Measure>> {
+    let mut measure = match led {
+        Led::Relay => {
             Measure::seconds("the relay's leader is killed: its outbox drained by the next", Some(10.0))
         }
-        RoleKey::Sweep => {
-            Measure::seconds("the sweep's leader is killed: an overdue order closed by the next", Some(10.0))
+        Led::Sweep => {
+            Measure::seconds("a pod that sweeps is killed: an overdue order closed by the other", Some(3.0))
         }
     };
-    for _ in 0..times {
-        let leader = leader(arena, key).await?;
-        arena.timeline.note(format!("{} leads the {key:?}", leader.name));
-        leader.kill().await?;
+    for n in 0..times {
+        let lost = match led {
+            Led::Relay => leader(arena).await?,
+            Led::Sweep => &arena.pods[n % arena.pods.len()],
+        };
+        arena.timeline.note(format!("{} is killed: {led:?}", lost.name));
+        lost.kill().await?;
         // What is recorded from now on is the next leader's work alone.
         let pool = &arena.eyes;
-        let took = match key {
-            RoleKey::Relay => {
+        let took = match led {
+            Led::Relay => {
                 bulk(pool, 1, Duration::from_secs(1), Duration::ZERO).await?;
                 let row = newest_outbox_row(pool).await?;
                 until("outbox drained", PATIENCE, async || Ok(outbox_until(pool, row).await? == 0)).await?
             }
-            RoleKey::Sweep => {
+            Led::Sweep => {
                 let order = forgotten(arena).await?;
                 until("an overdue order closed", PATIENCE, async || {
                     let closed =
@@ -56,12 +59,12 @@ pub async fn play(arena: &Arena, times: usize, key: RoleKey) -> Result<Vec<Measu
     Ok(vec![measure])
 }
 
-/// The pod that said last that it leads.
-async fn leader(arena: &Arena, key: RoleKey) -> Result<&TriedPod> {
+/// The pod that said last that it leads the relay.
+async fn leader(arena: &Arena) -> Result<&TriedPod> {
     for _ in 0..100 {
         let mut leading = Vec::new();
         for pod in &arena.pods {
-            leading.extend(pod.leads_since(&format!("{key:?}")).await.map(|since| (since, pod)));
+            leading.extend(pod.leads_since("relay").await.map(|since| (since, pod)));
         }
         // In RFC 3339, later is greater.
         leading.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -73,12 +76,12 @@ async fn leader(arena: &Arena, key: RoleKey) -> Result<&TriedPod> {
     None.context("no pod leads")
 }
 
-/// An order that is long overdue and that no wake tells of; no items, and so no stock.
+/// An order that is due and that no wake tells of; no items, and so no stock.
 async fn forgotten(arena: &Arena) -> Result<i64> {
     let mut transaction = arena.eyes.begin().await?;
     sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await?;
     let order = sqlx::query_scalar(
-        "INSERT INTO orders (user_id, payment_deadline) VALUES (3, now() - interval '1 minute') RETURNING order_id",
+        "INSERT INTO orders (user_id, payment_deadline) VALUES (3, now()) RETURNING order_id",
     );
     let order = order.fetch_one(&mut *transaction).await?;
     transaction.commit().await?;

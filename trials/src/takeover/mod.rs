@@ -18,7 +18,7 @@ use crate::load::Load;
 use crate::measure::{largest, median, now, overdue, print, until};
 use crate::servers::{Servers, workshop};
 use crate::verdict::conclude;
-use leader_lost::RoleKey;
+use leader_lost::Led;
 
 /// What is asked for.
 #[derive(clap::Args, Clone, Debug)]
@@ -40,7 +40,7 @@ pub enum Kind {
     Frozen,
     /// The pod that relays is killed
     Relay,
-    /// The pod that sweeps is killed
+    /// A pod that sweeps is killed
     Sweep,
     /// The broker is killed, and started again
     Broker,
@@ -51,6 +51,11 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 6] =
         [Self::Killed, Self::Frozen, Self::Relay, Self::Sweep, Self::Broker, Self::Stopped];
+
+    /// Whether the sweep is what is tried.
+    fn sweeps(self) -> bool {
+        matches!(self, Self::Frozen | Self::Sweep)
+    }
 }
 
 /// One measure, taken a number of times.
@@ -92,7 +97,7 @@ pub async fn run(args: &Args) -> Result<()> {
             name: format!("{kind:?}").to_lowercase(),
             pods: PODS,
             // Without the sweep, nothing makes good for a wake that nobody takes over.
-            roles: if kind == Kind::Sweep { "relay,intake,close,sweep" } else { "relay,intake,close" },
+            roles: if kind.sweeps() { "relay,intake,close,sweep" } else { "relay,intake,close" },
             lanes: "500ms,1s,2s,5s",
             settings: Vec::new(),
         };
@@ -128,8 +133,8 @@ async fn play(arena: &Arena, kind: Kind, times: usize) -> Result<Vec<Measure>> {
         match kind {
             Kind::Killed => pod_lost::play(arena, times, Signal::KILL).await,
             Kind::Frozen => pod_lost::play(arena, times, Signal::STOP).await,
-            Kind::Relay => leader_lost::play(arena, times, RoleKey::Relay).await,
-            Kind::Sweep => leader_lost::play(arena, times, RoleKey::Sweep).await,
+            Kind::Relay => leader_lost::play(arena, times, Led::Relay).await,
+            Kind::Sweep => leader_lost::play(arena, times, Led::Sweep).await,
             Kind::Broker => broker_lost::play(arena, times).await,
             Kind::Stopped => stopped::play(arena, times).await,
         }

@@ -1,0 +1,64 @@
+//! The table `pods`: which pods there are, when each was seen last, and when due orders last waited in it.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use super::{DatabaseError, bounded, within};
+use crate::clock::DbTime;
+
+/// How often a pod says that it is there.
+pub const PRESENT: Duration = Duration::from_secs(1);
+
+/// Records that this pod is there, and whether due orders have waited in it since the last time.
+///
+/// # Errors
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
+pub async fn present(pool: &PgPool, pod: &str, busy: bool) -> Result<(), DatabaseError> {
+    let present = sqlx::query!(
+        "INSERT INTO pods AS known (pod, version, started_at, seen_at, busy_at)
+         VALUES ($1, $2, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(),
+                 CASE WHEN $3::boolean THEN pg_catalog.clock_timestamp() END)
+         ON CONFLICT (pod) DO UPDATE
+         SET seen_at = excluded.seen_at, busy_at = coalesce(excluded.busy_at, known.busy_at)",
+        pod,
+        env!("CARGO_PKG_VERSION"),
+        busy
+    );
+    bounded("saying that this pod is there", present.execute(pool)).await?;
+    Ok(())
+}
+
+/// Deletes this pod's row, and those of pods that have been gone for a day.
+///
+/// # Errors
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
+pub async fn gone(pool: &PgPool, pod: &str) -> Result<(), DatabaseError> {
+    let gone = sqlx::query!(
+        "DELETE FROM pods WHERE pod = $1 OR seen_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)",
+        pod
+    );
+    bounded("saying that this pod is gone", gone.execute(pool)).await?;
+    Ok(())
+}
+
+/// How long before a moment a pod may have been seen last to count as there, or have been busy to count as busy.
+const RECENTLY: Duration = Duration::from_secs(60);
+/// Due orders that waited this long before a moment still waited then: pods say so once a second.
+const JUST_NOW: Duration = Duration::from_secs(2);
+
+/// Whether a pod was silent or busy at this moment: not seen since then, though shortly before; or with due orders waiting. Ask
+/// a few seconds later, when every pod that is well has been seen again.
+///
+/// # Errors
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
+pub async fn any_silent_or_busy(pool: &PgPool, at: DbTime) -> Result<bool, DatabaseError> {
+    let moment = time::OffsetDateTime::from;
+    let any = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM pods WHERE (seen_at BETWEEN $1 AND $2) OR busy_at >= $3) AS "any!""#,
+        moment(at.minus(RECENTLY)),
+        moment(at),
+        moment(at.minus(JUST_NOW))
+    );
+    within(Duration::from_secs(2), "asking for the other pods", any.fetch_one(pool)).await
+}
