@@ -77,8 +77,12 @@ async fn a_pod_that_cannot_close_in_time_hands_its_orders_over() {
         let hold = sqlx::query("SELECT FROM inventory WHERE product_id = 1 FOR UPDATE");
         world.place_many(500, SECOND, 2 * SECOND, &[(1, 1)]).await;
         hold.execute(&mut *somebody).await.expect("held");
-        eventually("orders are due", async || {
-            world.number("SELECT count(*) FROM orders WHERE payment_deadline < now()").await > 400
+        // And nothing is on its way to it any more: what the broker sends in the moment of the cancel comes again.
+        world.outbox_empty().await;
+        let process = world.names.process();
+        eventually("orders are due, and in the pods' hands", async || {
+            let due = "SELECT count(*) FROM orders WHERE payment_deadline < now()";
+            world.number(due).await == 500 && world.depth(&process).await == 0
         })
         .await;
         stopped_in_time(&first).await;
