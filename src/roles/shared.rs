@@ -147,10 +147,10 @@ impl Consuming {
         self.set(|_| State::Away(why));
     }
 
-    /// Whether no wake can come to this pod now.
+    /// Whether no wake can come to this pod now, because the broker was lost.
     #[must_use]
-    pub fn is_away(&self) -> bool {
-        matches!(self.state(), State::Away(_))
+    pub fn has_lost_broker(&self) -> bool {
+        matches!(self.state(), State::Away(Away::Broker))
     }
 
     /// Why the pod takes no wakes now, or took none shortly before.

@@ -52,7 +52,7 @@ async fn stock(world: &World) -> Vec<(i64, i64)> {
 async fn an_order_that_cannot_be_closed_changes_nothing_holds_up_nobody_and_is_parked_with_the_reason() {
     World::with(async |world| {
         world.stock(3, 100).await;
-        let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "100ms")]);
+        let pod = world.pod(&[("max_attempts", "3"), ("retry_base", "100ms"), ("sweep_grace", "1h")]);
         world.ready().await;
         let mut events = world.subscribe(&["order.closed"]).await;
         let mut failing = HashMap::new();

@@ -50,7 +50,13 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         let swept = sweep(&shared.closer, grace, pace, looks.from(), stop, |_| {}).await?;
         // An order that is locked is looked at again, so the next look begins no later than at its deadline.
         let low_water = swept.first_left.map_or(at.minus(grace), |left| left.min(at.minus(grace)));
-        looks.done(Instant::now(), now.elapsed(), low_water, swept.closed > 0, shared.consuming.is_away());
+        looks.done(
+            Instant::now(),
+            now.elapsed(),
+            low_water,
+            swept.closed > 0,
+            shared.consuming.has_lost_broker(),
+        );
         found.add(at, swept.closed);
         report.add(&swept);
         report.log(false);

@@ -20,7 +20,7 @@ const BROKEN: [&str; 26] = [
     "{",
     "{\"order_id\":",
     "[1,2",
-    "\"1\"",
+    "\"one\"",
     "null",
     "true",
     "NaN",
@@ -32,7 +32,7 @@ const BROKEN: [&str; 26] = [
     "9223372036854775808",
     "{}",
     "{\"order_id\":null}",
-    "{\"order_id\":\"1\"}",
+    "{\"order_id\":\"01\"}",
     "{\"order_id\":[1]}",
     "{\"order_id\":1e99}",
     "{\"order_id\":1,\"payment_deadline\":null}",
@@ -80,10 +80,8 @@ impl Hostile {
             ),
             // Properties that say that it is something else.
             9 => {
-                let kind = one(
-                    dice,
-                    &["image/png", "application/x-java-serialized-object", "\u{1b}[2J", "text/html"],
-                );
+                let kind =
+                    one(dice, &["image/png", "application/x-python-serialize", "\u{1b}[2J", "text/html"]);
                 properties = properties.with_content_type(kind.into());
                 (b"1".to_vec(), 1)
             }
