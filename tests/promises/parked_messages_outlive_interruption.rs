@@ -65,8 +65,8 @@ async fn settled_depth(world: &World, queue: &str) -> u32 {
     let mut last = 0;
     eventually("nobody holds any", async || {
         let depth = world.depth(queue).await;
-        let consumers = world.management.get(&["queues", &world.name, queue]).await["consumers"].as_u64();
-        let settled = depth == last && consumers == Some(0);
+        // By the queue itself: the management API may still show the state of before.
+        let settled = depth == last && world.consumers(queue).await == 0;
         last = depth;
         settled
     })
