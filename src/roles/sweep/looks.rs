@@ -43,7 +43,7 @@ impl Looks {
         self.next
     }
 
-    /// Whether to look now. A pod with due orders of its own waiting leaves the others to idle pods, but not for ever.
+    /// Whether to look now. A pod with due orders of its own waiting leaves the others to idle pods, until a full look is due.
     pub fn begin(&mut self, now: Instant, behind: bool) -> bool {
         self.full = now >= self.full_at;
         if behind && !self.full {
@@ -58,7 +58,7 @@ impl Looks {
         self.low_water.filter(|_| !self.full)
     }
 
-    /// A look has ended, and found nothing more after `took`. `away`: no wake can come now.
+    /// A look has ended; it took this long, with closing. `away`: no wake can come now.
     pub fn done(&mut self, now: Instant, took: Duration, low_water: DbTime, found: bool, away: bool) {
         self.low_water = Some(low_water);
         if self.full {
