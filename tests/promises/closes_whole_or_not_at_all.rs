@@ -11,16 +11,17 @@ use crate::harness::{World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Refuses to change one order, one product's stock, and one order's event.
+/// Refuses to change one order, one product's stock, and one order's event, each with a code of its own: several that fail alike
+/// with none closed in between would be nobody's failure.
 const SABOTAGE: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN RAISE EXCEPTION '%', tg_argv[0]; END $$;
+    BEGIN RAISE EXCEPTION '%', tg_argv[0] USING ERRCODE = tg_argv[1]; END $$;
     CREATE TRIGGER sabotage BEFORE UPDATE ON orders
-        FOR EACH ROW WHEN (old.user_id = 101) EXECUTE FUNCTION refuse('the courier has it');
+        FOR EACH ROW WHEN (old.user_id = 101) EXECUTE FUNCTION refuse('the courier has it', 'SHOP1');
     CREATE TRIGGER sabotage BEFORE UPDATE ON inventory
-        FOR EACH ROW WHEN (old.product_id = 2 AND new.stock > old.stock) EXECUTE FUNCTION refuse('stocktaking');
+        FOR EACH ROW WHEN (old.product_id = 2 AND new.stock > old.stock) EXECUTE FUNCTION refuse('stocktaking', 'SHOP2');
     CREATE TRIGGER sabotage BEFORE INSERT ON outbox
-        FOR EACH ROW WHEN (new.kind = 'order.closed' AND 103 = ANY (new.user_ids)) EXECUTE FUNCTION refuse('no news');
+        FOR EACH ROW WHEN (new.kind = 'order.closed' AND 103 = ANY (new.user_ids)) EXECUTE FUNCTION refuse('no news', 'SHOP3');
     -- One more piece does not fit into a bigint.
     UPDATE inventory SET stock = 9223372036854775807 WHERE product_id = 3;";
 
