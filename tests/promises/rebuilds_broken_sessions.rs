@@ -255,11 +255,12 @@ async fn a_broker_that_is_away_delays_wakes_and_events_and_loses_none() {
 async fn a_deleted_process_queue_is_declared_again_and_what_was_in_it_is_swept() {
     World::with(async |world| {
         let pod = world.pod(&[("sweep_every", "200ms"), ("sweep_grace", "1s")]);
-        world.declared().await;
+        let queue = world.names.process();
+        // A pod that takes no wakes yet would just declare it again.
+        world.consumed(&queue, 1).await;
         world.place_many(100, SECOND / 10, SECOND / 2, &[]).await;
         world.outbox_empty().await;
         let (connection, channel) = world.channel().await;
-        let queue = world.names.process();
         channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
         connection.close(200, "done".into()).await.expect("closed");
         world.all_settled().await;
