@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ come from dev/with-services, unless DATABASE_URL and AMQP_URL name yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions mixes bench bench-quick flood fuzz chaos cluster checker-selftest outage takeover soak upgrade compare trials trials-release check nightly toolchain clean-dev
+.PHONY: help demo test lint deny sqlx sqlx-check schema postgres-versions poolers mixes bench bench-quick flood fuzz chaos cluster checker-selftest outage takeover soak upgrade compare trials trials-release check nightly toolchain clean-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,13 @@ demo: toolchain ## watch orders being placed, paid and closed (KEEP=1 leaves eve
 # More threads than processors: these tests wait for deadlines most of the time.
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
 	dev/with-services cargo test --locked --workspace -- --test-threads=6
+
+# Twice, because a pooler is recognized in two ways: it refuses start-up parameters, or is told to drop them.
+POOLED := cargo test --locked --test promises -- --test-threads=6 works_through_a_pooler
+poolers: toolchain ## promises through PgBouncer, in transaction and in session mode (installs it)
+	dev/with-services dev/with-pooler transaction $(POOLED) conserves_stock never_closes_a_paid_order one_subscriber_stops_no_other \
+	  closes_whole_or_not_at_all survives_the_loss_of_a_pod
+	IGNORE=extra_float_digits,options dev/with-services dev/with-pooler session $(POOLED) closes_unpaid_orders_on_time
 
 mixes: toolchain ## one bad order stops no other: drawn mixes (MIXES=1000), and with pods and broker (POD_MIXES=30, SEED=1)
 	RUST_BACKTRACE=0 MIXES=$(or $(MIXES),1000) POD_MIXES=$(or $(POD_MIXES),30) SEED=$(or $(SEED),1) dev/with-services \
@@ -61,8 +68,9 @@ fuzz: toolchain ## search for inputs that break a decoder (RUNS=1000000 each; in
 
 # The trials kill and restart servers, so they start their own, from the distribution's packages; RABBITMQ_HOME and
 # ERLANG_BIN name another version's folders (…/rabbitmq_server-4.3.6 and the folder of erl).
-chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 NODES=1, or 3 for a cluster; SEED=1, or at random; SELFTEST=1)
-	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED)) $(if $(SELFTEST),--selftest)
+chaos: trials ## faults drawn from a seed, and every promise checked (ROUNDS=20 NODES=1, or 3 for a cluster; SEED=1, or at random; SELFTEST=1 POOLER=transaction)
+	$(if $(POOLER),dev/services install-pooler)
+	target/debug/trials chaos --rounds $(or $(ROUNDS),20) --nodes $(or $(NODES),1) $(if $(SEED),--seed $(SEED)) $(if $(SELFTEST),--selftest) $(if $(POOLER),--pooler $(POOLER))
 
 cluster: trials ## three brokers: a node killed, a leader killed, a node cut off, a rolling restart, under load (TIMES=3)
 	target/debug/trials cluster --times $(or $(TIMES),3)
@@ -100,11 +108,11 @@ trials: toolchain
 	cargo build --quiet --locked --bins --examples --package overdue --package overdue-trials # see bench-quick
 
 check: ## the gate: lint, sqlx-check, test, a short form of the trials and of the measurements; prints how long each took
-	dev/with-services dev/stages lint sqlx-check test "mixes MIXES=50 POD_MIXES=2" bench-quick \
+	dev/with-services dev/stages lint sqlx-check test poolers "mixes MIXES=50 POD_MIXES=2" bench-quick \
 	  "chaos SELFTEST=1 ROUNDS=5 SEED=5854" # these five draw 22 of the 30 kinds of faults
 
 nightly: ## what takes too long for the gate (about 80 minutes); goes on after a failure, prints how long each took
-	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "cluster TIMES=1" \
+	KEEP_GOING=1 dev/with-services dev/stages mixes flood "chaos ROUNDS=20" "chaos ROUNDS=5 NODES=3" "chaos ROUNDS=10 POOLER=transaction" "cluster TIMES=1" \
 	  upgrade "takeover TIMES=1" "outage MINUTES=1" "soak MINUTES=5" "fuzz RUNS=100000"
 
 toolchain:

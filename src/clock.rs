@@ -29,6 +29,15 @@ impl DbTime {
         Self(self.0.saturating_sub(micros(by)))
     }
 
+    /// The first multiple of `step` since 1970 that is not before this moment; this moment if `step` is zero.
+    #[must_use]
+    pub fn rounded_up(self, step: Duration) -> Self {
+        match micros(step) {
+            0 => self,
+            step => Self(self.0.saturating_add(step - 1).div_euclid(step).saturating_mul(step)),
+        }
+    }
+
     /// How long after `earlier` this moment is; zero when it is not after it.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -155,6 +164,16 @@ mod tests {
     fn bounds(clock: &DbClock) -> (i64, i64) {
         let rounded = |nanos: i64| (nanos + 500_000) / 1_000_000;
         clock.lock().map(|offset| (rounded(offset.low), rounded(offset.high))).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_moment_is_rounded_up_to_a_step_and_never_down() {
+        let step = Duration::from_millis(100);
+        for (at, rounded) in [(0, 0), (1, 100_000), (100_000, 100_000), (100_001, 200_000), (-1, 0)] {
+            assert_eq!(DbTime(at).rounded_up(step), DbTime(rounded), "{at}");
+            assert_eq!(DbTime(at).rounded_up(Duration::ZERO), DbTime(at));
+        }
+        assert!(DbTime(i64::MAX).rounded_up(step) > DbTime(i64::MAX - 1_000_000));
     }
 
     #[test]

@@ -111,11 +111,12 @@ pub async fn snapshot(
 ) -> Result<Outcome, BenchError> {
     Sandbox::with(raw, log, async |sandbox| {
         let alone = idle(sandbox, &say).await?;
-        let mut open = sandbox.pool.begin().await.map_err(failed("opening a snapshot"))?;
-        open.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0")
+        let mut session = sandbox.pool.acquire().await.map_err(failed("opening a snapshot"))?;
+        let mut open = session.begin("").await.map_err(failed("opening a snapshot"))?;
+        (&mut open).execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0")
             .await
             .map_err(failed("opening a snapshot"))?;
-        open.execute("SELECT FROM orders").await.map_err(failed("opening a snapshot"))?;
+        (&mut open).execute("SELECT FROM orders").await.map_err(failed("opening a snapshot"))?;
         say(format!("making {rows} dead rows"));
         record(sandbox, rows).await?;
         sandbox.run("deleting from the outbox", "DELETE FROM outbox").await?;
@@ -139,6 +140,7 @@ pub async fn snapshot(
         let lateness = sandbox.lateness("status = 'CLOSED'").await?;
         pod.stop().await?;
         drop(open);
+        drop(session);
         let figures = vec![
             ("of a core, for looking beside dead rows", beside - alone, ""),
             ("of a core, an idle pod's database sessions beside dead rows", beside, ""),
@@ -182,7 +184,7 @@ async fn processor_seconds(sandbox: &Sandbox) -> Result<HashMap<i32, f64>, Bench
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // Where the database has a container of its own, another process may have this pid here.
         let seen = stat.starts_with(&format!("{pid} (postgres"));
-        (pid, if seen { super::process::processor_seconds(&stat) } else { f64::NAN })
+        (pid, if seen { super::process::Ticks::read(&stat).own } else { f64::NAN })
     };
     Ok(pids.into_iter().map(of).collect())
 }

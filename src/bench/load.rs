@@ -92,11 +92,11 @@ pub(super) async fn age(sandbox: &Sandbox, old: i64, say: &impl Fn(String)) -> R
         let mut connection = sandbox.pool.acquire().await.map_err(failed("vacuuming"))?;
         // Not in one string: VACUUM cannot run in a transaction.
         for statement in [PATIENTLY, "VACUUM (ANALYZE, FREEZE) orders", AS_BEFORE] {
-            (&mut *connection).execute(statement).await.map_err(failed("vacuuming"))?;
+            (&mut connection).execute(statement).await.map_err(failed("vacuuming"))?;
         }
         // An old shop's rows are on disk already. Without a checkpoint, which needs a privilege, writing them would keep the
         // disk busy during the measurement.
-        if let Err(error) = (&mut *connection).execute("CHECKPOINT").await {
+        if let Err(error) = (&mut connection).execute("CHECKPOINT").await {
             tracing::warn!(%error, "no checkpoint: the old orders may be written to disk during the measurement");
         }
     }

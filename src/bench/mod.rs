@@ -14,6 +14,7 @@ mod pods;
 mod process;
 mod report;
 mod sandbox;
+mod servers;
 mod standard;
 mod steady;
 mod sweep;
@@ -49,6 +50,10 @@ pub enum BenchError {
          (DATABASE_URL): the schema of the shop is not touched"
     )]
     NoSchema(String),
+    #[error(
+        "the database is reached through a pooler, which would be measured, too; name PostgreSQL itself in database_url (DATABASE_URL)"
+    )]
+    Pooler,
     #[error("making the schema: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]

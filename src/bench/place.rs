@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection};
-
 use super::BenchError;
 use super::load::{PRODUCTS, stock};
 use super::outcome::Outcome;
 use super::sandbox::{Sandbox, failed};
 use crate::config::settings::Raw;
+use crate::database::Session;
 
 /// Blocks with and without the trigger alternate, so that changes of the machine's load affect both.
 const BLOCKS: i64 = 20;
@@ -60,19 +59,19 @@ pub async fn place(
     .await
 }
 
-async fn place_one(connection: &mut PgConnection, n: i64) -> sqlx::Result<()> {
-    let mut transaction = connection.begin().await?;
+async fn place_one(session: &mut Session, n: i64) -> sqlx::Result<()> {
+    let mut transaction = session.begin("").await?;
     let products = [1 + n * 7 % PRODUCTS, 1 + (n * 7 + 13) % PRODUCTS];
     let order: i64 = sqlx::query_scalar(
         "INSERT INTO orders (user_id, payment_deadline) VALUES ($1, now() + interval '1 day') RETURNING order_id",
     )
     .bind(n)
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut transaction)
     .await?;
     let items = sqlx::query("INSERT INTO order_items SELECT $1, unnest($2::bigint[]), 1");
-    items.bind(order).bind(products).execute(&mut *transaction).await?;
+    items.bind(order).bind(products).execute(&mut transaction).await?;
     let taken = sqlx::query("UPDATE inventory SET stock = stock - 1 WHERE product_id = ANY ($1)");
-    taken.bind(products).execute(&mut *transaction).await?;
+    taken.bind(products).execute(&mut transaction).await?;
     transaction.commit().await
 }
 

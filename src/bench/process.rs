@@ -54,7 +54,7 @@ impl PodProcess {
         let peak = read("status").lines().find_map(|line| {
             line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()
         });
-        let cpu_seconds = processor_seconds(&read("stat"));
+        let cpu_seconds = Ticks::read(&read("stat")).own;
         Footprint { peak_memory_mib: peak.unwrap_or_default() / 1024.0, cpu_seconds }
     }
 
@@ -72,11 +72,20 @@ impl PodProcess {
     }
 }
 
-/// Processor time from a process's `stat` file: utime and stime, fields 14 and 15, in hundredths of a second on Linux.
-/// Fields are counted from the parenthesis that closes the name, because a name may contain spaces.
-pub(super) fn processor_seconds(stat: &str) -> f64 {
-    let ticks = stat.rsplit_once(')').map_or(0.0, |(_, fields)| {
-        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
-    });
-    ticks / 100.0
+/// Processor seconds from a process's `stat` file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ticks {
+    pub own: f64,
+    pub with_ended_children: f64,
+}
+
+impl Ticks {
+    /// After the name in parentheses, which may contain spaces, utime, stime, cutime and cstime are the fields 14 to 17, in
+    /// hundredths of a second on Linux.
+    pub fn read(stat: &str) -> Self {
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+        let ticks: Vec<f64> = fields.skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+        let own = ticks.iter().take(2).sum::<f64>() / 100.0;
+        Self { own, with_ended_children: ticks.iter().sum::<f64>() / 100.0 }
+    }
 }

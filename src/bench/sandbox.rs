@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
-use sqlx::{AssertSqlSafe, Executor, PgPool};
+use sqlx::{AssertSqlSafe, Executor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::OnceCell;
 
@@ -15,7 +15,7 @@ use crate::broker::{self, Broker};
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
 use crate::config::settings::Raw;
-use crate::database::{self, DatabaseError};
+use crate::database::{self, Database, DatabaseError};
 use crate::error_text::words;
 use crate::stats::Lateness;
 
@@ -26,7 +26,7 @@ pub(super) const AS_BEFORE: &str = "RESET statement_timeout; RESET lock_timeout"
 pub(super) struct Sandbox {
     pub raw: Raw,
     pub config: Config,
-    pub pool: PgPool,
+    pub pool: Database,
     pub clock: Arc<DbClock>,
     schema: String,
     log: Option<PathBuf>,
@@ -74,6 +74,10 @@ impl Sandbox {
         let outer = Config::from_raw(raw)?;
         let pool = database::pool(&outer)?;
         pool.execute(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).await.map_err(no_schema)?;
+        if pool.through_a_pooler() {
+            pool.execute(AssertSqlSafe(format!("DROP SCHEMA {schema}"))).await.map_err(no_schema)?;
+            return Err(BenchError::Pooler);
+        }
         pool.close().await;
         let prefix = format!("{}bench-{}.", outer.prefix, std::process::id());
         // The bench must declare the queues of its own prefix, even where the shop's are declared by another user.
@@ -96,15 +100,24 @@ impl Sandbox {
     }
 
     async fn prepare(&self) -> Result<(), BenchError> {
-        database::migrate(&self.pool).await?;
+        database::migrate(&database::options(&self.config)?).await?;
         database::probe(&self.pool, &self.clock).await?;
         Ok(())
     }
 
     /// Starts a pod with the sandbox's settings.
     pub async fn pod(&self) -> Result<PodProcess, BenchError> {
+        self.pod_with(&self.raw).await
+    }
+
+    /// Starts a pod with another value of a setting.
+    pub async fn pod_but(&self, setting: &'static str, value: &str) -> Result<PodProcess, BenchError> {
+        self.pod_with(&self.raw.clone().replace(setting, value)).await
+    }
+
+    async fn pod_with(&self, raw: &Raw) -> Result<PodProcess, BenchError> {
         self.declared.get_or_try_init(|| self.declare()).await?;
-        Ok(PodProcess::start(&self.raw, self.log.as_deref())?)
+        Ok(PodProcess::start(raw, self.log.as_deref())?)
     }
 
     /// Declares the topology before the first pod does: each pod that creates a queue announces all waiting orders.
@@ -120,7 +133,7 @@ impl Sandbox {
     pub async fn run(&self, doing: &'static str, statements: &str) -> Result<(), BenchError> {
         let mut connection = self.pool.acquire().await.map_err(failed(doing))?;
         let statements = format!("{PATIENTLY}; {statements}; {AS_BEFORE}");
-        (&mut *connection).execute(AssertSqlSafe(statements)).await.map_err(failed(doing))?;
+        (&mut connection).execute(AssertSqlSafe(statements)).await.map_err(failed(doing))?;
         Ok(())
     }
 

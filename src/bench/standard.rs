@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::outcome::Goal::{self, AtLeast, AtMost};
 use super::outcome::MISSED;
+use super::steady::CLOSING_CPU;
 use super::{
     BenchError, Burst, Outcome, Paying, Pods, Steady, backlog, burst, depth, paying, place, pods, snapshot,
     steady, sweep,
@@ -99,6 +100,7 @@ pub fn standard() -> Vec<(Workload, Goals)> {
                 ("lateness p99", AtMost(10.0)),
                 ("paid orders closed", AtMost(0.0)),
                 NONE_MISSED,
+                (CLOSING_CPU, AtMost(1.2)),
                 ("pod's CPU per 1,000 orders closed", AtMost(20.0)),
             ],
         ),
@@ -133,12 +135,18 @@ pub fn standard() -> Vec<(Workload, Goals)> {
         ),
         (Workload::Place(20_000), &[("cost of the trigger, of the median", AtMost(1.33))]),
         (
-            Workload::Paying(Paying { orders: 100_000, hot: false }),
-            &[("payment p99 beside the burst, of idle", AtMost(2.0))],
+            Workload::Paying(Paying { orders: 100_000, hot: false, close_rate: 10_000 }),
+            &[
+                ("statement p99 beside the burst, of idle", AtMost(2.0)),
+                ("statement p99 with close_rate, of idle", AtMost(2.0)),
+            ],
         ),
         (
-            Workload::Paying(Paying { orders: 100_000, hot: true }),
-            &[("payment p99 beside the burst, of idle", AtMost(2.0))],
+            Workload::Paying(Paying { orders: 100_000, hot: true, close_rate: 10_000 }),
+            &[
+                ("statement p99 beside the burst, of idle", AtMost(2.0)),
+                ("statement p99 with close_rate, of idle", AtMost(2.0)),
+            ],
         ),
         (Workload::Sweep(50_000), &[]),
         (

@@ -10,6 +10,7 @@ use super::burst::{LOOK, wait_until};
 use super::load::stock;
 use super::outcome::{MISSED, Outcome};
 use super::sandbox::{Sandbox, failed};
+use super::servers::Servers;
 use crate::config::settings::Raw;
 use crate::stats::Lateness;
 
@@ -30,6 +31,12 @@ pub struct Steady {
 /// Statements per second that place orders, each with its share.
 const TICKS: u32 = 20;
 
+/// For how many seconds orders are placed without a pod.
+const ALONE: u32 = 20;
+
+/// Pod, PostgreSQL and RabbitMQ together, without what placing the orders costs.
+pub(super) const CLOSING_CPU: &str = "CPU of all three per 1,000 orders closed, without placing";
+
 /// Places orders at a steady rate with windows spread to the millisecond, and waits for the last to be closed.
 ///
 /// # Errors
@@ -41,9 +48,20 @@ pub async fn steady(
     say: impl Fn(String),
 ) -> Result<Outcome, BenchError> {
     Sandbox::with(raw, log, async |sandbox| {
+        let servers = Servers::find(sandbox).await?;
+        let spent = || servers.map_or([f64::NAN; 2], Servers::cpu_seconds);
+        say("placing orders without a pod, to know what that costs".to_owned());
+        let before = spent();
+        let placed_alone = place_alone(sandbox, stream).await?;
+        let placing = since(spent(), before).map(|seconds| seconds / placed_alone as f64);
+        let before = spent();
         let pod = sandbox.pod().await?;
         let run = measure(sandbox, stream, &say).await?;
         let footprint = pod.footprint();
+        let all = since(spent(), before);
+        let [postgres, broker] =
+            [0, 1].map(|server| (all[server] - placing[server] * run.placed as f64) / run.closed as f64);
+        let of_the_pod = footprint.cpu_seconds / run.closed as f64;
         let counted = pod.stop().await?;
         let seen = counted.lateness.map_or([f64::NAN; 2], |late| [late.p50_ms, late.p99_ms]);
         let figures = vec![
@@ -57,7 +75,11 @@ pub async fn steady(
             ("closed", run.closed as f64, "orders"),
             (MISSED, counted.missed() as f64, "orders"),
             ("paid orders closed", run.paid_and_closed as f64, "orders"),
-            ("pod's CPU per 1,000 orders closed", footprint.cpu_seconds * 1e6 / run.closed as f64, "ms"),
+            (CLOSING_CPU, (postgres + broker + of_the_pod) * 1e3, "s"),
+            ("PostgreSQL's part of it", postgres * 1e3, "s"),
+            ("RabbitMQ's part of it", broker * 1e3, "s"),
+            ("placing: CPU of both per 1,000 orders", placing.iter().sum::<f64>() * 1e3, "s"),
+            ("pod's CPU per 1,000 orders closed", of_the_pod * 1e6, "ms"),
             ("pod's peak memory", footprint.peak_memory_mib, "MiB"),
         ];
         let Steady { rate, seconds, .. } = stream;
@@ -68,6 +90,34 @@ pub async fn steady(
         })
     })
     .await
+}
+
+fn since(now: [f64; 2], before: [f64; 2]) -> [f64; 2] {
+    [now[0] - before[0], now[1] - before[1]]
+}
+
+/// Makes the products, and a list of the orders to be paid.
+async fn prepare(sandbox: &Sandbox) -> Result<(), BenchError> {
+    stock(sandbox).await?;
+    let list = "CREATE TABLE bench_paid (order_id bigint PRIMARY KEY, pay_at timestamptz, paid boolean);
+                CREATE INDEX ON bench_paid (pay_at) WHERE NOT paid";
+    sandbox.run("making a list", list).await
+}
+
+/// Places and pays orders as the stream does, without a pod, and removes them. Returns how many were placed.
+async fn place_alone(sandbox: &Sandbox, stream: Steady) -> Result<i64, BenchError> {
+    prepare(sandbox).await?;
+    let mut ticks = interval(Duration::from_secs(1) / TICKS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for tick in 0..ALONE * TICKS {
+        ticks.tick().await;
+        let count = stream.rate * (tick + 1) / TICKS - stream.rate * tick / TICKS;
+        insert(sandbox, stream, count).await?;
+    }
+    let placed = sandbox.number("counting orders", "SELECT count(*) FROM orders WHERE user_id < 0").await?;
+    sandbox.run("removing the list", "DROP TABLE bench_paid").await?;
+    sandbox.empty().await?;
+    Ok(placed)
 }
 
 /// The result of a stream.
@@ -88,14 +138,7 @@ pub(super) async fn measure(
     say: &impl Fn(String),
 ) -> Result<Run, BenchError> {
     say(format!("placing {} orders/s for {} s", stream.rate, stream.seconds));
-    stock(sandbox).await?;
-    sandbox
-        .run(
-            "making a list",
-            "CREATE TABLE bench_paid (order_id bigint PRIMARY KEY, pay_at timestamptz, paid boolean);
-             CREATE INDEX ON bench_paid (pay_at) WHERE NOT paid",
-        )
-        .await?;
+    prepare(sandbox).await?;
     let mut ticks = interval(Duration::from_secs(1) / TICKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for tick in 0..stream.seconds * TICKS {

@@ -66,6 +66,9 @@ pub enum Command {
         /// All of these orders hold the same two products
         #[arg(long)]
         hot: bool,
+        /// Measured once without close_rate, and once with this one
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        close_rate: u32,
     },
     /// All orders overdue at one moment, and every wake lost: how fast the sweep closes them
     Sweep {
@@ -126,8 +129,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         Command::Steady(stream) => vec![(Workload::Steady(stream.into()), NO_GOALS)],
         Command::Depth { waiting, stream } => vec![(Workload::Depth(waiting, stream.into()), NO_GOALS)],
         Command::Place { orders } => vec![(Workload::Place(orders), NO_GOALS)],
-        Command::PayDuringBurst { orders, hot } => {
-            vec![(Workload::Paying(Paying { orders, hot }), NO_GOALS)]
+        Command::PayDuringBurst { orders, hot, close_rate } => {
+            vec![(Workload::Paying(Paying { orders, hot, close_rate }), NO_GOALS)]
         }
         Command::Sweep { orders } => vec![(Workload::Sweep(orders), NO_GOALS)],
         Command::Backlog { rows } => vec![(Workload::Backlog(rows), NO_GOALS)],

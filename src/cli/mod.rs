@@ -18,14 +18,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use sqlx::PgPool;
 
 use crate::broker::BrokerError;
 use crate::broker::management::ManagementError;
 use crate::clock::DbClock;
 use crate::config::Config;
 use crate::config::settings::{Raw, SETTINGS, SettingError, dashed, unknown_variables};
-use crate::database::{self, DatabaseError};
+use crate::database::{self, Database, DatabaseError};
 use crate::orders::ShopError;
 use harmless::{harmless_lines, without_logins};
 use output::{Output, counted};
@@ -240,18 +239,18 @@ impl Context {
     }
 
     /// The configuration and a pool, for a command that needs a migrated database and no broker.
-    async fn database(&self) -> Result<(Config, PgPool), CliError> {
+    async fn database(&self) -> Result<(Config, Database), CliError> {
         let (config, pool) = self.unchecked_database()?;
         // Without the pool, which would retry for a while and then report only a timeout.
-        match database::connect(&config, &[]).await {
-            Ok(checked) => drop(sqlx::Connection::close(checked).await),
+        match database::connect(&config).await {
+            Ok(checked) => drop(checked.close().await),
             Err(error) => return Err(database::explained(&pool, error).await.into()),
         }
         database::probe(&pool, &DbClock::default()).await?;
         Ok((config, pool))
     }
 
-    fn unchecked_database(&self) -> Result<(Config, PgPool), CliError> {
+    fn unchecked_database(&self) -> Result<(Config, Database), CliError> {
         let config = Config::from_raw(&self.raw.clone().or("amqp_url", "amqp://localhost/not-needed"))?;
         let pool = database::pool(&config)?;
         Ok((config, pool))
@@ -261,7 +260,7 @@ impl Context {
 async fn migrate(context: &Context) -> Result<(), CliError> {
     let (config, pool) = context.unchecked_database()?;
     database::reach(&pool).await?;
-    database::migrate_and_say(&pool, &mut |line| {
+    database::migrate_and_say(&database::options(&config)?, &mut |line| {
         log::last_words(&std::io::stderr(), harmless_lines(&format!("overdue: {line}")));
     })
     .await?;

@@ -10,6 +10,7 @@ use super::output::{counted, table};
 use super::{CliError, Context};
 use crate::closing::Closer;
 use crate::closing::sweep::{Pace, overdue, sweep};
+use crate::database::presence;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -31,6 +32,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     crate::database::fit(&config).await?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
     let closer = Closer::new(&config, pool, Arc::default(), Arc::default())?;
+    closer.rate.share(1 + presence::closing(&closer.pool).await?);
     if args.dry_run {
         return dry_run(context, &closer, grace).await;
     }

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::PgPool;
 
 use crate::clock::DbTime;
-use crate::database::{DatabaseError, bounded, code};
+use crate::database::{Database, DatabaseError, bounded, code};
 use crate::error_text::words;
 
 #[derive(Clone, Debug)]
@@ -36,7 +35,7 @@ const LONGEST: f64 = 3_600.0;
 /// Records that closing these orders failed once more. An order whose failure cannot be recorded is
 /// retried by the next sweep.
 pub(super) async fn note(
-    pool: &PgPool,
+    pool: &Database,
     failures: &[Failure],
     base: Duration,
     grace: Duration,
@@ -82,7 +81,7 @@ pub struct Remembered {
 /// # Errors
 /// When the database cannot be reached or does not answer in time, or when the role may not read the table: a shop's
 /// role may not.
-pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
+pub async fn remembered(pool: &Database, order_id: i64) -> Result<Option<Remembered>, DatabaseError> {
     let row = sqlx::query!(
         "SELECT attempts, code, reason, last_failed_at, next_try_at FROM closing_failures WHERE order_id = $1",
         order_id
@@ -103,7 +102,7 @@ pub async fn remembered(pool: &PgPool, order_id: i64) -> Result<Option<Remembere
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn tidy(pool: &PgPool) -> Result<(), DatabaseError> {
+pub async fn tidy(pool: &Database) -> Result<(), DatabaseError> {
     let tidied = sqlx::query!(
         "DELETE FROM closing_failures AS failure
          WHERE last_failed_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)

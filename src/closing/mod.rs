@@ -3,6 +3,7 @@
 mod memory;
 pub mod next_step;
 mod parts;
+pub mod rate;
 mod statement;
 mod suspicion;
 pub mod sweep;
@@ -11,15 +12,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{DbClock, DbTime};
 use crate::config::Config;
-use crate::database::{self, DatabaseError, WarmConnections, code};
+use crate::database::{self, Database, DatabaseError, WarmConnections, code};
 use crate::stats::{Count, Stats};
 use memory::Failure;
 use parts::{TRY_FOR, Work};
+use rate::Rate;
 use suspicion::Suspicion;
 
 pub use memory::{Remembered, remembered, tidy};
@@ -58,7 +59,7 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Closer {
     /// The database, for everything but closing.
-    pub pool: PgPool,
+    pub pool: Database,
     /// The connections for closing.
     warm: Arc<WarmConnections>,
     /// Updated by each answer.
@@ -70,6 +71,8 @@ pub struct Closer {
     at_once: i32,
     /// When the sweep retries failed orders: the first backoff, and the sweep's grace, which is added to each backoff.
     retry: (Duration, Duration),
+    /// How fast this pod may close.
+    pub rate: Arc<Rate>,
     suspicion: Arc<Mutex<Suspicion>>,
     blocked_reported: Arc<Mutex<Option<Instant>>>,
 }
@@ -80,9 +83,9 @@ pub const LARGE_BATCH: usize = 50;
 /// How long a closing statement may take. One slow order must not hold up the others of its batch for longer.
 const BATCH_FOR: &str = "1500ms";
 /// How long a part of a batch may take, once the whole has shown that one of its orders is slow.
-const PART_FOR: &str = "BEGIN; SET LOCAL statement_timeout = '500ms'";
+const PART_FOR: &str = "SET LOCAL statement_timeout = '500ms'";
 /// How long an order that is closed alone may take, such as one with very many items.
-const ALONE_FOR: &str = "BEGIN; SET LOCAL statement_timeout = '10s'";
+const ALONE_FOR: &str = "SET LOCAL statement_timeout = '10s'";
 
 /// A large batch that finds no free slot is retried after this time. A free slot stays free until a batch asks for it; a batch
 /// takes 2 to 10 ms.
@@ -100,7 +103,7 @@ impl Closer {
     /// When the database URL cannot be used.
     pub fn new(
         config: &Config,
-        pool: PgPool,
+        pool: Database,
         clock: Arc<DbClock>,
         stats: Arc<Stats>,
     ) -> Result<Self, DatabaseError> {
@@ -117,6 +120,7 @@ impl Closer {
             patience: config.outage_retry_for,
             at_once,
             retry: (config.retry_base, config.sweep_grace),
+            rate: Arc::new(Rate::new(config.close_rate)),
             suspicion: Arc::default(),
             blocked_reported: Arc::default(),
         })
@@ -153,6 +157,7 @@ impl Closer {
     ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         order_ids.sort_unstable();
         order_ids.dedup();
+        self.rate.wait(order_ids.len()).await;
         let closes_before = self.suspicion().closes();
         let verdicts = HashMap::with_capacity(order_ids.len());
         let parts = VecDeque::from([order_ids]);

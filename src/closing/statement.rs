@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgExecutor;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -10,7 +10,7 @@ use super::memory::Failure;
 use super::{Closer, LARGE_BATCH, Verdict};
 use crate::clock::DbTime;
 use crate::database::locks::CLOSING_SLOTS;
-use crate::database::{DatabaseError, answers, bounded};
+use crate::database::{DatabaseError, Session, bounded};
 
 /// `doing` of an error that occurred before there was a connection.
 pub(super) const CONNECTING: &str = "connecting to close orders";
@@ -28,9 +28,7 @@ impl Closer {
         // The server reports an error before it releases the failed statement's locks, which would block other parts of the batch.
         let released = match &closed {
             Ok(_) => true,
-            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => {
-                answers(&mut connection).await.is_ok()
-            }
+            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => connection.answers().await.is_ok(),
             Err(_) => false,
         };
         if released {
@@ -41,14 +39,14 @@ impl Closer {
 
     async fn verdicts(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         order_ids: &[i64],
         bound: Option<&'static str>,
     ) -> Result<Option<Vec<(i64, Result<Verdict, Failure>)>>, DatabaseError> {
         let closed = match bound {
-            None => self.close_on(connection, order_ids).await?,
-            Some(begin) => {
-                let mut transaction = bounded("beginning to close", connection.begin_with(begin)).await?;
+            None => self.close_on(&mut *connection, order_ids).await?,
+            Some(limit) => {
+                let mut transaction = bounded("beginning to close", connection.begin(limit)).await?;
                 let closed = self.close_on(&mut transaction, order_ids).await?;
                 bounded("closing orders", transaction.commit()).await?;
                 closed
@@ -73,14 +71,14 @@ impl Closer {
 
     async fn close_on(
         &self,
-        connection: &mut PgConnection,
+        on: impl PgExecutor<'_>,
         order_ids: &[i64],
     ) -> Result<Option<Closed>, DatabaseError> {
         let sent = Instant::now();
         let large = order_ids.len() >= LARGE_BATCH;
         let closed =
             sqlx::query_file!("src/closing/close.sql", order_ids, self.at_once, large, CLOSING_SLOTS);
-        let closed = bounded("closing orders", closed.fetch_one(connection)).await?;
+        let closed = bounded("closing orders", closed.fetch_one(on)).await?;
         self.clock.observe(sent, Instant::now(), closed.answered_at.into());
         if !closed.ours {
             return Ok(None);
@@ -100,7 +98,7 @@ impl Closer {
     async fn explain(
         &self,
         order_ids: Vec<i64>,
-        connection: &mut PgConnection,
+        connection: &mut Session,
     ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         let sent = Instant::now();
         let rows = sqlx::query!(

@@ -16,7 +16,8 @@ pub use self::address::SecretUrl;
 use self::address::{amqp_nodes, database, management};
 use self::schema::schema;
 use self::settings::{Raw, SettingError};
-use self::value::{coalesce, duration, positive, prefix, truth, whole};
+pub use self::value::Pooler;
+use self::value::{coalesce, duration, pooler, positive, prefix, truth, whole};
 use crate::error_text::words;
 use crate::lanes::{LaneError, Lanes};
 use crate::wire::message::MOST_ATTEMPTS;
@@ -44,7 +45,10 @@ pub struct Config {
     pub max_in_flight_orders: usize,
     pub close_batch: usize,
     pub close_concurrency: usize,
+    pub close_rate: u32,
+    pub pace: Duration,
     pub database_connections: u32,
+    pub database_pooler: Pooler,
     pub relay_poll: Duration,
     pub relay_batch: i64,
     pub sweep_every: Duration,
@@ -88,7 +92,10 @@ impl Config {
             max_in_flight_orders: whole(raw, "max_in_flight_orders", 1, 10_000_000)?,
             close_batch: whole(raw, "close_batch", 1, 10_000)?,
             close_concurrency: whole(raw, "close_concurrency", 1, 64)?,
+            close_rate: whole(raw, "close_rate", 0, 10_000_000)?,
+            pace: raw.parse("pace", duration)?,
             database_connections: whole(raw, "database_connections", 1, 200)?,
+            database_pooler: raw.parse("database_pooler", pooler)?,
             relay_poll: positive(raw, "relay_poll")?,
             relay_batch: whole(raw, "relay_batch", 1, 10_000)?,
             sweep_every: positive(raw, "sweep_every")?,
@@ -99,6 +106,11 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
+        // The sweep would take orders that wait for their step.
+        if 2 * config.pace > config.sweep_grace {
+            let problem = format!("must be at most half of sweep_grace ({:?})", config.sweep_grace);
+            return Err(raw.wrong("pace", problem));
+        }
         // One connection each for the relay's wakes, its events, the sweep, the watch and the clock. A closing slot without
         // a connection would look like an outage.
         let least = config.close_concurrency + 5;

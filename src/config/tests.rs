@@ -53,6 +53,9 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
         ("lane_tolerance", "900ms", "must be longer than lead and lane_tolerance together"),
         ("lane_tolerance", "300ms", "lane_tolerance (300ms) must not exceed the lead (250ms)"),
         ("database_connections", "4", "at least close_concurrency + 5 = 7"),
+        ("database_pooler", "maybe", "neither `auto` nor `always`"),
+        ("close_rate", "-1", "from 0 to 10000000"),
+        ("pace", "300ms", "at most half of sweep_grace (500ms)"),
         ("declare_topology", "yes", "neither `true` nor `false`"),
     ] {
         let error = config(&[(name, value)]).expect_err(name);

@@ -68,6 +68,23 @@ where
     })
 }
 
+/// Whether connections to the database go through a pooler, such as PgBouncer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooler {
+    /// A pooler that refuses or drops start-up parameters is recognized by that.
+    Auto,
+    /// One is there, and passes start-up parameters on.
+    Always,
+}
+
+pub(super) fn pooler(value: &str) -> Result<Pooler, String> {
+    match value {
+        "auto" => Ok(Pooler::Auto),
+        "always" => Ok(Pooler::Always),
+        _ => Err(format!("`{value}` is neither `auto` nor `always`")),
+    }
+}
+
 pub(super) fn truth(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| format!("`{value}` is neither `true` nor `false`"))
 }

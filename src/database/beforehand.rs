@@ -33,11 +33,21 @@ pub(super) async fn session(
     if path == identifier(schema) {
         return Ok(session);
     }
-    Err(refused(
-        "something between Overdue and PostgreSQL drops start-up parameters (a pooler?); connect to PostgreSQL directly in \
-         database_url (DATABASE_URL)"
-            .to_owned(),
-    ))
+    Err(refused(format!("a pooler drops start-up parameters; {DIRECTLY}")))
+}
+
+const DIRECTLY: &str = "`overdue migrate` needs sessions of its own: name PostgreSQL itself in database_url (DATABASE_URL) for this \
+                        command; pods may go through the pooler";
+
+/// The same error, or the true reason if a pooler does not accept our start-up parameters. PgBouncer reports that as a protocol
+/// violation, which PostgreSQL itself does not do before a session has begun.
+pub(super) fn refused_by_a_pooler(error: sqlx::Error) -> sqlx::Error {
+    match error.as_database_error() {
+        Some(refusal) if refusal.code().is_some_and(|code| code == "08P01") => super::session::refusal(
+            format!("{} (SQLSTATE 08P01), says a pooler; {DIRECTLY}", refusal.message()),
+        ),
+        _ => error,
+    }
 }
 
 pub(super) async fn no_schema(connection: &mut PgConnection) -> Result<MigrateError, MigrateError> {

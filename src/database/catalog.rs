@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use super::session::identifier;
 
@@ -37,9 +37,9 @@ pub(super) struct Thing {
 pub(super) type Catalog = BTreeMap<String, Thing>;
 
 /// Reads the catalog. The session's search path must be the schema alone.
-pub(super) async fn read(connection: &mut PgConnection, schema: &str) -> Result<Catalog, sqlx::Error> {
+pub(super) async fn read(on: impl PgExecutor<'_>, schema: &str) -> Result<Catalog, sqlx::Error> {
     let tables = TABLES.map(str::to_owned);
-    let rows = sqlx::query_file!("src/database/catalog.sql", schema, &tables).fetch_all(connection).await?;
+    let rows = sqlx::query_file!("src/database/catalog.sql", schema, &tables).fetch_all(on).await?;
     Ok(rows
         .into_iter()
         .map(|row| (row.object, Thing { definition: plain(&row.definition), body: row.body }))

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
+use super::Database;
 use super::error::{DatabaseError, Unreached};
 
 /// Timeout of that look; the caller has been waiting already.
@@ -15,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// The pool reports only a timeout when the server refuses connections or has none left; and a table that a user has no
 /// right to see is reported as missing.
-pub async fn explained(pool: &PgPool, error: DatabaseError) -> DatabaseError {
+pub async fn explained(pool: &Database, error: DatabaseError) -> DatabaseError {
     let DatabaseError { doing, source } = error;
     let source = match &source {
         sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => unreached(pool).await.unwrap_or(source),
@@ -31,7 +32,7 @@ pub async fn explained(pool: &PgPool, error: DatabaseError) -> DatabaseError {
 }
 
 /// Why no connection can be opened; `None` if one can.
-async fn unreached(pool: &PgPool) -> Option<sqlx::Error> {
+async fn unreached(pool: &Database) -> Option<sqlx::Error> {
     let options = pool.connect_options();
     let place = match options.get_socket() {
         Some(socket) => socket.display().to_string(),
@@ -53,7 +54,7 @@ async fn unreached(pool: &PgPool) -> Option<sqlx::Error> {
 }
 
 /// Where Overdue's tables are, if this user does not see them.
-async fn hidden(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+async fn hidden(pool: &Database) -> Result<Option<String>, sqlx::Error> {
     // PostgreSQL silently leaves a schema that the user has no right to use out of the search path.
     let schemas = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(n.nspname) AS "schema!", current_user::text AS "user!", pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS "usage!",

@@ -7,11 +7,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{DatabaseError, bounded, within};
+use super::{Database, DatabaseError, bounded, within};
 
 /// Interval between two attempts to become leader. After a leader has resigned, there is none for about this time.
 const CAMPAIGN: Duration = Duration::from_millis(500);
@@ -35,7 +34,7 @@ pub fn holder() -> String {
 /// Leadership, held as long as [`Leadership::hold`] runs.
 #[derive(Debug)]
 pub struct Leadership {
-    pool: PgPool,
+    pool: Database,
     role: &'static str,
     holder: String,
     /// The lease lasts at least until then: it was asked for `LEASE` before.
@@ -48,7 +47,7 @@ impl Leadership {
     /// # Errors
     /// When the database cannot be reached, does not answer in time, or refuses a statement.
     pub async fn campaign(
-        pool: &PgPool,
+        pool: &Database,
         role: &'static str,
         holder: &str,
         stop: &CancellationToken,

@@ -8,6 +8,7 @@ mod error_class;
 mod explain;
 pub mod leader;
 pub mod locks;
+mod pool;
 pub mod presence;
 mod rights;
 mod schema;
@@ -16,11 +17,9 @@ mod timeline;
 mod verify;
 mod warm;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
@@ -29,14 +28,12 @@ use crate::config::Config;
 pub use error::{DatabaseError, migrating};
 pub use error_class::{ErrorClass, code, error_class};
 pub use explain::explained;
+pub use pool::{Connected, Database, Session, Transaction};
 pub use schema::{dump, migrate, migrate_and_say, migrate_by};
 pub use session::{connect, options};
 pub use timeline::note;
 pub use verify::{PLACE, fit, verify};
 pub use warm::WarmConnections;
-
-/// Longest wait for a connection; short, because callers have retries of their own.
-const ACQUIRE: Duration = Duration::from_secs(2);
 
 /// Longest wait for an answer. The server would have ended the statement by then, so its answer was lost on the network.
 /// The driver itself would wait forever.
@@ -84,8 +81,8 @@ pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx:
 ///
 /// # Errors
 /// Same as [`options`].
-pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
-    pool_of(config, config.database_connections, Vec::new())
+pub fn pool(config: &Config) -> Result<Database, DatabaseError> {
+    Database::new(config, config.database_connections, &[])
 }
 
 /// A pool of the connections that close orders: `close_concurrency` for wakes, as many for the sweep, and one more for
@@ -93,36 +90,9 @@ pub fn pool(config: &Config) -> Result<PgPool, DatabaseError> {
 ///
 /// # Errors
 /// Same as [`options`].
-pub fn closing_pool(config: &Config, statement_timeout: &'static str) -> Result<PgPool, DatabaseError> {
+pub fn closing_pool(config: &Config, statement_timeout: &str) -> Result<Database, DatabaseError> {
     let most = u32::try_from(2 * config.close_concurrency + 2).unwrap_or(u32::MAX);
-    pool_of(config, most, vec![("statement_timeout", statement_timeout)])
-}
-
-/// `changed` are session settings that replace the usual ones.
-fn pool_of(
-    config: &Config,
-    most: u32,
-    changed: Vec<(&'static str, &'static str)>,
-) -> Result<PgPool, DatabaseError> {
-    let options = options(config)?.options(changed.iter().copied());
-    let (schema, changed): (Arc<str>, Arc<[_]>) = (config.schema.as_str().into(), changed.into());
-    Ok(PgPoolOptions::new()
-        .max_connections(most)
-        .acquire_timeout(ACQUIRE)
-        // A round trip for each acquire would buy nothing: a dead connection's error is retried like any outage. Only a
-        // connection that has been idle may have died unnoticed.
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            let (schema, changed) = (Arc::clone(&schema), Arc::clone(&changed));
-            Box::pin(async move { session::check(connection, &schema, &changed).await })
-        })
-        .before_acquire(|connection, meta| {
-            let rested = meta.idle_for > Duration::from_secs(1);
-            Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
-        })
-        // Without this, the driver would wait forever for the connection of an abandoned statement, and keep its place taken.
-        .after_release(|connection, _| Box::pin(answers(connection)))
-        .connect_lazy_with(options))
+    Database::new(config, most, &[("statement_timeout", statement_timeout)])
 }
 
 /// Longest wait for a connection and a trivial answer. Roles begin with it, and orders become due meanwhile.
@@ -132,14 +102,14 @@ const PROBE: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// When it cannot be reached, refuses the login, or has not been migrated; the error says which.
-pub async fn probe(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
+pub async fn probe(pool: &Database, clock: &DbClock) -> Result<(), DatabaseError> {
     match ask(pool, clock).await {
         Ok(()) => Ok(()),
         Err(error) => Err(explained(pool, error).await),
     }
 }
 
-async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
+async fn ask(pool: &Database, clock: &DbClock) -> Result<(), DatabaseError> {
     let sent = Instant::now();
     // The statement only checks that the table exists: a shop's role may not read it.
     let now = sqlx::query_scalar!(
@@ -155,7 +125,7 @@ async fn ask(pool: &PgPool, clock: &DbClock) -> Result<(), DatabaseError> {
 ///
 /// # Errors
 /// When the database cannot be reached or refuses the login; the error says which.
-pub async fn reach(pool: &PgPool) -> Result<(), DatabaseError> {
+pub async fn reach(pool: &Database) -> Result<(), DatabaseError> {
     match bounded("connecting to the database", pool.acquire()).await {
         Ok(_) => Ok(()),
         Err(error) => Err(explained(pool, error).await),
@@ -168,7 +138,7 @@ const TICK: Duration = Duration::from_secs(2);
 const NOTE_EVERY: u32 = 5;
 
 /// Keeps the estimate of the database's clock fresh while no other statement does; runs until it is dropped.
-pub async fn keep_time(pool: &PgPool, clock: &DbClock) {
+pub async fn keep_time(pool: &Database, clock: &DbClock) {
     for tick in 1_u32.. {
         // An outage is noticed and reported by the sessions.
         let _ = ask(pool, clock).await;

@@ -2,38 +2,60 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
-
-use super::{DatabaseError, bounded, within};
+use super::{Database, DatabaseError, bounded, within};
 use crate::clock::DbTime;
 
 /// How often a pod says that it is there.
 pub const PRESENT: Duration = Duration::from_secs(1);
 
-/// Records that this pod is there, and whether due orders have waited in it since the last time.
+/// How long after a pod was seen last it still counts as there, such as for its share of `close_rate`.
+const THERE: Duration = Duration::from_secs(5);
+
+/// Records that this pod is there, what its roles are, and whether due orders have waited in it since the last time. Returns how
+/// many other pods close orders.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn present(pool: &PgPool, pod: &str, busy: bool) -> Result<(), DatabaseError> {
-    let present = sqlx::query!(
-        "INSERT INTO pods AS known (pod, version, started_at, seen_at, busy_at)
-         VALUES ($1, $2, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(),
-                 CASE WHEN $3::boolean THEN pg_catalog.clock_timestamp() END)
-         ON CONFLICT (pod) DO UPDATE
-         SET seen_at = excluded.seen_at, busy_at = coalesce(excluded.busy_at, known.busy_at)",
+pub async fn present(pool: &Database, pod: &str, roles: &[String], busy: bool) -> Result<u32, DatabaseError> {
+    let present = sqlx::query_scalar!(
+        r#"WITH present AS (
+               INSERT INTO pods AS known (pod, version, roles, started_at, seen_at, busy_at)
+               VALUES ($1, $2, $3, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(),
+                       CASE WHEN $4::boolean THEN pg_catalog.clock_timestamp() END)
+               ON CONFLICT (pod) DO UPDATE
+               SET seen_at = excluded.seen_at, busy_at = coalesce(excluded.busy_at, known.busy_at)
+           )
+           SELECT pg_catalog.count(*) AS "others!" FROM pods
+           WHERE pod <> $1 AND roles && '{close,sweep}' AND seen_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $5)"#,
         pod,
         env!("CARGO_PKG_VERSION"),
-        busy
+        roles,
+        busy,
+        THERE.as_secs_f64()
     );
-    bounded("saying that this pod is there", present.execute(pool)).await?;
-    Ok(())
+    let others = bounded("saying that this pod is there", present.fetch_one(pool)).await?;
+    Ok(u32::try_from(others).unwrap_or(u32::MAX))
+}
+
+/// How many pods close orders.
+///
+/// # Errors
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
+pub async fn closing(pool: &Database) -> Result<u32, DatabaseError> {
+    let closing = sqlx::query_scalar!(
+        r#"SELECT pg_catalog.count(*) AS "closing!" FROM pods
+           WHERE roles && '{close,sweep}' AND seen_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)"#,
+        THERE.as_secs_f64()
+    );
+    let closing = bounded("asking for the other pods", closing.fetch_one(pool)).await?;
+    Ok(u32::try_from(closing).unwrap_or(u32::MAX))
 }
 
 /// Deletes this pod's row, and those of pods that have been gone for a day.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn gone(pool: &PgPool, pod: &str) -> Result<(), DatabaseError> {
+pub async fn gone(pool: &Database, pod: &str) -> Result<(), DatabaseError> {
     let gone = sqlx::query!(
         "DELETE FROM pods WHERE pod = $1 OR seen_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)",
         pod
@@ -52,7 +74,7 @@ const JUST_NOW: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn any_silent_or_busy(pool: &PgPool, at: DbTime) -> Result<bool, DatabaseError> {
+pub async fn any_silent_or_busy(pool: &Database, at: DbTime) -> Result<bool, DatabaseError> {
     let moment = time::OffsetDateTime::from;
     let any = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM pods WHERE (seen_at BETWEEN $1 AND $2) OR busy_at >= $3) AS "any!""#,

@@ -1,6 +1,6 @@
 //! The rights that pods need, compared with those of the pods' role.
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use super::catalog::TABLES;
 use super::session::identifier;
@@ -37,10 +37,7 @@ pub(super) struct Missing {
 }
 
 /// The rights that this session's role lacks.
-pub(super) async fn missing(
-    connection: &mut PgConnection,
-    schema: &str,
-) -> Result<Vec<Missing>, sqlx::Error> {
+pub(super) async fn missing(on: impl PgExecutor<'_>, schema: &str) -> Result<Vec<Missing>, sqlx::Error> {
     let (tables, rights): (Vec<String>, Vec<String>) = TABLE_RIGHTS
         .iter()
         .flat_map(|(table, rights)| rights.iter().map(|right| ((*table).to_owned(), (*right).to_owned())))
@@ -78,7 +75,7 @@ pub(super) async fn missing(
         &functions,
         &sequences
     );
-    let mut lacking = lacking.fetch_all(connection).await?;
+    let mut lacking = lacking.fetch_all(on).await?;
     // Sorted, because the planner decides in which order they come, and an error names the first one.
     lacking.sort_by_key(|row| {
         let mut wanted = tables.iter().zip(&rights);

@@ -3,9 +3,12 @@
 use std::sync::LazyLock;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::beforehand::{alone, no_schema, refuse_foreign_tables, refuse_without_rights, refused, session};
+use super::beforehand::{
+    alone, no_schema, refuse_foreign_tables, refuse_without_rights, refused, refused_by_a_pooler, session,
+};
 use super::blockers::{Waiting, patiently};
 use super::catalog::{self, Difference, FUNCTIONS, Repair, rendered};
 use super::session::identifier;
@@ -33,13 +36,14 @@ fn named(mut migrations: Migrator) -> Migrator {
     migrations
 }
 
-/// Brings the schema up to date, and repairs what differs: tables, indexes, functions, triggers.
+/// Brings the schema up to date, and repairs what differs: tables, indexes, functions, triggers. It works in sessions of its own,
+/// which must not go through a pooler.
 ///
 /// # Errors
 /// When the database cannot be reached, holds tables of the same names that our migrations did not create, refuses a
 /// statement, or differs in a way that only a person can repair.
-pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    migrate_and_say(pool, &mut |line| tracing::warn!(event = "migrate_waits", "{line}")).await
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
+    migrate_and_say(options, &mut |line| tracing::warn!(event = "migrate_waits", "{line}")).await
 }
 
 /// Same as [`migrate`]; `say` gets a line for each wait for another session, and for each invalid index.
@@ -47,10 +51,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 /// # Errors
 /// Same as [`migrate`].
 pub async fn migrate_and_say(
-    pool: &PgPool,
+    options: &PgConnectOptions,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), MigrateError> {
-    let mut migrating = Migrating::begin(pool, say).await?;
+    let mut migrating = Migrating::begin(options, say).await?;
     migrating.migrations(&MIGRATIONS).await?;
     migrating.repair().await
 }
@@ -61,11 +65,11 @@ pub async fn migrate_and_say(
 /// Same as [`migrate`].
 #[doc(hidden)]
 pub async fn migrate_by(
-    pool: &PgPool,
+    options: &PgConnectOptions,
     migrations: Migrator,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), MigrateError> {
-    let mut migrating = Migrating::begin(pool, say).await?;
+    let mut migrating = Migrating::begin(options, say).await?;
     migrating.migrations(&named(migrations)).await
 }
 
@@ -74,9 +78,9 @@ pub async fn migrate_by(
 /// # Errors
 /// Same as [`migrate`].
 #[doc(hidden)]
-pub async fn dump(pool: &PgPool) -> Result<String, MigrateError> {
+pub async fn dump(options: &PgConnectOptions) -> Result<String, MigrateError> {
     let mut silent = |_| {};
-    let mut migrating = Migrating::begin(pool, &mut silent).await?;
+    let mut migrating = Migrating::begin(options, &mut silent).await?;
     migrating.migrations(&MIGRATIONS).await?;
     migrating.functions().await?;
     migrating.triggers().await?;
@@ -97,9 +101,12 @@ struct Migrating<'a> {
 }
 
 impl<'a> Migrating<'a> {
-    async fn begin(pool: &PgPool, say: &'a mut (dyn FnMut(String) + Send)) -> Result<Self, MigrateError> {
-        let options = pool.connect_options().as_ref().clone().options([("statement_timeout", "0")]);
-        let mut looking = PgConnection::connect_with(&options).await?;
+    async fn begin(
+        options: &PgConnectOptions,
+        say: &'a mut (dyn FnMut(String) + Send),
+    ) -> Result<Self, MigrateError> {
+        let options = options.clone().options([("statement_timeout", "0")]);
+        let mut looking = PgConnection::connect_with(&options).await.map_err(refused_by_a_pooler)?;
         let schema: Option<String> =
             sqlx::query_scalar("SELECT pg_catalog.current_schema()::text").fetch_one(&mut looking).await?;
         let Some(schema) = schema else { return Err(no_schema(&mut looking).await?) };

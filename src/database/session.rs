@@ -1,11 +1,15 @@
-//! The session settings that closing relies on: sent when a connection is made, and checked that they arrived.
+//! The session settings that closing relies on: sent, and checked that they arrived.
 //!
-//! What a statement means must not depend on defaults of the database or the role. The settings are start-up parameters and
-//! are never SET later: behind a transaction pooler, another program may get the same session.
+//! What a statement means must not depend on defaults of the database or the role. A direct connection gets the settings as start-up
+//! parameters. Through a pooler, each transaction begins with them (`pool.rs`); they are never SET for a session, because
+//! another program may get the same session.
+
+use std::sync::Arc;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 
+use super::pool::{Session, Way};
 use super::{DatabaseError, PROBE, within};
 use crate::config::Config;
 
@@ -31,16 +35,24 @@ const PINNED: [(&str, &str); 10] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// Connection options with our session settings.
+/// A start-up parameter that means nothing to PostgreSQL. A session without it goes through a pooler that drops start-up parameters.
+const MARK: &str = "overdue.direct";
+
+/// Connection options with our session settings as start-up parameters.
 ///
 /// # Errors
 /// When the URL cannot be parsed; the configuration has checked that already.
 pub fn options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
+    Ok(Settings::of(config, &[]).at_start(plain_options(config)?))
+}
+
+/// Connection options without start-up parameters, but for those that every pooler knows.
+pub(super) fn plain_options(config: &Config) -> Result<PgConnectOptions, DatabaseError> {
     let options = config
         .database_options()
         .map_err(|problem| DatabaseError { doing: "reading database_url", source: refusal(problem) })?;
-    let options = options.application_name("overdue").options(PINNED);
-    Ok(options.options([("search_path", identifier(&config.schema))]).disable_statement_logging())
+    // Floating-point numbers are exchanged in binary.
+    Ok(options.application_name("overdue").extra_float_digits(None).disable_statement_logging())
 }
 
 /// A name quoted as an SQL identifier.
@@ -53,86 +65,117 @@ pub(super) fn refusal(problem: impl Into<String>) -> sqlx::Error {
     sqlx::Error::Configuration(problem.into().into())
 }
 
-/// Connects outside the pool, and checks the session; `changed` are settings that replace the usual ones.
+/// Connects outside the pool, and checks that statements get our settings.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses the login, or when the session does not have our settings.
-pub async fn connect(
-    config: &Config,
-    changed: &[(&'static str, &str)],
-) -> Result<PgConnection, DatabaseError> {
-    let options = options(config)?.options(changed.iter().copied());
+/// When the database cannot be reached or refuses the login, or when a setting is not suitable.
+pub async fn connect(config: &Config) -> Result<Session<Box<PgConnection>>, DatabaseError> {
+    let settings = Settings::of(config, &[]);
+    let plain = plain_options(config)?;
+    let way = Way::new(settings.clone(), config);
     let connecting = async {
-        let connected = PgConnection::connect_with(&options).await;
-        let mut connection = connected.map_err(true_reason)?;
-        check(&mut connection, &config.schema, changed).await?;
-        Ok(connection)
+        let first = if way.pooled() { plain.clone() } else { settings.at_start(plain.clone()) };
+        let mut connection = match PgConnection::connect_with(&first).await {
+            Err(error) if way.refuses_parameters(&error) => {
+                // Without them the answer is the same, or more telling, unless this is a pooler.
+                let Ok(connection) = PgConnection::connect_with(&plain).await else { return Err(error) };
+                way.recognized();
+                connection
+            }
+            connected => connected?,
+        };
+        way.check(&mut connection).await?;
+        Ok(Session::new(Box::new(connection), Arc::new(way)))
     };
     within(PROBE, "connecting to the database", connecting).await
 }
 
-/// Turns a pooler's refusal of start-up parameters into an error that is not retried. The pooler reports it as a protocol
-/// violation, which from PostgreSQL itself would count as an outage.
-fn true_reason(error: sqlx::Error) -> sqlx::Error {
-    match error.as_database_error() {
-        Some(refused) if refused.message().contains("startup parameter") => refusal(format!(
-            "{} (SQLSTATE {}): a connection pooler refuses the session settings that closing relies on; connect to \
-             PostgreSQL directly in database_url (DATABASE_URL)",
-            refused.message(),
-            refused.code().unwrap_or_default()
-        )),
-        _ => error,
+/// What our settings are in a session: ours, those that are only looked at, the mark, the role and the database.
+pub(super) struct Seen(PgRow);
+
+impl Seen {
+    /// Whether start-up parameters have arrived.
+    pub fn is_direct(&self) -> Result<bool, sqlx::Error> {
+        Ok(self.0.try_get::<Option<&str>, _>("mark")? == Some("on"))
+    }
+
+    fn value(&self, at: usize) -> Result<Option<String>, sqlx::Error> {
+        self.0.try_get(at)
     }
 }
 
-/// Checks in one round trip that the session has our settings.
-///
-/// # Errors
-/// The database's, or a refusal that names the first unsuitable setting, its value, and what to do.
-pub(super) async fn check(
-    connection: &mut PgConnection,
-    schema: &str,
-    changed: &[(&'static str, &str)],
-) -> Result<(), sqlx::Error> {
-    let mut pinned: Vec<(&str, String)> =
-        PINNED.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    pinned.push(("search_path", identifier(schema)));
-    for (name, value) in changed {
-        pinned.retain(|(known, _)| known != name);
-        pinned.push((name, (*value).to_owned()));
+/// The settings of a session: the usual ones, the search path, and what replaces them.
+#[derive(Clone, Debug)]
+pub(super) struct Settings(Vec<(&'static str, String)>);
+
+impl Settings {
+    /// `changed` are settings that replace the usual ones.
+    pub fn of(config: &Config, changed: &[(&'static str, &str)]) -> Self {
+        let mut settings: Vec<_> = PINNED.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        settings.push(("search_path", identifier(&config.schema)));
+        for (name, value) in changed {
+            settings.retain(|(known, _)| known != name);
+            settings.push((name, (*value).to_owned()));
+        }
+        Self(settings)
     }
-    let asked = pinned.iter().map(|(name, _)| *name).chain(GIVEN.iter().map(|(name, ..)| *name));
-    let columns: Vec<_> = asked.map(|name| format!("pg_catalog.current_setting('{name}', true)")).collect();
-    // The simple protocol: a pooler may pass the next statement to another session, in which a prepared one does not exist.
-    let query = format!(
-        "SELECT {}, pg_catalog.quote_ident(current_user), pg_catalog.quote_ident(pg_catalog.current_database())",
-        columns.join(", ")
-    );
-    let row: PgRow = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?;
-    let value = |at: usize| row.try_get::<Option<String>, _>(at);
-    for (at, (name, wanted)) in pinned.iter().enumerate() {
-        let there = value(at)?.unwrap_or_default();
-        if !same(&there, wanted) {
+
+    /// These options with the settings and the mark as start-up parameters.
+    pub fn at_start(&self, options: PgConnectOptions) -> PgConnectOptions {
+        options.options(self.0.iter().map(|(name, value)| (*name, value.as_str()))).options([(MARK, "on")])
+    }
+
+    /// Statements that begin a transaction with the settings, which end with it.
+    pub fn begin(&self) -> String {
+        let set = self.0.iter().map(|(name, value)| {
+            // A search path is a list of identifiers, not one text.
+            let value = if *name == "search_path" { value.clone() } else { literal(value) };
+            format!("SET LOCAL {name} = {value}")
+        });
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE".to_owned();
+        std::iter::once(begin).chain(set).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Reads in one round trip what the settings are now.
+    pub async fn look(&self, connection: &mut PgConnection) -> Result<Seen, sqlx::Error> {
+        let asked = self.0.iter().map(|(name, _)| *name).chain(GIVEN.iter().map(|(name, ..)| *name));
+        let columns: Vec<_> =
+            asked.map(|name| format!("pg_catalog.current_setting('{name}', true)")).collect();
+        // The simple protocol: a pooler may pass the next statement to another session, in which a prepared one does not exist.
+        let query = format!(
+            "SELECT {}, pg_catalog.quote_ident(current_user) AS role, pg_catalog.quote_ident(pg_catalog.current_database()) AS database,
+                    pg_catalog.current_setting('{MARK}', true) AS mark",
+            columns.join(", ")
+        );
+        Ok(Seen(connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?))
+    }
+
+    /// Refuses unsuitable settings.
+    ///
+    /// # Errors
+    /// A refusal that names the first of them, its value, and what to do.
+    pub fn judge(&self, seen: &Seen) -> Result<(), sqlx::Error> {
+        let role: String = seen.0.try_get("role")?;
+        for (at, (name, wanted)) in self.0.iter().enumerate() {
+            let there = seen.value(at)?.unwrap_or_default();
+            if !same(&there, wanted) {
+                return Err(refusal(format!(
+                    "the session setting {name} is `{there}` and not `{wanted}`, which Overdue has set: something else sets it \
+                     when a session or transaction begins, such as a login trigger or a pooler's connect_query; leave the \
+                     role {role} out of it"
+                )));
+            }
+        }
+        let database: String = seen.0.try_get("database")?;
+        for (at, (name, fits, why)) in GIVEN.iter().enumerate() {
+            let Some(there) = seen.value(self.0.len() + at)?.filter(|there| !fits(there)) else { continue };
             return Err(refusal(format!(
-                "the session setting {name} is `{there}` and not `{wanted}`: something between Overdue and PostgreSQL drops \
-                 start-up parameters (a pooler such as PgBouncer with ignore_startup_parameters), or a login trigger sets it; \
-                 connect to PostgreSQL directly in database_url (DATABASE_URL), or set it for the role: \
-                 ALTER ROLE {} SET {name} = {}",
-                value(columns.len())?.unwrap_or_default(),
-                literal(wanted)
+                "the session setting {name} is `{there}`: {why}; a superuser can repair it: ALTER ROLE {role} RESET {name}, \
+                 ALTER DATABASE {database} RESET {name}, ALTER ROLE {role} IN DATABASE {database} RESET {name}, or postgresql.conf"
             )));
         }
+        Ok(())
     }
-    for (at, (name, fits, why)) in GIVEN.iter().enumerate() {
-        let Some(there) = value(pinned.len() + at)?.filter(|there| !fits(there)) else { continue };
-        return Err(refusal(format!(
-            "the session setting {name} is `{there}`: {why}; a superuser can repair it: ALTER ROLE {role} RESET {name}, \
-             ALTER DATABASE {database} RESET {name}, ALTER ROLE {role} IN DATABASE {database} RESET {name}, or postgresql.conf",
-            role = value(columns.len())?.unwrap_or_default(),
-            database = value(columns.len() + 1)?.unwrap_or_default(),
-        )));
-    }
-    Ok(())
 }
 
 /// Settings that cannot be sent: an ordinary role may not set the first, and PostgreSQL before 17 does not know the second.

@@ -1,20 +1,19 @@
 //! Detects that the database is another server or on another timeline: a standby was promoted, or a backup restored.
 
-use sqlx::{PgConnection, PgPool};
-
+use super::pool::{Connected, Database, Session};
 use super::{DatabaseError, bounded};
 
 /// Compares server and timeline with those recorded last. One of all pods reports a change, and returns true.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn note(pool: &PgPool) -> Result<bool, DatabaseError> {
+pub async fn note(pool: &Database) -> Result<bool, DatabaseError> {
     let connection = bounded("connecting to the database", pool.acquire()).await;
-    note_by(&mut *connection?).await
+    note_by(&mut connection?).await
 }
 
 /// Same as [`note`], over this connection.
-pub(super) async fn note_by(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
+pub(super) async fn note_by(connection: &mut Session<impl Connected>) -> Result<bool, DatabaseError> {
     // The names of a promoted server's WAL files show its new timeline at once; pg_control follows at a checkpoint.
     let row = sqlx::query!(
         r#"SELECT o.system_identifier, o.timeline, c.system_identifier AS "server!",

@@ -1,9 +1,10 @@
 //! Checks that the database has what pods need: the schema, its functions and triggers, and the role's rights.
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::PgExecutor;
 use tokio::time::timeout;
 
 use super::catalog::{self, Repair};
+use super::pool::{Connected, Database, Session};
 use super::schema::newest;
 use super::session::{connect, identifier, refusal};
 use super::timeline::note_by;
@@ -23,18 +24,18 @@ const MIGRATE: &str = "run `overdue migrate`";
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn verify(pool: &PgPool, config: &Config) -> Result<Vec<Finding>, DatabaseError> {
+pub async fn verify(pool: &Database, config: &Config) -> Result<Vec<Finding>, DatabaseError> {
     let connection = bounded("connecting to the database", pool.acquire()).await;
-    bounded("looking at the database's schema", look(&mut *connection?, &config.schema)).await
+    bounded("looking at the database's schema", look(&mut connection?, &config.schema)).await
 }
 
 /// Checks that a pod can work with this database, and records which server it is. A pod with a wrong one would close wrongly,
-/// or not at all.
+/// or not at all. Returns whether it was reached through a pooler.
 ///
 /// # Errors
 /// When the database cannot be reached or does not answer in time, or a refusal with the first difference and its remedy.
-pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
-    let mut connection = connect(config, &[]).await?;
+pub async fn fit(config: &Config) -> Result<bool, DatabaseError> {
+    let mut connection = connect(config).await?;
     let findings = bounded("looking at the database's schema", look(&mut connection, &config.schema)).await?;
     let mut wrong = Vec::new();
     for finding in findings {
@@ -49,8 +50,9 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
     let Some(first) = wrong.first() else {
         // Closing needs neither of these, so their errors are ignored.
         let _ = note_by(&mut connection).await;
+        let pooled = connection.through_a_pooler();
         let _ = timeout(PROBE, connection.close()).await;
-        return Ok(());
+        return Ok(pooled);
     };
     let more = match wrong.len() - 1 {
         0 => String::new(),
@@ -59,16 +61,16 @@ pub async fn fit(config: &Config) -> Result<(), DatabaseError> {
     Err(DatabaseError { doing: "checking the database's schema", source: refusal(format!("{first}{more}")) })
 }
 
-async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding>, sqlx::Error> {
-    if let Some(finding) = reach(connection, schema).await? {
+async fn look(session: &mut Session<impl Connected>, schema: &str) -> Result<Vec<Finding>, sqlx::Error> {
+    if let Some(finding) = reach(&mut *session, schema).await? {
         return Ok(vec![finding]);
     }
-    let catalog = catalog::read(connection, schema).await?;
+    let catalog = catalog::read(&mut *session, schema).await?;
     let mut findings = Vec::new();
-    let newer = is_newer(connection).await?;
+    let newer = is_newer(session).await?;
     let differences = catalog::differences(&catalog, schema);
     if differences.iter().any(|difference| difference.repair == Repair::Tables) {
-        return Ok(vec![no_tables(connection, schema).await?]);
+        return Ok(vec![no_tables(session, schema).await?]);
     }
     match (newer, differences.is_empty()) {
         (Some(true), _) => findings.push(Finding::cannot_tell(
@@ -94,7 +96,7 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
     if newer == Some(false) {
         findings.push(differs(format!("the schema {schema} lacks migrations of this version"), MIGRATE));
     }
-    let missing = rights::missing(connection, schema).await?;
+    let missing = rights::missing(session, schema).await?;
     if missing.is_empty() {
         findings.push(Finding::fine(PLACE, "the role's rights on tables, functions and sequences"));
     }
@@ -103,14 +105,14 @@ async fn look(connection: &mut PgConnection, schema: &str) -> Result<Vec<Finding
 }
 
 /// Why the schema cannot be read at all, or `None`: the catalog shows names without their schema only if the role may use it.
-async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Finding>, sqlx::Error> {
+async fn reach(on: impl PgExecutor<'_>, schema: &str) -> Result<Option<Finding>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT pg_catalog.quote_ident(current_user) AS "role!",
                   (SELECT pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace
                    WHERE nspname OPERATOR(pg_catalog.=) $1::text) AS may_use"#,
         schema
     );
-    let row = row.fetch_one(connection).await?;
+    let row = row.fetch_one(on).await?;
     Ok(match row.may_use {
         Some(true) => None,
         Some(false) => Some(differs(
@@ -129,16 +131,16 @@ async fn reach(connection: &mut PgConnection, schema: &str) -> Result<Option<Fin
 }
 
 /// Whether the database has migrations that this version does not know (true), or lacks some (false); `None` for neither.
-async fn is_newer(connection: &mut PgConnection) -> Result<Option<bool>, sqlx::Error> {
+async fn is_newer(session: &mut Session<impl Connected>) -> Result<Option<bool>, sqlx::Error> {
     let readable = sqlx::query_scalar!(
         r#"SELECT coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass('overdue_migrations'), 'SELECT'), false) AS "yes!""#
     );
-    if !readable.fetch_one(&mut *connection).await? {
+    if !readable.fetch_one(&mut *session).await? {
         // Either there are no tables, or a right is missing: other checks find both.
         return Ok(None);
     }
     let applied = sqlx::query_scalar("SELECT pg_catalog.max(version) FROM overdue_migrations WHERE success");
-    let applied: Option<i64> = applied.fetch_one(connection).await?;
+    let applied: Option<i64> = applied.fetch_one(session).await?;
     Ok(match applied.unwrap_or(0).cmp(&newest()) {
         std::cmp::Ordering::Less => Some(false),
         std::cmp::Ordering::Equal => None,
@@ -147,12 +149,12 @@ async fn is_newer(connection: &mut PgConnection) -> Result<Option<bool>, sqlx::E
 }
 
 /// The finding that the schema has no tables of Overdue, with the schemas that have them.
-async fn no_tables(connection: &mut PgConnection, schema: &str) -> Result<Finding, sqlx::Error> {
+async fn no_tables(on: impl PgExecutor<'_>, schema: &str) -> Result<Finding, sqlx::Error> {
     let others = sqlx::query_scalar!(
         r#"SELECT n.nspname::text AS "name!" FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
            WHERE c.relname = 'overdue_migrations' ORDER BY 1 LIMIT 5"#
     );
-    let others = others.fetch_all(connection).await?;
+    let others = others.fetch_all(on).await?;
     let hint = match others.as_slice() {
         [] => String::new(),
         others => {

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
 use tokio::time::Instant;
+
+use super::{Database, Session};
 
 /// A connection that has been idle for longer may have died unnoticed. It goes back to the pool, which pings it.
 const RESTED: Duration = Duration::from_secs(1);
@@ -14,15 +14,15 @@ const RESTED: Duration = Duration::from_secs(1);
 /// back: round trips that cost as much as closing a few orders does.
 #[derive(Debug)]
 pub struct WarmConnections {
-    pool: PgPool,
+    pool: Database,
     most: usize,
-    idle: Mutex<Vec<(PoolConnection<Postgres>, Instant)>>,
+    idle: Mutex<Vec<(Session, Instant)>>,
 }
 
 impl WarmConnections {
     /// Keeps at most `most` of the pool's connections.
     #[must_use]
-    pub fn new(pool: PgPool, most: usize) -> Self {
+    pub fn new(pool: Database, most: usize) -> Self {
         Self { pool, most, idle: Mutex::default() }
     }
 
@@ -30,7 +30,7 @@ impl WarmConnections {
     ///
     /// # Errors
     /// When the pool has no free connection, or the database does not answer.
-    pub async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    pub async fn take(&self) -> Result<Session, sqlx::Error> {
         let last = self.with(|idle| idle.pop().filter(|(_, since)| since.elapsed() < RESTED));
         match last {
             Some((connection, _)) => Ok(connection),
@@ -40,7 +40,7 @@ impl WarmConnections {
     }
 
     /// Keeps a connection whose last statement was answered. Drop any other one instead: the pool then checks it.
-    pub fn keep(&self, connection: PoolConnection<Postgres>) {
+    pub fn keep(&self, connection: Session) {
         let (now, most) = (Instant::now(), self.most);
         self.with(|idle| {
             idle.retain(|(_, since)| now - *since < RESTED);
@@ -56,7 +56,7 @@ impl WarmConnections {
         self.pool.close().await;
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Vec<(PoolConnection<Postgres>, Instant)>) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut Vec<(Session, Instant)>) -> T) -> T {
         change(&mut self.idle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 
-use super::lane::{Hop, Lanes};
+use super::lane::{Hop, LONGEST_HOLD, Lanes};
 use crate::clock::DbTime;
 use crate::wire::keys::KEY_PROCESS;
 use crate::wire::outgoing::Outgoing;
@@ -36,6 +36,13 @@ impl Scheduler {
     #[must_use]
     pub fn holds(&self, wake: &Wake, now: DbTime) -> bool {
         self.lanes.hop(wake.due, now) == Hop::Hold
+    }
+
+    /// Whether a wake may wait for others before it goes into a lane: it would come back early, and so loses nothing by going a little
+    /// later. One that takes its last lane now, or soon, goes at once.
+    #[must_use]
+    pub fn may_gather(&self, due: DbTime, now: DbTime) -> bool {
+        due.since(now) > LONGEST_HOLD && matches!(self.lanes.hop(due, now), Hop::Stage { .. })
     }
 
     /// The messages that carry these wakes into their lanes, or straight to the pods.

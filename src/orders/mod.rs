@@ -5,11 +5,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use crate::clock::DbTime;
-use crate::database::DatabaseError;
+use crate::database::{Database, DatabaseError, Transaction};
 
 /// An order as it is in the database. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,21 +57,22 @@ fn during(doing: &'static str) -> impl FnOnce(sqlx::Error) -> ShopError {
 /// # Errors
 /// When a product does not exist or has too little stock (nothing is changed then), or the database fails.
 pub async fn place(
-    pool: &PgPool,
+    pool: &Database,
     user_id: i64,
     window: Duration,
     mut items: Vec<Item>,
 ) -> Result<i64, ShopError> {
     // In product order, as in every transaction that locks several products, to avoid deadlocks.
     items.sort_unstable_by_key(|item| item.product_id);
-    let mut transaction = pool.begin().await.map_err(during("placing an order"))?;
+    let mut session = pool.acquire().await.map_err(during("placing an order"))?;
+    let mut transaction = session.begin("").await.map_err(during("placing an order"))?;
     for Item { product_id, quantity } in items.iter().copied() {
         let taken = sqlx::query!(
             "UPDATE inventory SET stock = stock - $2 WHERE product_id = $1 AND stock >= $2",
             product_id,
             quantity
         );
-        let taken = taken.execute(&mut *transaction).await.map_err(during("taking stock"))?;
+        let taken = taken.execute(&mut transaction).await.map_err(during("taking stock"))?;
         if taken.rows_affected() == 0 {
             return Err(refused(&mut transaction, product_id, quantity).await?);
         }
@@ -82,7 +82,7 @@ pub async fn place(
         user_id,
         window.as_secs_f64()
     )
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut transaction)
     .await
     .map_err(during("placing an order"))?;
     let (products, quantities): (Vec<_>, Vec<_>) =
@@ -93,7 +93,7 @@ pub async fn place(
         &products,
         &quantities
     )
-    .execute(&mut *transaction)
+    .execute(&mut transaction)
     .await
     .map_err(during("placing an order"))?;
     transaction.commit().await.map_err(during("placing an order"))?;
@@ -101,12 +101,12 @@ pub async fn place(
 }
 
 async fn refused(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     product_id: i64,
     wanted: i64,
 ) -> Result<ShopError, ShopError> {
     let stock = sqlx::query_scalar!("SELECT stock FROM inventory WHERE product_id = $1", product_id);
-    let stock = stock.fetch_optional(connection).await.map_err(during("reading stock"))?;
+    let stock = stock.fetch_optional(transaction).await.map_err(during("reading stock"))?;
     Ok(match stock {
         Some(stock) => ShopError::OutOfStock { product_id, stock, wanted },
         None => ShopError::NoSuchProduct(product_id),
@@ -117,7 +117,7 @@ async fn refused(
 ///
 /// # Errors
 /// When there is no such order, or the database fails.
-pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
+pub async fn show(pool: &Database, order_id: i64) -> Result<Order, ShopError> {
     let order = sqlx::query!(
         "SELECT user_id, status, created_at, payment_deadline, closed_at FROM orders WHERE order_id = $1",
         order_id
@@ -146,7 +146,7 @@ pub async fn show(pool: &PgPool, order_id: i64) -> Result<Order, ShopError> {
 ///
 /// # Errors
 /// When there is no such order, it is not PENDING, or the database fails.
-pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
+pub async fn pay(pool: &Database, order_id: i64) -> Result<(), ShopError> {
     let paid = sqlx::query!(
         "UPDATE orders SET status = 'PAID', updated_at = pg_catalog.now() WHERE order_id = $1 AND status = 'PENDING'",
         order_id
@@ -159,7 +159,7 @@ pub async fn pay(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
 ///
 /// # Errors
 /// When there is no such order, it is not PENDING, or the database fails.
-pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
+pub async fn cancel(pool: &Database, order_id: i64) -> Result<(), ShopError> {
     let cancelled = sqlx::query_scalar!(r#"SELECT overdue_cancel($1) AS "cancelled!""#, order_id);
     let cancelled = cancelled.fetch_one(pool).await.map_err(during("cancelling an order"))?;
     changed(pool, order_id, u64::from(cancelled), "cancelled").await
@@ -169,7 +169,7 @@ pub async fn cancel(pool: &PgPool, order_id: i64) -> Result<(), ShopError> {
 ///
 /// # Errors
 /// When there is no such order, it is not PENDING, or the database fails.
-pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), ShopError> {
+pub async fn extend(pool: &Database, order_id: i64, by: Duration) -> Result<(), ShopError> {
     let extended = sqlx::query!(
         "UPDATE orders SET payment_deadline = payment_deadline + pg_catalog.make_interval(secs => $2), updated_at = pg_catalog.now()
          WHERE order_id = $1 AND status = 'PENDING'",
@@ -181,7 +181,7 @@ pub async fn extend(pool: &PgPool, order_id: i64, by: Duration) -> Result<(), Sh
 }
 
 /// Checks that one row changed, or returns the reason why none did.
-async fn changed(pool: &PgPool, order_id: i64, rows: u64, wanted: &'static str) -> Result<(), ShopError> {
+async fn changed(pool: &Database, order_id: i64, rows: u64, wanted: &'static str) -> Result<(), ShopError> {
     if rows == 1 {
         return Ok(());
     }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::database::{DatabaseError, bounded};
+use crate::database::{Database, DatabaseError, bounded};
 
 /// Orders in one outbox row, as in the triggers: this bounds what the relay reads at once.
 const TOGETHER: i64 = 500;
@@ -21,7 +20,7 @@ const TOGETHER: i64 = 500;
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement. The wakes
 /// recorded by then stay; announcing everything again is harmless.
-pub async fn announce(pool: &PgPool, progress: impl FnMut(u64)) -> Result<u64, DatabaseError> {
+pub async fn announce(pool: &Database, progress: impl FnMut(u64)) -> Result<u64, DatabaseError> {
     let mut announced = Announced::default();
     announced.the_rest(pool, progress).await?;
     Ok(announced.count)
@@ -40,7 +39,11 @@ impl Default for Announced {
 }
 
 impl Announced {
-    async fn the_rest(&mut self, pool: &PgPool, mut progress: impl FnMut(u64)) -> Result<(), DatabaseError> {
+    async fn the_rest(
+        &mut self,
+        pool: &Database,
+        mut progress: impl FnMut(u64),
+    ) -> Result<(), DatabaseError> {
         loop {
             let page = sqlx::query!(
                 r#"WITH page AS MATERIALIZED (
@@ -72,7 +75,7 @@ impl Announced {
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Announces all waiting orders whenever queues that hold wakes were created; runs until it is dropped.
-pub async fn announce_when_created(created: &Notify, pool: &PgPool) {
+pub async fn announce_when_created(created: &Notify, pool: &Database) {
     loop {
         created.notified().await;
         let mut announced = Announced::default();

@@ -7,7 +7,7 @@ pub mod refused;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use tokio::time::Instant;
 
 pub use self::mark::Mark;
@@ -63,7 +63,7 @@ impl Look {
         self.rows.iter().map(|row| row.id).collect()
     }
 
-    /// Moves the mark past what was found. Call it once all of that is relayed and deleted.
+    /// Moves the mark past what was found. Call it once all of that is relayed and deleted, or kept by the caller.
     pub fn relayed(&self, mark: &mut Mark) {
         mark.pass(self.last, self.more, &self.snapshot, self.drawn);
     }
@@ -97,7 +97,7 @@ const _: () = assert!(READ.as_millis() < ANSWER.as_millis());
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn look(
-    connection: &mut PgConnection,
+    on: impl PgExecutor<'_>,
     kind: Kind,
     mark: &mut Mark,
     most: Most,
@@ -117,7 +117,7 @@ pub async fn look(
     );
     // A full look may scan many deleted rows that vacuum has not removed yet.
     let bound = if begin.full { ANSWER } else { READ };
-    let found = within(bound, "reading the outbox", found.fetch_all(connection)).await?;
+    let found = within(bound, "reading the outbox", found.fetch_all(on)).await?;
     let answered = Instant::now();
     if begin.full {
         mark.looked_fully(answered, answered - sent);
@@ -161,11 +161,11 @@ pub async fn look(
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement. The rows
 /// are published again then, which is harmless.
-pub async fn delete_wakes(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
+pub async fn delete_wakes(on: impl PgExecutor<'_>, ids: &[i64]) -> Result<(), DatabaseError> {
     // Fewer rows than ids is no error: a relay that led until a moment ago may have deleted them.
     let (first, last) = span(ids);
     let delete = sqlx::query_file!("src/outbox/delete_wakes.sql", ids, first, last);
-    bounded("deleting from the outbox", delete.execute(connection)).await?;
+    bounded("deleting from the outbox", delete.execute(on)).await?;
     Ok(())
 }
 
@@ -179,10 +179,10 @@ fn span(ids: &[i64]) -> (i64, i64) {
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn large_batch_at_work(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
+pub async fn large_batch_at_work(on: impl PgExecutor<'_>) -> Result<bool, DatabaseError> {
     let taken = sqlx::query_scalar!(
         r#"SELECT NOT pg_catalog.pg_try_advisory_xact_lock_shared($1, 'outbox'::regclass::oid::int4) AS "taken!""#,
         FIRST_CLOSING_SLOT
     );
-    within(READ, "asking whether a large batch is being closed", taken.fetch_one(connection)).await
+    within(READ, "asking whether a large batch is being closed", taken.fetch_one(on)).await
 }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use super::Look;
 use crate::clock::DbTime;
-use crate::database::{DatabaseError, bounded};
+use crate::database::{Connected, DatabaseError, Session, bounded};
 use crate::wire::event::Event;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Why {
 /// When the database cannot be reached, does not answer in time, or refuses the statement. No row of the
 /// outbox is deleted then, and all events are published again, which is harmless; those that were kept are held back.
 pub async fn record(
-    connection: &mut PgConnection,
+    connection: &mut Session<impl Connected>,
     ids: &[i64],
     untold: &[(OrderEvent, Why)],
 ) -> Result<(), DatabaseError> {
@@ -99,7 +99,7 @@ pub async fn record(
     Ok(())
 }
 
-async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Result<(), DatabaseError> {
+async fn keep(on: impl PgExecutor<'_>, untold: &[(OrderEvent, Why)]) -> Result<(), DatabaseError> {
     let events = untold.iter().map(|(event, _)| event);
     let keep = sqlx::query!(
         "INSERT INTO refused_events (order_id, outbox_id, kind, recorded_at, payment_deadline, user_id, attempts,
@@ -119,7 +119,7 @@ async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Re
         &untold.iter().map(|(_, why)| why.attempts()).collect::<Vec<_>>(),
         &untold.iter().map(|(_, why)| why.reason().to_owned()).collect::<Vec<_>>()
     );
-    bounded("keeping events that could not be published", keep.execute(connection)).await?;
+    bounded("keeping events that could not be published", keep.execute(on)).await?;
     Ok(())
 }
 
@@ -127,9 +127,9 @@ async fn keep(connection: &mut PgConnection, untold: &[(OrderEvent, Why)]) -> Re
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn held_back(connection: &mut PgConnection, orders: &[i64]) -> Result<Vec<i64>, DatabaseError> {
+pub async fn held_back(on: impl PgExecutor<'_>, orders: &[i64]) -> Result<Vec<i64>, DatabaseError> {
     let held = sqlx::query_scalar!("SELECT order_id FROM refused_events WHERE order_id = ANY ($1)", orders);
-    bounded("asking for refused events", held.fetch_all(connection)).await
+    bounded("asking for refused events", held.fetch_all(on)).await
 }
 
 /// An event that is due for a retry.
@@ -144,7 +144,7 @@ pub struct Due {
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>, DatabaseError> {
+pub async fn due(on: impl PgExecutor<'_>, most: usize) -> Result<Vec<Due>, DatabaseError> {
     let rows = sqlx::query!(
         r#"SELECT order_id, outbox_id, kind, recorded_at, payment_deadline, user_id,
                   EXISTS (SELECT FROM refused_events AS earlier
@@ -153,7 +153,7 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
            ORDER BY next_try_at"#,
         i64::try_from(most).unwrap_or(i64::MAX)
     );
-    let rows = bounded("reading refused events", rows.fetch_all(connection)).await?;
+    let rows = bounded("reading refused events", rows.fetch_all(on)).await?;
     let due = rows.into_iter().map(|row| Due {
         event: OrderEvent {
             outbox_id: row.outbox_id,
@@ -176,7 +176,7 @@ pub async fn due(connection: &mut PgConnection, most: usize) -> Result<Vec<Due>,
 /// When the database cannot be reached, does not answer in time, or refuses the statement. All of them
 /// are retried then, which is harmless.
 pub async fn settle_again(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     told: &[&OrderEvent],
     refused: &[(&OrderEvent, Why)],
     behind: &[&OrderEvent],
@@ -229,7 +229,7 @@ pub async fn settle_again(
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn waiting(connection: &mut PgConnection) -> Result<i64, DatabaseError> {
+pub async fn waiting(on: impl PgExecutor<'_>) -> Result<i64, DatabaseError> {
     let waiting = sqlx::query_scalar!(r#"SELECT pg_catalog.count(*) AS "waiting!" FROM refused_events"#);
-    bounded("counting refused events", waiting.fetch_one(connection)).await
+    bounded("counting refused events", waiting.fetch_one(on)).await
 }

@@ -58,8 +58,8 @@ impl Pod {
             async move { database::keep_time(&pool, &clock).await }
         });
         let present = tokio::spawn({
-            let pod = self.clone();
-            async move { pod.be_present().await }
+            let (pod, roles) = (self.clone(), roles.iter().map(ToString::to_string).collect::<Vec<_>>());
+            async move { pod.be_present(&roles).await }
         });
         let announcing = tokio::spawn({
             let pod = self.clone();
@@ -106,10 +106,13 @@ impl Pod {
     }
 
     /// Says once a second that this pod is there. An outage is noticed and reported by the sessions.
-    async fn be_present(&self) {
+    async fn be_present(&self, roles: &[String]) {
+        let closer = &self.shared.closer;
         loop {
             let busy = self.shared.busy.swap(false, Ordering::Relaxed);
-            let _ = presence::present(&self.shared.closer.pool, &self.shared.holder, busy).await;
+            if let Ok(others) = presence::present(&closer.pool, &self.shared.holder, roles, busy).await {
+                closer.rate.share(1 + others);
+            }
             sleep(presence::PRESENT).await;
         }
     }

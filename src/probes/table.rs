@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
-
 use super::{Probe, forgettable, is_of_another_shop};
 use crate::clock::DbTime;
-use crate::database::{DatabaseError, bounded};
+use crate::database::{Database, DatabaseError, bounded};
 
 /// Reads the database's time and all probes.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
+pub async fn read(pool: &Database) -> Result<(DbTime, Vec<Probe>), DatabaseError> {
     let rows = sqlx::query!(
         r#"SELECT pg_catalog.clock_timestamp() AS "now!", number AS "number?", queue AS "queue?", announced_at AS "announced_at?",
                   due_at AS "due_at?", returned_at AS "returned_at?"
@@ -37,7 +35,7 @@ pub async fn read(pool: &PgPool) -> Result<(DbTime, Vec<Probe>), DatabaseError> 
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), DatabaseError> {
+pub async fn announce(pool: &Database, queue: &str) -> Result<(i64, String), DatabaseError> {
     // The token begins with the shop, so that another shop that receives the probe can tell.
     let row = sqlx::query!(
         "INSERT INTO lane_probes (queue, token)
@@ -53,7 +51,7 @@ pub async fn announce(pool: &PgPool, queue: &str) -> Result<(i64, String), Datab
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn confirmed(pool: &PgPool, number: i64, within: Duration) -> Result<(), DatabaseError> {
+pub async fn confirmed(pool: &Database, number: i64, within: Duration) -> Result<(), DatabaseError> {
     let placed = sqlx::query!(
         "UPDATE lane_probes SET placed_at = pg_catalog.now(), due_at = pg_catalog.now() + pg_catalog.make_interval(secs => $2) WHERE number = $1",
         number,
@@ -68,7 +66,7 @@ pub async fn confirmed(pool: &PgPool, number: i64, within: Duration) -> Result<(
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
+pub async fn returned(pool: &Database, tokens: &[String]) -> Result<Vec<(String, Duration)>, DatabaseError> {
     let rows = sqlx::query!(
         r#"UPDATE lane_probes SET returned_at = pg_catalog.clock_timestamp() WHERE token = ANY ($1) AND returned_at IS NULL
            RETURNING queue, due_at, returned_at AS "returned_at!""#,
@@ -84,7 +82,7 @@ pub async fn returned(pool: &PgPool, tokens: &[String]) -> Result<Vec<(String, D
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, DatabaseError> {
+pub async fn of_another_shop(pool: &Database, tokens: &[String]) -> Result<usize, DatabaseError> {
     let shop = sqlx::query_scalar!(
         r#"SELECT pg_catalog.replace(shop_id::text, '-', '') AS "shop!" FROM overdue_database"#
     );
@@ -96,7 +94,7 @@ pub async fn of_another_shop(pool: &PgPool, tokens: &[String]) -> Result<usize, 
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
-pub async fn forget(pool: &PgPool, probes: &[&Probe]) -> Result<(), DatabaseError> {
+pub async fn forget(pool: &Database, probes: &[&Probe]) -> Result<(), DatabaseError> {
     let old = forgettable(probes);
     if !old.is_empty() {
         let delete = sqlx::query!("DELETE FROM lane_probes WHERE number = ANY ($1)", &old);

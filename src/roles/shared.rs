@@ -88,7 +88,14 @@ impl Shared {
             Err(error) if before.is_some() && !error.is_transient() => {
                 tracing::error!(event = "database_unfit", %error, "the database is no longer what this pod needs");
             }
-            fit => fit?,
+            fit => {
+                if fit? && before.is_none() {
+                    tracing::info!(
+                        event = "through_a_pooler",
+                        "a pooler is on the way to the database: each statement is a transaction of its own"
+                    );
+                }
+            }
         }
         *last = Some(Instant::now());
         Ok(())

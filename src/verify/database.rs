@@ -1,15 +1,13 @@
 //! The database's part of a verification.
 
-use sqlx::PgPool;
-
 use crate::config::Config;
-use crate::database::{self, DatabaseError, PLACE};
+use crate::database::{self, Database, DatabaseError, PLACE};
 use crate::finding::Finding;
 
 /// Every finding about the database.
 ///
 /// A database that cannot be asked is a finding too, so that the broker's part is reported all the same.
-pub async fn findings(pool: &PgPool, config: &Config) -> Vec<Finding> {
+pub async fn findings(pool: &Database, config: &Config) -> Vec<Finding> {
     match database::verify(pool, config).await {
         Ok(findings) => findings,
         Err(error) => vec![unseen(&error)],

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use overdue::clock::DbClock;
+use overdue::database::{Connected, Session};
 use overdue::outbox::{self, Kind, Mark, Most};
-use sqlx::{Acquire, Executor, PgConnection, Row};
+use sqlx::{Executor, Row};
 
 use crate::harness::{World, eventually};
 
@@ -13,7 +14,7 @@ const LOOK: &str = include_str!("../../src/outbox/look.sql");
 const MOST: Most = Most { rows: 500, orders: 10_000 };
 
 /// Records as many wakes as events, a row each, and returns the last id.
-async fn record(connection: &mut PgConnection, rows: i32) -> i64 {
+async fn record(connection: &mut Session<impl Connected>, rows: i32) -> i64 {
     let record = sqlx::query(
         "INSERT INTO outbox (kind, order_ids, deadlines, user_ids)
          SELECT kind, ARRAY[n], ARRAY[now()], CASE kind WHEN 'wake' THEN NULL ELSE ARRAY[1] END
@@ -24,7 +25,7 @@ async fn record(connection: &mut PgConnection, rows: i32) -> i64 {
 }
 
 /// Pages that a look for this kind past this id reads, by the plan that pods use.
-async fn pages(connection: &mut PgConnection, wakes: bool, id: i64) -> i64 {
+async fn pages(connection: &mut Session<impl Connected>, wakes: bool, id: i64) -> i64 {
     connection.execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
     let prepare = format!("PREPARE look AS {LOOK}");
     connection.execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
@@ -40,11 +41,11 @@ async fn pages(connection: &mut PgConnection, wakes: bool, id: i64) -> i64 {
     of("Shared Hit Blocks") + of("Shared Read Blocks")
 }
 
-async fn look(connection: &mut PgConnection, kind: Kind, mark: &mut Mark) -> Vec<i64> {
-    let look = outbox::look(connection, kind, mark, MOST, &DbClock::default()).await.expect("a look");
+async fn look(connection: &mut Session<impl Connected>, kind: Kind, mark: &mut Mark) -> Vec<i64> {
+    let look = outbox::look(&mut *connection, kind, mark, MOST, &DbClock::default()).await.expect("a look");
     let ids = look.ids();
     match kind {
-        Kind::Wakes => outbox::delete_wakes(connection, &ids).await,
+        Kind::Wakes => outbox::delete_wakes(&mut *connection, &ids).await,
         Kind::Events => outbox::refused::record(connection, &ids, &[]).await,
     }
     .expect("deleted");
@@ -59,7 +60,7 @@ async fn a_look_past_the_mark_reads_a_few_pages_beside_a_backlog_and_beside_dead
         let mut snapshot = world.pool.begin().await.expect("a transaction");
         snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.expect("one snapshot");
         snapshot.execute("SELECT FROM orders").await.expect("taken");
-        let mut connection = world.pool.acquire().await.expect("a connection");
+        let mut connection = world.database().acquire().await.expect("a connection");
         let last = record(&mut connection, 20_000).await;
         for statistics in ["SELECT", "ANALYZE outbox"] {
             connection.execute(statistics).await.expect("gathered, or not");
@@ -95,13 +96,13 @@ async fn a_look_past_the_mark_reads_a_few_pages_beside_a_backlog_and_beside_dead
 async fn what_a_slow_transaction_leaves_behind_the_mark_is_found_at_once_and_in_its_order() {
     World::with(async |world| {
         for kind in [Kind::Wakes, Kind::Events] {
-            let mut reading = world.pool.acquire().await.expect("a connection");
+            let mut reading = world.database().acquire().await.expect("a connection");
             let mut mark = Mark::default();
             look(&mut reading, kind, &mut mark).await;
-            let mut slow = world.pool.acquire().await.expect("a connection");
-            let mut slow = slow.begin().await.expect("a transaction");
+            let mut slow = world.database().acquire().await.expect("a connection");
+            let mut slow = slow.begin("").await.expect("a transaction");
             let early = record(&mut slow, 3).await;
-            let mut fast = world.pool.acquire().await.expect("a connection");
+            let mut fast = world.database().acquire().await.expect("a connection");
             record(&mut fast, 3).await;
             assert_eq!(look(&mut reading, kind, &mut mark).await.len(), 3);
             // Many more go by, and no look is a full one.
@@ -126,7 +127,7 @@ async fn what_a_slow_transaction_leaves_behind_the_mark_is_found_at_once_and_in_
 #[tokio::test]
 async fn a_row_below_every_mark_is_found_by_the_next_full_look() {
     World::with(async |world| {
-        let mut connection = world.pool.acquire().await.expect("a connection");
+        let mut connection = world.database().acquire().await.expect("a connection");
         let mut mark = Mark::default();
         // Transactions of other tests are at work too; one from before the first row would have everything looked at.
         eventually("the mark has passed them", async || {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use overdue::stats::Count;
+use overdue_testkit::broker::PLUMBING;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::harness::World;
 
@@ -44,6 +46,30 @@ async fn short_windows_do_not_wait_behind_long_ones() {
         for order in [short, odd, long] {
             assert!(world.closed(order).await < ON_TIME);
         }
+        assert_eq!(pod.shared.stats.get(Count::Swept), 0);
+        pod.stop().await;
+    })
+    .await;
+}
+
+/// Wakes that come back early from their lane wait up to half a second for others.
+#[tokio::test]
+async fn orders_placed_one_by_one_share_the_messages_of_their_first_lane() {
+    World::with(async |world| {
+        let pod = world.pod(&[]);
+        world.ready().await;
+        // A copy of every wake that goes into the lane.
+        world.broker().subscribe("tap", PLUMBING, &["order.delay.5s"], &[]).await.expect("a queue");
+        let (began, mut last) = (Instant::now(), 0);
+        for n in 0..100 {
+            last = world.place(7 * SECOND + n * Duration::from_millis(13), &[]).await;
+        }
+        world.outbox_empty().await;
+        let (messages, took) = (world.depth("tap").await, began.elapsed());
+        let most = 2.0 + took.as_secs_f64() / 0.5;
+        assert!(f64::from(messages) <= most, "{messages} messages for 100 orders placed in {took:?}");
+        assert!(world.closed(last).await < ON_TIME);
+        world.all_settled().await;
         assert_eq!(pod.shared.stats.get(Count::Swept), 0);
         pod.stop().await;
     })

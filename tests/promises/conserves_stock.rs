@@ -84,7 +84,7 @@ async fn stock_is_conserved_while_pods_buyers_and_the_shop_get_in_each_others_wa
                 let first = if remainder % 2 == 0 {
                     world.pay(order).await
                 } else {
-                    overdue::orders::cancel(&world.pool, order).await.is_ok()
+                    overdue::orders::cancel(&world.database(), order).await.is_ok()
                 };
                 done += usize::from(first);
             }

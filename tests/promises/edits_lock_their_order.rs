@@ -27,7 +27,7 @@ async fn run(transaction: &mut Transaction<'_, Postgres>, statement: &str) {
 }
 
 fn closer(world: &World) -> Closer {
-    Closer::new(&world.config(&[]), world.pool.clone(), Arc::default(), Arc::default()).expect("a closer")
+    Closer::new(&world.config(&[]), world.database(), Arc::default(), Arc::default()).expect("a closer")
 }
 
 /// Edits, each in one transaction of the shop with its own stock: what is done to the item, and to the stock.

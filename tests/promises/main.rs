@@ -11,6 +11,7 @@
 mod harness;
 
 mod a_backlog_costs_nothing_twice;
+mod a_burst_leaves_room_for_buyers;
 mod a_shop_keeps_tables_of_its_own;
 mod a_stuck_lane_is_reported;
 mod bad_messages_hold_up_nobody;
@@ -65,3 +66,4 @@ mod verify_says_what_it_could_not_see;
 mod waiting_orders_are_announced_again;
 mod waits_out_an_alarm;
 mod wakes_follow_the_order;
+mod works_through_a_pooler;

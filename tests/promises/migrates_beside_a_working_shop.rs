@@ -32,7 +32,7 @@ async fn placing_goes_on_while_migrate_waits_for_a_lock_and_says_who_holds_it() 
         let migrating = async {
             let mut say = |line| said.lock().expect("lines").push(line);
             let lock = and_one("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE");
-            database::migrate_by(&world.pool, lock, &mut say).await.expect("migrated");
+            database::migrate_by(&world.pool.connect_options(), lock, &mut say).await.expect("migrated");
             Instant::now()
         };
         let placing = async {
@@ -80,14 +80,15 @@ async fn an_index_is_built_beside_everything_and_one_that_was_cut_off_is_repaire
             sqlx::query(end).execute(&world.pool).await.expect("cut off");
         };
         let mut silent = |_| {};
-        let (migrated, ()) = tokio::join!(database::migrate_by(&world.pool, build(), &mut silent), cutting_off);
+        let options = world.pool.connect_options();
+        let (migrated, ()) = tokio::join!(database::migrate_by(&options, build(), &mut silent), cutting_off);
         migrated.expect_err("cut off");
         holder.close().await.expect("closed");
         let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = 'orders_of_user'::regclass AND indisvalid";
         assert_eq!(world.number(valid).await, 0, "a cut-off build leaves an invalid index");
 
         let mut lines = Vec::new();
-        database::migrate_by(&world.pool, build(), &mut |line| lines.push(line)).await.expect("migrated");
+        database::migrate_by(&world.pool.connect_options(), build(), &mut |line| lines.push(line)).await.expect("migrated");
         assert!(lines.iter().any(|line| line.contains("orders_of_user") && line.contains("not valid")), "{lines:?}");
         assert_eq!(world.number(valid).await, 1);
         assert_eq!(world.number("SELECT count(*) FROM overdue_migrations WHERE version = 9998 AND success").await, 1);

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::AssertSqlSafe;
 
-use crate::harness::{Roles, World, eventually, with_path};
+use crate::harness::{Roles, World, eventually};
 
 /// Defaults that would change what closing does.
 const UNSUITABLE: [(&str, &str); 10] = [
@@ -43,7 +42,7 @@ async fn unsuitable_defaults_of_the_database_change_nothing() {
         })
         .await;
 
-        let mut session = overdue::database::connect(&world.config(&[]), &[]).await.expect("connected");
+        let mut session = overdue::database::connect(&world.config(&[])).await.expect("connected");
         let settings: Vec<(String, String)> = sqlx::query_as(
             "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest($1::text[]) AS name",
         )
@@ -118,92 +117,6 @@ async fn the_schema_setting_beats_every_other_search_path() {
         );
     })
     .await;
-}
-
-/// A pooler that drops start-up parameters, as PgBouncer with `ignore_startup_parameters = options` does: here, a role whose
-/// URL goes through one. It runs where PGBOUNCER names the program.
-#[tokio::test]
-async fn a_session_without_our_settings_is_refused() {
-    World::with(async |world| {
-        let Some(pooler) = std::env::var("PGBOUNCER").ok().filter(|path| !path.is_empty()) else {
-            return;
-        };
-        for (ignored, reason) in [
-            ("", "unsupported startup parameter"),
-            ("extra_float_digits,options", "drops start-up parameters"),
-        ] {
-            let pooler = Pooler::start(&pooler, &world.database_url, ignored).await;
-            let url = with_path(&pooler.url, &world.name);
-            for command in [&["run"][..], &["order", "show", "1"], &["migrate"]] {
-                let arguments = [command, &["--database-url", &url]].concat();
-                let (code, _, error) = world.run(&arguments).await;
-                assert!(code == 1 && error.contains(reason), "{ignored} {command:?}: {error}");
-                assert!(error.contains("directly") || command == ["migrate"], "{error}");
-            }
-            // Nothing was set on a connection that others get.
-            if !ignored.is_empty() {
-                let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("the pooler");
-                let path: String = sqlx::query_scalar("SHOW search_path")
-                    .persistent(false)
-                    .fetch_one(&pool)
-                    .await
-                    .expect("a path");
-                assert_eq!(path, "\"$user\", public");
-                pool.close().await;
-            }
-        }
-    })
-    .await;
-}
-
-/// A PgBouncer of the test's own; it ends with the test.
-struct Pooler {
-    url: String,
-    _process: tokio::process::Child,
-    folder: std::path::PathBuf,
-}
-
-impl Pooler {
-    async fn start(binary: &str, database_url: &str, ignored: &str) -> Self {
-        let target = url::Url::parse(database_url).expect("a URL");
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
-        let folder = std::env::temp_dir().join(format!("overdue-pooler-{port}"));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let settings = format!(
-            "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = plain\nauth_file = {}/users\npool_mode = session\n{}\n",
-            target.host_str().expect("a host"),
-            target.port().unwrap_or(5432),
-            folder.display(),
-            if ignored.is_empty() { String::new() } else { format!("ignore_startup_parameters = {ignored}") },
-        );
-        std::fs::write(folder.join("ini"), settings).expect("written");
-        let password = target.password().unwrap_or_default();
-        std::fs::write(folder.join("users"), format!("\"{}\" \"{password}\"\n", target.username()))
-            .expect("written");
-        let mut command = tokio::process::Command::new(binary);
-        if std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0) {
-            command.uid(65534); // it refuses to run as root
-        }
-        let log = std::fs::File::create(folder.join("log")).expect("a log");
-        command.arg(folder.join("ini")).stdout(std::process::Stdio::null()).stderr(log).kill_on_drop(true);
-        let process = command.spawn().expect("PgBouncer starts");
-        eventually("PgBouncer listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
-        })
-        .await;
-        let mut url = target;
-        url.set_host(Some("127.0.0.1")).expect("a host");
-        url.set_port(Some(port)).expect("a port");
-        Self { url: url.into(), _process: process, folder }
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use overdue::database;
+use overdue::config::Config;
+use overdue::config::settings::Raw;
+use overdue::database::{self, Database};
 use sqlx::postgres::PgPoolOptions;
 use tokio::process::{Child, Command};
 
@@ -15,14 +17,15 @@ async fn a_change_is_reported_once_over_all_pods() {
     World::with(async |world| {
         let noted =
             async || world.number("SELECT coalesce(system_identifier, 0) FROM overdue_database").await;
-        assert!(!database::note(&world.pool).await.expect("noted"), "the first server is no change");
+        assert!(!database::note(&world.database()).await.expect("noted"), "the first server is no change");
         let server = noted().await;
         assert_ne!(server, 0);
         for change in
             ["timeline = timeline + 1", "system_identifier = 1", "timeline = 77, system_identifier = 77"]
         {
             world.sql(&format!("UPDATE overdue_database SET {change}")).await;
-            let look = || Box::pin(database::note(&world.pool));
+            let here = world.database();
+            let look = || Box::pin(database::note(&here));
             let reports = tokio::join!(look(), look(), look(), look());
             let reports: [_; 4] = reports.into();
             let reported = reports.into_iter().filter(|report| *report.as_ref().expect("noted")).count();
@@ -88,6 +91,12 @@ impl Server {
     }
 }
 
+/// A database as a pod uses it.
+fn at(url: &str) -> Database {
+    let raw = Raw::with(&[("database_url", url), ("amqp_url", "amqp://nowhere")]).expect("settings");
+    database::pool(&Config::from_raw(&raw).expect("a configuration")).expect("a pool")
+}
+
 #[tokio::test]
 async fn a_promoted_standby_is_another_timeline() {
     let Some(programs) = programs() else {
@@ -104,8 +113,8 @@ async fn a_promoted_standby_is_another_timeline() {
     assert!(initdb.expect("initdb runs").success());
     let mut primary = Server::start(&programs, &folder, "primary").await;
     let pool = PgPoolOptions::new().connect(&primary.url()).await.expect("a pool");
-    database::migrate(&pool).await.expect("migrated");
-    assert!(!database::note(&pool).await.expect("noted"));
+    database::migrate(&pool.connect_options()).await.expect("migrated");
+    assert!(!database::note(&at(&primary.url())).await.expect("noted"));
     let port = primary.port.to_string();
     let copy = plain(programs.join("pg_basebackup"), &folder)
         .args(["-h", "127.0.0.1", "-p", &port, "-U", "overdue", "-D", "standby", "-R", "-c", "fast"])
@@ -114,7 +123,7 @@ async fn a_promoted_standby_is_another_timeline() {
     assert!(copy.expect("pg_basebackup runs").success());
     let mut standby = Server::start(&programs, &folder, "standby").await;
     let copy = PgPoolOptions::new().connect(&standby.url()).await.expect("a pool");
-    assert!(!database::note(&copy).await.expect("asked"), "a standby is not written to");
+    assert!(!database::note(&at(&standby.url())).await.expect("asked"), "a standby is not written to");
     pool.close().await;
     primary.process.kill().await.expect("the primary is lost");
 
@@ -124,8 +133,8 @@ async fn a_promoted_standby_is_another_timeline() {
         standby.is_ok_and(|standby: bool| !standby)
     })
     .await;
-    assert!(database::note(&copy).await.expect("noted"), "another timeline");
-    assert!(!database::note(&copy).await.expect("noted"));
+    assert!(database::note(&at(&standby.url())).await.expect("noted"), "another timeline");
+    assert!(!database::note(&at(&standby.url())).await.expect("noted"));
     copy.close().await;
     standby.process.kill().await.expect("ended");
     let _ = std::fs::remove_dir_all(&folder);

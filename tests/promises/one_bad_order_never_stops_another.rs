@@ -45,7 +45,7 @@ async fn one_mix(what: String, mix: BTreeMap<usize, i64>) {
         world.sql("UPDATE orders SET payment_deadline = now()").await;
         let config = world.config(&[]);
         let closer =
-            Closer::new(&config, world.pool.clone(), Arc::default(), Arc::default()).expect("a closer");
+            Closer::new(&config, world.database(), Arc::default(), Arc::default()).expect("a closer");
         let (done, pace) = (CancellationToken::new(), Pace::of(&config));
         // Again and again, as the role does: a batch that meets a lock is left to the next sweep.
         let sweeping = async {
@@ -191,7 +191,7 @@ async fn a_good_order_among_many_that_fail_alike_is_found_and_never_blamed() {
         let mix: BTreeMap<_, _> = (0..200).filter(|n| n % 40 != 0).map(|n| (n, 1_001)).collect();
         let orders = place(world, &mix, Duration::ZERO).await;
         world.sql("UPDATE orders SET payment_deadline = now()").await;
-        let closer = Closer::new(&world.config(&[]), world.pool.clone(), Arc::default(), Arc::default())
+        let closer = Closer::new(&world.config(&[]), world.database(), Arc::default(), Arc::default())
             .expect("a closer");
         // Bad ones alone: from now on it is nobody's.
         closer.close(orders[1..20].to_vec()).await.expect("an answer");
@@ -214,7 +214,7 @@ async fn a_batch_that_fails_does_not_meet_its_own_locks() {
         let orders = place(world, &mix, Duration::ZERO).await;
         // Nobody waits for a product either.
         world.sql("DELETE FROM order_items").await;
-        let closer = Closer::new(&world.config(&[]), world.pool.clone(), Arc::default(), Arc::default())
+        let closer = Closer::new(&world.config(&[]), world.database(), Arc::default(), Arc::default())
             .expect("a closer");
         for _ in 0..20 {
             world
@@ -246,7 +246,7 @@ async fn the_sweep_looks_again_at_what_was_locked_while_a_batch_of_slow_orders_t
         lock.execute(&mut *shop).await.expect("locked");
         let config = world.config(&[]);
         let closer =
-            Closer::new(&config, world.pool.clone(), Arc::default(), Arc::default()).expect("a closer");
+            Closer::new(&config, world.database(), Arc::default(), Arc::default()).expect("a closer");
         let stop = CancellationToken::new();
         let looking = async {
             world.closed(orders[101]).await;

@@ -110,7 +110,7 @@ async fn the_events_of_one_order_come_in_the_order_in_which_things_happened() {
         world.sql("UPDATE inventory SET stock = stock - 1").await;
         let last = "UPDATE orders SET status = 'PENDING', closed_at = NULL, payment_deadline = now() + interval '1 hour'";
         world.sql(last).await;
-        overdue::orders::cancel(&world.pool, order).await.expect("cancelled");
+        overdue::orders::cancel(&world.database(), order).await.expect("cancelled");
         let mut told = Vec::new();
         while told.last().is_none_or(|(kind, _)| kind != "order.cancelled") {
             let (_, event) = events.next().await;

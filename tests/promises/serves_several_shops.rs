@@ -14,7 +14,7 @@ async fn each_shop_of_a_database_has_leaders_of_its_own() {
         let url = format!("{}?options[search_path]=second", world.database_url);
         world.pool.execute("CREATE SCHEMA second").await.expect("a schema");
         let second = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
-        overdue::database::migrate(&second).await.expect("migrated");
+        overdue::database::migrate(&second.connect_options()).await.expect("migrated");
 
         let first_pod = world.pod(&[]);
         let second_pod = world.pod(&[("database_url", &url), ("prefix", "second.")]);

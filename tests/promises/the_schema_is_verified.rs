@@ -19,7 +19,7 @@ async fn the_committed_schema_is_what_the_migrations_make() {
     let url = format!("{}?options[search_path]={schema}", env("DATABASE_URL"));
     let pool = PgPoolOptions::new().connect(&url).await.expect("a pool");
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&pool).await.expect("a schema");
-    let dump = database::dump(&pool).await;
+    let dump = database::dump(&pool.connect_options()).await;
     sqlx::raw_sql(AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"))).execute(&pool).await.expect("gone");
     let dump = dump.expect("a dump");
     if std::env::var("OVERDUE_WRITE_SCHEMA").is_ok() {

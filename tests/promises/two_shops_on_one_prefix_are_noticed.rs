@@ -12,7 +12,7 @@ async fn each_of_two_shops_on_one_prefix_notices_the_other() {
         world.sql(&format!("CREATE DATABASE {other}")).await;
         let url = with_path(&world.database_url, &other);
         let pool = PgPool::connect(&url).await.expect("the other database");
-        overdue::database::migrate(&pool).await.expect("migrated");
+        overdue::database::migrate(&pool.connect_options()).await.expect("migrated");
         let often = ("probe_every", "500ms");
         let production = world.pod(&[often]);
         let staging = world.pod(&[often, ("database_url", &url)]);

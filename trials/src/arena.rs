@@ -76,19 +76,20 @@ impl Arena {
         };
         let mut settings = vec![("OVERDUE_LANES", plan.lanes.to_owned())];
         settings.extend(plan.settings.iter().cloned());
-        let deployment = Deployment {
-            database_url,
+        let mut deployment = Deployment {
+            database_url: database_url.clone(),
             amqp_urls,
             prefix: format!("{}.", plan.name),
             settings,
             binary: binary.to_owned(),
         };
         deployment.overdue(&["migrate"]).await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(30)
-            .acquire_timeout(ACQUIRE)
-            .connect_lazy(&deployment.database_url)?;
+        let pool =
+            PgPoolOptions::new().max_connections(30).acquire_timeout(ACQUIRE).connect_lazy(&database_url)?;
         pool.execute(HISTORY).await?;
+        if let Some(pooler) = servers.pooler.get() {
+            deployment.database_url = pooler.url(&database);
+        }
         deployment.overdue(&["topology", "declare"]).await?;
         let broker = Arc::new(Broker::new(&deployment.amqp_urls, &deployment.prefix));
         let events = &["order.closed", "order.cancelled"];
@@ -102,7 +103,7 @@ impl Arena {
         for n in 1..=plan.pods {
             pods.push(TriedPod::start(&format!("pod-{n}"), &deployment, plan.roles, &logs).await?);
         }
-        let eyes = PgPoolOptions::new().max_connections(4).connect_lazy(&deployment.database_url)?;
+        let eyes = PgPoolOptions::new().max_connections(4).connect_lazy(&database_url)?;
         let timeline = Timeline::default();
         Ok(Self {
             servers,

@@ -56,6 +56,7 @@ async fn consume(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), R
         orders: config.max_in_flight_orders,
         batch: config.close_batch,
         batches: config.close_concurrency,
+        pace: config.pace,
         orders_per_wake: config.max_orders_per_wake,
     };
     let mut session = Session {

@@ -78,7 +78,7 @@ impl Again<'_> {
     async fn round(&mut self) -> Result<bool, RoleError> {
         let mut connection = self.database.lock().await;
         let began = Instant::now();
-        let due = refused::due(&mut connection, self.together).await?;
+        let due = refused::due(&mut *connection, self.together).await?;
         self.looked_for = began.elapsed();
         drop(connection);
         if due.is_empty() {

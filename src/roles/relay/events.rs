@@ -106,7 +106,7 @@ impl Events<'_> {
     async fn look(&mut self) -> Result<Look, RoleError> {
         let most = Most { rows: self.shared.config.relay_batch, orders: MOST };
         let mut connection = self.database.lock().await;
-        Ok(outbox::look(&mut connection, Kind::Events, &mut self.mark, most, &self.shared.clock).await?)
+        Ok(outbox::look(&mut *connection, Kind::Events, &mut self.mark, most, &self.shared.clock).await?)
     }
 
     /// Publishes these events. Those of one order go one after the other, each when the one before is confirmed. Returns the

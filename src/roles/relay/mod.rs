@@ -11,12 +11,11 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::database::Session;
 use crate::outbox::Look;
 use crate::roles::RoleError;
 use crate::roles::backoff::{Backoff, STABLE};
@@ -35,7 +34,7 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
 }
 
 /// One connection for events and refused events; each holds it for one operation of a few statements at a time.
-type Database = Mutex<PoolConnection<Postgres>>;
+type Database = Mutex<Session>;
 
 #[derive(Clone, Copy, Debug)]
 enum Part {

@@ -1,21 +1,25 @@
 //! Wakes: from the outbox into the lanes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Sparingly, complain};
 use crate::broker::publisher::Publisher;
-use crate::database::bounded;
-use crate::outbox::{self, Kind, Look, Mark, Most};
+use crate::database::{Session, bounded};
+use crate::outbox::{self, Kind, Mark, Most, Row};
 use crate::roles::RoleError;
 use crate::roles::shared::{Shared, after_stop};
 use crate::stats::Count;
 use crate::wire::wake::Wake;
+
+/// Wakes that come back early from their lane wait for others for this long, because all that take a lane together share a message.
+const GATHER: Duration = Duration::from_millis(500);
+/// They wait no longer once they are this many rows: fewer than a look reads, so that a look from the beginning sees past them.
+const GATHERED: usize = 200;
 
 /// Orders published in one round. Publishing more would take so long that their expirations would be out of date.
 const MOST: i64 = 10_000;
@@ -30,6 +34,8 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
         connection,
         mark: Mark::default(),
         looked_for: Duration::ZERO,
+        gathered: Vec::new(),
+        gathered_since: Instant::now(),
         reported: Sparingly::default(),
     };
     while !stop.is_cancelled() {
@@ -46,6 +52,10 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
             }
         }
     }
+    tokio::select! {
+        published = wakes.publish_gathered() => published?,
+        () = after_stop(stop, shared.config.drain_timeout) => {}
+    }
     wakes.publisher.close().await;
     Ok(())
 }
@@ -53,33 +63,64 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
 struct Wakes {
     shared: Arc<Shared>,
     publisher: Publisher,
-    connection: PoolConnection<Postgres>,
+    connection: Session,
     mark: Mark,
     /// How long the last look took.
     looked_for: Duration,
+    /// Rows that wait for others. They are in the outbox until they are published, so a session that breaks loses none.
+    gathered: Vec<Row>,
+    /// When the first of them was found.
+    gathered_since: Instant,
     reported: Sparingly,
 }
 
 impl Wakes {
-    /// Publishes the oldest wakes, and deletes them once they are confirmed. Returns whether there are probably more.
+    /// Publishes the oldest wakes, and deletes them once they are confirmed. Some wait for others first. Returns whether there are probably more.
     async fn round(&mut self) -> Result<bool, RoleError> {
         let shared = Arc::clone(&self.shared);
         let most = Most { rows: shared.config.relay_batch, orders: MOST };
-        let look =
+        let mut look =
             outbox::look(&mut self.connection, Kind::Wakes, &mut self.mark, most, &shared.clock).await?;
         self.looked_for = look.took;
         complain(&look, &mut self.reported);
-        if !look.rows.is_empty() {
-            self.publisher.publish(shared.scheduler.messages(wakes(&look), shared.clock.now())).await?;
-            outbox::delete_wakes(&mut self.connection, &look.ids()).await?;
-            shared.stats.add(Count::Woken, look.orders());
+        let now = shared.clock.now();
+        let gathered: HashSet<i64> = self.gathered.iter().map(|row| row.id).collect();
+        let rows = std::mem::take(&mut look.rows).into_iter().filter(|row| !gathered.contains(&row.id));
+        let (mut rows, may_wait): (Vec<_>, Vec<_>) = rows
+            .partition(|row| row.orders.iter().any(|&(_, due, _)| !shared.scheduler.may_gather(due, now)));
+        if self.gathered.is_empty() {
+            self.gathered_since = Instant::now();
         }
+        self.gathered.extend(may_wait);
+        if look.more || self.gathered.len() >= GATHERED || self.gathered_since.elapsed() >= GATHER {
+            rows.append(&mut self.gathered);
+        }
+        self.publish(&rows).await?;
         look.relayed(&mut self.mark);
         Ok(look.more)
     }
+
+    async fn publish_gathered(&mut self) -> Result<(), RoleError> {
+        let rows = std::mem::take(&mut self.gathered);
+        self.publish(&rows).await
+    }
+
+    async fn publish(&mut self, rows: &[Row]) -> Result<(), RoleError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let wakes = wakes(rows);
+        let orders = wakes.len();
+        self.publisher.publish(shared.scheduler.messages(wakes, shared.clock.now())).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        outbox::delete_wakes(&mut self.connection, &ids).await?;
+        shared.stats.add(Count::Woken, orders);
+        Ok(())
+    }
 }
 
-fn wakes(look: &Look) -> Vec<Wake> {
-    let orders = look.rows.iter().flat_map(|row| &row.orders);
+fn wakes(rows: &[Row]) -> Vec<Wake> {
+    let orders = rows.iter().flat_map(|row| &row.orders);
     orders.map(|&(order_id, due, _)| Wake { due, order_id, attempt: 0, announced: false }).collect()
 }

@@ -48,7 +48,7 @@ impl World {
     /// This world's settings, for the real command.
     pub fn deployment(&self) -> Deployment {
         Deployment {
-            database_url: self.database_url.clone(),
+            database_url: self.pods_database_url(),
             amqp_urls: vec![self.amqp_url.clone()],
             prefix: String::new(),
             settings: vec![

@@ -93,10 +93,30 @@ impl World {
         execute(&server(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 
+    /// Where pods find the database: through the pooler at the address in `OVERDUE_TEST_POOLER`, if there is one.
+    pub fn pods_database_url(&self) -> String {
+        match std::env::var("OVERDUE_TEST_POOLER") {
+            Ok(address) if !address.is_empty() => {
+                let mut url = Url::parse(&self.database_url).expect("a URL");
+                let (host, port) = address.rsplit_once(':').expect("host and port");
+                url.set_host(Some(host)).expect("a host");
+                url.set_port(port.parse().ok()).expect("a port");
+                url.into()
+            }
+            _ => self.database_url.clone(),
+        }
+    }
+
+    /// The database as a pod uses it.
+    pub fn database(&self) -> overdue::database::Database {
+        overdue::database::pool(&self.config(&[])).expect("a pool")
+    }
+
     /// A configuration for this world, with some settings changed.
     pub fn config(&self, overrides: &[(&str, &str)]) -> Config {
+        let database_url = self.pods_database_url();
         let mut all = vec![
-            ("database_url", self.database_url.as_str()),
+            ("database_url", database_url.as_str()),
             ("amqp_url", self.amqp_url.as_str()),
             ("lanes", LANES),
             WAKES_COME_LATE,
@@ -232,7 +252,7 @@ async fn template() -> String {
         .connect(&with_path(&server, &name))
         .await
         .expect("the template");
-    overdue::database::migrate(&migrating).await.expect("migrated");
+    overdue::database::migrate(&migrating.connect_options()).await.expect("migrated");
     migrating.close().await;
     name
 }

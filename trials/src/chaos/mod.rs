@@ -30,6 +30,9 @@ pub struct Args {
     /// Print what happened when in each round, not only in one that failed
     #[arg(long)]
     timeline: bool,
+    /// Pods reach the database through a PgBouncer in this mode: session or transaction
+    #[arg(long, value_parser = ["session", "transaction"])]
+    pooler: Option<String>,
     /// First the checker's self-test, in the same servers: does it convict of crimes?
     #[arg(long)]
     selftest: bool,
@@ -39,6 +42,9 @@ pub struct Args {
 pub async fn run(args: &Args) -> Result<()> {
     let first = args.seed.unwrap_or_else(|| rand::random_range(1..1_000_000));
     let servers = Servers::start(workshop(&format!("chaos-{}", std::process::id()))?, args.nodes).await?;
+    if let Some(mode) = &args.pooler {
+        servers.pool(mode).await?;
+    }
     if args.selftest {
         selftest::all(&servers).await?;
     }

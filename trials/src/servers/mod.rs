@@ -1,6 +1,7 @@
 //! PostgreSQL and RabbitMQ of the trial's own: on loopback, on free ports, as an unprivileged user, with fresh data.
 
 mod account;
+pub mod pooler;
 pub mod postgres;
 pub mod rabbitmq;
 
@@ -10,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::proc::processor_seconds;
 
 pub use account::Account;
+pub use pooler::Pooler;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 
@@ -25,6 +27,8 @@ pub struct Servers {
     pub postgres: Mutex<Postgres>,
     /// The broker.
     pub rabbit: Mutex<RabbitMq>,
+    /// What pods use instead of the database itself.
+    pub pooler: OnceCell<Pooler>,
     /// The broker's version.
     pub version: String,
     /// Logs and data.
@@ -40,7 +44,15 @@ impl Servers {
             RabbitMq::new(folder.join("rabbitmq"), account, nodes),
         )?;
         let version = rabbit.version();
-        Ok(Arc::new(Self { postgres: Mutex::new(postgres), rabbit: Mutex::new(rabbit), version, folder }))
+        let (postgres, rabbit) = (Mutex::new(postgres), Mutex::new(rabbit));
+        Ok(Arc::new(Self { postgres, rabbit, pooler: OnceCell::new(), version, folder }))
+    }
+
+    /// From now on pods use a pooler in this mode.
+    pub async fn pool(&self, mode: &str) -> Result<()> {
+        let (folder, port) = (self.folder.join("pooler"), self.postgres.lock().await.port());
+        let pooler = Pooler::new(folder, Account::unprivileged()?, mode, port).await?;
+        self.pooler.set(pooler).context("there is a pooler already")
     }
 
     /// Processor time of both, with all their processes.

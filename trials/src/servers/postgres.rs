@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::account::Account;
 use super::{free_port, newest};
 
-const PASSWORD: &str = "trial";
+/// Of the user `trial`.
+pub const PASSWORD: &str = "trial";
 
 /// The server; its data outlives its process, not the trial.
 #[derive(Debug)]
@@ -45,6 +46,11 @@ impl Postgres {
     /// Where a database is.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://trial:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts it, and returns when it answers.

@@ -1,5 +1,7 @@
 //! The events that the consumer decides on, and the effects that it asks for.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::clock::DbTime;
@@ -105,6 +107,8 @@ pub(in crate::roles::close) struct Limits {
     pub batch: usize,
     /// Batches that are closed at one time.
     pub batches: usize,
+    /// Orders are closed in steps of this length; zero is at their deadlines.
+    pub pace: Duration,
     /// Orders in a message.
     pub orders_per_wake: usize,
 }

@@ -141,7 +141,7 @@ impl WakeConsumer {
 
     /// When [`Event::Moment`] is due. One timer serves everything, because each timer costs as much as a message.
     pub fn next_moments(&self) -> NextMoments {
-        let due = self.in_flight.next_due().filter(|_| self.running.batches < self.limits.batches);
+        let due = self.next_step().filter(|_| self.running.batches < self.limits.batches);
         let apart = self.in_flight.next_failed_due().filter(|_| !self.running.apart);
         let gathered = self.gather_until.filter(|_| !self.running.publishing);
         NextMoments {
@@ -162,7 +162,12 @@ impl WakeConsumer {
 
     /// Whether due orders are waiting for a closing transaction.
     pub fn is_behind(&self, now: DbTime) -> bool {
-        self.in_flight.next_due().is_some_and(|due| due <= now)
+        self.next_step().is_some_and(|due| due <= now)
+    }
+
+    /// When the next order is to be closed: at its deadline, or at the end of the step in which that lies.
+    fn next_step(&self) -> Option<DbTime> {
+        self.in_flight.next_due().map(|due| due.rounded_up(self.limits.pace))
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -189,7 +194,7 @@ impl WakeConsumer {
 
     /// A batch is whatever is due when there is room for a batch; it never waits to be filled.
     fn start_closing(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while self.running.batches < self.limits.batches {
+        while self.running.batches < self.limits.batches && self.is_behind(now.time) {
             let batch = self.in_flight.due(now.time, self.limits.batch);
             if batch.is_empty() {
                 break;

@@ -16,7 +16,8 @@ use crate::lanes::schedule::Scheduler;
 use crate::wire::wake::Wake;
 
 const START: DbTime = DbTime(1_767_225_600_000_000);
-const LIMITS: Limits = Limits { messages: 8, orders: 100, batch: 3, batches: 2, orders_per_wake: 10 };
+const LIMITS: Limits =
+    Limits { messages: 8, orders: 100, batch: 3, batches: 2, pace: Duration::ZERO, orders_per_wake: 10 };
 const RETRY: RetryPolicy =
     RetryPolicy { max_attempts: 3, base: Duration::from_secs(1), shortest_lane: Duration::from_secs(1) };
 
@@ -105,6 +106,25 @@ fn a_stop_in_a_burst_makes_no_message_come_again() {
         "one acknowledgement for all"
     );
     assert!(desk.consumer.is_done());
+}
+
+#[test]
+fn with_a_pace_orders_are_closed_together_at_the_end_of_the_step_in_which_they_are_due() {
+    let mut desk = Desk::new(Limits { pace: ms(100), batch: 2, ..LIMITS });
+    let orders = [(1, 10), (2, 90), (3, 100), (4, 101)];
+    assert_eq!(desk.on(Event::Arrived(vec![message(1, &orders)])), []);
+    assert_eq!(desk.consumer.next_moments().due, Some(START.plus(ms(100))));
+    assert_eq!(desk.after(ms(99), Event::Moment), []);
+    let closed = desk.after(ms(1), Event::Moment);
+    let ids: Vec<Vec<i64>> = closed
+        .iter()
+        .map(|effect| match effect {
+            Effect::Close(batch) => batch.iter().map(|held| held.wake.order_id).collect(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ids, [vec![1, 2], vec![3]], "in batches, and what is due in the next step waits");
+    assert_eq!(desk.consumer.next_moments().due, None, "both slots are taken");
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! `close_rate`: how many orders are closed in a second, so that a million due orders after an outage leave the database to buyers.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// This pod's share of the rate of all pods together.
+#[derive(Debug)]
+pub struct Rate {
+    /// Orders a second; 0 is no limit.
+    of_all: u32,
+    /// Pods that close.
+    pods: AtomicU32,
+    /// When the next batch may begin.
+    next: Mutex<Instant>,
+}
+
+impl Rate {
+    /// Of all pods together; 0 is no limit.
+    #[must_use]
+    pub fn new(of_all: u32) -> Self {
+        Self { of_all, pods: AtomicU32::new(1), next: Mutex::new(Instant::now()) }
+    }
+
+    /// Shares the rate with this many pods, this one included.
+    pub fn share(&self, pods: u32) {
+        self.pods.store(pods.max(1), Ordering::Relaxed);
+    }
+
+    /// Waits until a batch of so many orders may begin: at once after a quiet time, or when the batch before it has had its time.
+    pub async fn wait(&self, orders: usize) {
+        if self.of_all > 0 {
+            let begin = self.turn(orders, Instant::now());
+            sleep_until(begin).await;
+        }
+    }
+
+    /// When this batch may begin. The next one may when this one's orders have had their time.
+    fn turn(&self, orders: usize, now: Instant) -> Instant {
+        let of_this_pod = f64::from(self.of_all) / f64::from(self.pods.load(Ordering::Relaxed));
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = now.max(*next);
+        *next = begin + Duration::from_secs_f64(orders as f64 / of_this_pod);
+        begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn batches_follow_one_another_at_the_rate_and_the_first_after_a_rest_begins_at_once() {
+        let rate = Rate::new(1_000);
+        let start = Instant::now();
+        let begins: Vec<_> = [50, 50, 100, 1].map(|orders| rate.turn(orders, start) - start).to_vec();
+        assert_eq!(begins, [Duration::ZERO, 50 * MS, 100 * MS, 200 * MS]);
+        let later = start + 500 * MS;
+        assert_eq!(rate.turn(10, later), later, "a rest saves nothing up");
+        assert_eq!(rate.turn(10, later), later + 10 * MS);
+    }
+
+    #[test]
+    fn pods_share_the_rate() {
+        let rate = Rate::new(1_000);
+        let start = Instant::now();
+        rate.share(4);
+        rate.turn(50, start);
+        assert_eq!(rate.turn(50, start) - start, 200 * MS);
+        rate.share(0);
+        assert_eq!(rate.turn(1, start) - start, 400 * MS, "at least this pod");
+    }
+}
