@@ -62,7 +62,7 @@ pub async fn paying(
         let free = several(sandbox, burst, &mut payers, &say).await?;
         pod.stop().await?;
         let last = format!("payment_deadline = timestamptz 'epoch' + interval '1 us' * {}", free.due.0);
-        let pod = sandbox.pod_but("close_rate", &burst.close_rate.to_string()).await?;
+        let pod = sandbox.pod_with("close_rate", &burst.close_rate.to_string()).await?;
         let gentle = several(sandbox, burst, &mut payers, &say).await?;
         pod.stop().await?;
         let orders = f64::from(TIMES) * burst.orders as f64;

@@ -107,15 +107,15 @@ impl Sandbox {
 
     /// Starts a pod with the sandbox's settings.
     pub async fn pod(&self) -> Result<PodProcess, BenchError> {
-        self.pod_with(&self.raw).await
+        self.start(&self.raw).await
     }
 
     /// Starts a pod with another value of a setting.
-    pub async fn pod_but(&self, setting: &'static str, value: &str) -> Result<PodProcess, BenchError> {
-        self.pod_with(&self.raw.clone().replace(setting, value)).await
+    pub async fn pod_with(&self, setting: &'static str, value: &str) -> Result<PodProcess, BenchError> {
+        self.start(&self.raw.clone().replace(setting, value)).await
     }
 
-    async fn pod_with(&self, raw: &Raw) -> Result<PodProcess, BenchError> {
+    async fn start(&self, raw: &Raw) -> Result<PodProcess, BenchError> {
         self.declared.get_or_try_init(|| self.declare()).await?;
         Ok(PodProcess::start(raw, self.log.as_deref())?)
     }

@@ -59,9 +59,9 @@ pub fn migrating(error: &MigrateError) -> String {
         }
         "42P07" | "42710" | "42723" | "42701" => {
             "; the schema has an object of that name that Overdue did not create: give Overdue a schema of its own \
-             (`?options=-c%20search_path%3Doverdue` in database_url), or rename what is there"
+             (`schema`, OVERDUE_SCHEMA), or rename what is there"
         }
-        "3F000" => "; create the schema that the search_path of database_url names",
+        "3F000" => "; create the schema that `schema` (OVERDUE_SCHEMA) names",
         _ => hint(source),
     };
     format!("{}{remedy}", words(source))
@@ -96,8 +96,12 @@ fn of_sqlstate(code: &str) -> &'static str {
         "42P01" | "42703" | "42883" | "3F000" => "; run `overdue migrate`",
         // A prepared statement exists already, or does not exist: the session is not the one in which we prepared it.
         "42P05" | "26000" => {
-            "; a pooler gives this pod another session for each transaction: name PostgreSQL itself in database_url \
-             (DATABASE_URL), or a pool in session mode"
+            "; a pooler gives this pod another session for each transaction, and was not recognized: set database_pooler \
+             (OVERDUE_DATABASE_POOLER) to `always`"
+        }
+        "08P01" => {
+            "; a pooler on the way refuses something: see its log; if database_url has `options`, name the schema in `schema` \
+             (OVERDUE_SCHEMA) instead"
         }
         "53100" => "; the disk of the database is full: make room there",
         "53300" => {

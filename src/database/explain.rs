@@ -79,8 +79,8 @@ async fn hidden(pool: &Database) -> Result<Option<String>, sqlx::Error> {
     let elsewhere: Vec<_> = schemas.iter().map(|found| found.schema.as_str()).collect();
     Ok((!elsewhere.is_empty()).then(|| {
         format!(
-            "Overdue's tables are in the schema {}, and not where the search_path of database_url looks; run `overdue \
-             migrate`, or name that schema there (`?options=-c%20search_path%3D{}`)",
+            "Overdue's tables are in the schema {}, and not where this session looks; run `overdue migrate`, or name that schema \
+             in `schema` (OVERDUE_SCHEMA): {}",
             elsewhere.join(" and in "), elsewhere[0]
         )
     }))

@@ -25,7 +25,7 @@ use crate::config::{Config, Pooler};
 /// Longest wait for a connection; short, because callers have retries of their own.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
-/// The database: a pool of connections, which an `Executor` of statements is.
+/// The database: a pool of connections that executes statements.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
@@ -75,10 +75,6 @@ impl Way {
     /// does much else; others may use another code of that class.
     pub fn refuses_parameters(&self, error: &Error) -> bool {
         !self.pooled() && matches!(error, Error::Database(_)) && code(error).starts_with("08")
-    }
-
-    pub fn recognized(&self) {
-        self.pooled.store(true, Ordering::Release);
     }
 }
 
@@ -132,18 +128,13 @@ impl Database {
     /// Connects without start-up parameters, because `refusal` may mean that a pooler does not accept them.
     async fn acquire_plainly(&self, refusal: Error) -> Result<PoolConnection<Postgres>, Error> {
         self.pool.set_connect_options(self.options.1.clone());
-        match self.pool.acquire().await {
-            Ok(connection) => {
-                self.way.recognized();
-                Ok(connection)
-            }
-            // Without them the answer is the same, or more telling.
-            Err(error) if self.way.pooled() => Err(error),
-            Err(_) => {
-                self.pool.set_connect_options(self.options.0.clone());
-                Err(refusal)
-            }
+        let connected = self.pool.acquire().await;
+        // `check` recognizes a pooler when a connection is made.
+        if self.way.pooled() {
+            return connected;
         }
+        self.pool.set_connect_options(self.options.0.clone());
+        connected.map_err(|_| refusal)
     }
 
     /// Whether a pooler was seen between Overdue and PostgreSQL.

@@ -79,8 +79,7 @@ pub async fn connect(config: &Config) -> Result<Session<Box<PgConnection>>, Data
             Err(error) if way.refuses_parameters(&error) => {
                 // Without them the answer is the same, or more telling, unless this is a pooler.
                 let Ok(connection) = PgConnection::connect_with(&plain).await else { return Err(error) };
-                way.recognized();
-                connection
+                connection // `check` recognizes the pooler
             }
             connected => connected?,
         };

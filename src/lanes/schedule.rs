@@ -135,6 +135,22 @@ mod tests {
     }
 
     #[test]
+    fn only_a_wake_that_comes_back_early_and_has_time_may_wait_for_others() {
+        let scheduler = scheduler(200);
+        for (millis, may) in [
+            (30_000, true),
+            (7_000, true),
+            (10_000, false),
+            (9_900, false),
+            (3_000, false),
+            (500, false),
+            (0, false),
+        ] {
+            assert_eq!(scheduler.may_gather(wake(1, millis).due, NOW), may, "{millis} ms");
+        }
+    }
+
+    #[test]
     fn on_the_way_all_that_take_a_lane_travel_together() {
         assert_eq!(
             sizes(&scheduler(200), (0..150).map(|n| wake(n, 5_100 + 10 * n.unsigned_abs())).collect()),

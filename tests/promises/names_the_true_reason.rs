@@ -106,7 +106,7 @@ async fn of_a_database_that_refuses() {
         refused(&berlin, &words, &["overdue migrate", "check user"]).await;
         // The tables are there, and elsewhere.
         let elsewhere = path(&world.database_url, "nowhere");
-        refused(&elsewhere, &["berlin", "search_path%3D"], &["check user"]).await;
+        refused(&elsewhere, &["in `schema` (OVERDUE_SCHEMA): berlin"], &["check user"]).await;
         drop_role(world, &role).await;
 
         let place = ["order", "place", "--user", "1"];
@@ -115,8 +115,8 @@ async fn of_a_database_that_refuses() {
             ("53100", "make room"),
             ("53200", "short of resources"),
             ("53300", "max_connections"),
-            ("42P05", "pool in session mode"),
-            ("26000", "pool in session mode"),
+            ("42P05", "database_pooler"),
+            ("26000", "database_pooler"),
             ("57P03", "starting or shutting down"),
         ] {
             world
