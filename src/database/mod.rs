@@ -5,6 +5,7 @@ mod blockers;
 mod catalog;
 mod error;
 mod error_class;
+mod executor;
 mod explain;
 pub mod leader;
 pub mod locks;
@@ -16,6 +17,7 @@ mod session;
 mod timeline;
 mod verify;
 mod warm;
+mod way;
 
 use std::time::Duration;
 
@@ -27,10 +29,11 @@ use crate::config::Config;
 
 pub use error::{DatabaseError, migrating};
 pub use error_class::{ErrorClass, code, error_class};
+pub use executor::{Connected, Session, Transaction};
 pub use explain::explained;
-pub use pool::{Connected, Database, Session, Transaction};
+pub use pool::{Database, connect};
 pub use schema::{dump, migrate, migrate_and_say, migrate_by};
-pub use session::{connect, options};
+pub use session::options;
 pub use timeline::note;
 pub use verify::{PLACE, fit, verify};
 pub use warm::WarmConnections;

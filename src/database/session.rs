@@ -1,16 +1,13 @@
 //! The session settings that closing relies on: sent, and checked that they arrived.
 //!
 //! What a statement means must not depend on defaults of the database or the role. A direct connection gets the settings as start-up
-//! parameters. Through a pooler, each transaction begins with them (`pool.rs`); they are never SET for a session, because
+//! parameters. Through a pooler, each transaction begins with them (`executor.rs`); they are never SET for a session, because
 //! another program may get the same session.
 
-use std::sync::Arc;
-
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, Row};
 
-use super::pool::{Session, Way};
-use super::{DatabaseError, PROBE, within};
+use super::DatabaseError;
 use crate::config::Config;
 
 /// Session settings of every connection of ours, besides the search path.
@@ -63,30 +60,6 @@ pub(super) fn identifier(name: &str) -> String {
 /// An error that a retry does not fix.
 pub(super) fn refusal(problem: impl Into<String>) -> sqlx::Error {
     sqlx::Error::Configuration(problem.into().into())
-}
-
-/// Connects outside the pool, and checks that statements get our settings.
-///
-/// # Errors
-/// When the database cannot be reached or refuses the login, or when a setting is not suitable.
-pub async fn connect(config: &Config) -> Result<Session<Box<PgConnection>>, DatabaseError> {
-    let settings = Settings::of(config, &[]);
-    let plain = plain_options(config)?;
-    let way = Way::new(settings.clone(), config);
-    let connecting = async {
-        let first = if way.pooled() { plain.clone() } else { settings.at_start(plain.clone()) };
-        let mut connection = match PgConnection::connect_with(&first).await {
-            Err(error) if way.refuses_parameters(&error) => {
-                // Without them the answer is the same, or more telling, unless this is a pooler.
-                let Ok(connection) = PgConnection::connect_with(&plain).await else { return Err(error) };
-                connection // `check` recognizes the pooler
-            }
-            connected => connected?,
-        };
-        way.check(&mut connection).await?;
-        Ok(Session::new(Box::new(connection), Arc::new(way)))
-    };
-    within(PROBE, "connecting to the database", connecting).await
 }
 
 /// What our settings are in a session: ours, those that are only looked at, the mark, the role and the database.

@@ -1,6 +1,7 @@
 //! Detects that the database is another server or on another timeline: a standby was promoted, or a backup restored.
 
-use super::pool::{Connected, Database, Session};
+use super::executor::{Connected, Session};
+use super::pool::Database;
 use super::{DatabaseError, bounded};
 
 /// Compares server and timeline with those recorded last. One of all pods reports a change, and returns true.

@@ -4,9 +4,10 @@ use sqlx::PgExecutor;
 use tokio::time::timeout;
 
 use super::catalog::{self, Repair};
-use super::pool::{Connected, Database, Session};
+use super::executor::{Connected, Session};
+use super::pool::{Database, connect};
 use super::schema::newest;
-use super::session::{connect, identifier, refusal};
+use super::session::{identifier, refusal};
 use super::timeline::note_by;
 use super::{DatabaseError, PROBE, bounded, rights};
 use crate::config::Config;
