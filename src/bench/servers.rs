@@ -1,8 +1,10 @@
 //! Processor time of PostgreSQL and RabbitMQ, where they run on this machine.
 
 use std::fs::read_to_string;
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::{Instant, sleep};
 
 use super::BenchError;
 use super::process::Ticks;
@@ -18,22 +20,19 @@ pub(super) struct Servers {
 
 #[derive(Deserialize)]
 struct Node {
-    os_pid: String,
+    os_pid: Option<String>,
 }
+
+/// For so long after it has started, a node does not say which process it is.
+const UNTOLD: Duration = Duration::from_secs(15);
 
 impl Servers {
     /// The servers of this sandbox; `None` if one of them cannot be seen from here, as in a container or on another machine.
     pub async fn find(sandbox: &Sandbox) -> Result<Option<Self>, BenchError> {
         let session =
             sandbox.number("asking for a session's process", "SELECT pg_backend_pid()::bigint").await?;
-        let management = Management::new(&sandbox.config);
-        let nodes =
-            tokio::task::spawn_blocking(move || management.get::<Vec<Node>>("nodes", "columns=os_pid"));
-        let nodes = nodes.await.map_err(std::io::Error::other)?.unwrap_or_default();
-        let [node] = nodes.as_slice() else { return Ok(None) };
-        let (Ok(session), Ok(broker)) = (u32::try_from(session), node.os_pid.parse()) else {
-            return Ok(None);
-        };
+        let Some(broker) = broker(sandbox).await? else { return Ok(None) };
+        let Ok(session) = u32::try_from(session) else { return Ok(None) };
         // A number in another namespace names another process here.
         let server = if is(session, "postgres") { parent(session) } else { None };
         let postgres = server.filter(|server| is(*server, "postgres"));
@@ -43,6 +42,22 @@ impl Servers {
     /// Processor seconds of PostgreSQL and RabbitMQ so far, of sessions that have ended too.
     pub fn cpu_seconds(self) -> [f64; 2] {
         [cpu_seconds(self.postgres), cpu_seconds(self.broker)]
+    }
+}
+
+/// The broker's process; `None` if it does not say, or is a cluster.
+async fn broker(sandbox: &Sandbox) -> Result<Option<u32>, BenchError> {
+    let began = Instant::now();
+    loop {
+        let management = Management::new(&sandbox.config);
+        let nodes =
+            tokio::task::spawn_blocking(move || management.get::<Vec<Node>>("nodes", "columns=os_pid"));
+        let nodes = nodes.await.map_err(std::io::Error::other)?.unwrap_or_default();
+        match nodes.as_slice() {
+            [Node { os_pid: Some(process) }] => return Ok(process.parse().ok()),
+            [Node { os_pid: None }] if began.elapsed() < UNTOLD => sleep(Duration::from_secs(1)).await,
+            _ => return Ok(None),
+        }
     }
 }
 
