@@ -55,7 +55,7 @@ async fn broker(sandbox: &Sandbox) -> Result<Option<u32>, BenchError> {
         let nodes = nodes.await.map_err(std::io::Error::other)?.unwrap_or_default();
         match nodes.as_slice() {
             [Node { os_pid: Some(process) }] => return Ok(process.parse().ok()),
-            [Node { os_pid: None }] if began.elapsed() < UNTOLD => sleep(Duration::from_secs(1)).await,
+            [] | [Node { os_pid: None }] if began.elapsed() < UNTOLD => sleep(Duration::from_secs(1)).await,
             _ => return Ok(None),
         }
     }
