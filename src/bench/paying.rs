@@ -26,6 +26,8 @@ const IDLE: Duration = Duration::from_secs(6);
 const BEFORE: Duration = Duration::from_secs(12);
 /// Orders to be paid: enough for all measurements.
 const PAYERS: i64 = 50_000;
+/// The rate at which all is measured once more, unless the setting has one.
+const CLOSE_RATE: u32 = 10_000;
 /// How long a burst may last.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -36,8 +38,6 @@ pub struct Paying {
     pub orders: i64,
     /// Whether all of them hold the same two products.
     pub hot: bool,
-    /// The `close_rate` with which all is measured once more.
-    pub close_rate: u32,
 }
 
 /// Measures payments alone, then while a burst is closed, `TIMES` times; all of it without `close_rate` and with it.
@@ -58,11 +58,12 @@ pub async fn paying(
             .fetch_all(&sandbox.pool)
             .await
             .map_err(failed("listing orders"))?;
-        let pod = sandbox.pod().await?;
+        let pod = sandbox.pod_with("close_rate", "0").await?;
         let free = several(sandbox, burst, &mut payers, &say).await?;
         pod.stop().await?;
         let last = format!("payment_deadline = timestamptz 'epoch' + interval '1 us' * {}", free.due.0);
-        let pod = sandbox.pod_with("close_rate", &burst.close_rate.to_string()).await?;
+        let close_rate = if sandbox.config.close_rate > 0 { sandbox.config.close_rate } else { CLOSE_RATE };
+        let pod = sandbox.pod_with("close_rate", &close_rate.to_string()).await?;
         let gentle = several(sandbox, burst, &mut payers, &say).await?;
         pod.stop().await?;
         let orders = f64::from(TIMES) * burst.orders as f64;
@@ -89,8 +90,8 @@ pub async fn paying(
         ];
         let products = if burst.hot { "the same two products" } else { "many products" };
         let workload = format!(
-            "paying while {} orders with {products} are closed, as fast as possible and with close_rate = {}",
-            burst.orders, burst.close_rate
+            "paying while {} orders with {products} are closed, as fast as possible and with close_rate = {close_rate}",
+            burst.orders
         );
         let pace = sandbox.slices(&last, 100).await?;
         Ok(Outcome { lateness: sandbox.bins(&last).await?, pace, ..Outcome::new(workload, figures) })
@@ -140,7 +141,7 @@ impl Took {
 
 async fn measure(
     sandbox: &Sandbox,
-    Paying { orders, hot, .. }: Paying,
+    Paying { orders, hot }: Paying,
     payers: &mut Vec<i64>,
     all: &mut Measured,
     say: &impl Fn(String),

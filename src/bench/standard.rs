@@ -135,14 +135,14 @@ pub fn standard() -> Vec<(Workload, Goals)> {
         ),
         (Workload::Place(20_000), &[("cost of the trigger, of the median", AtMost(1.33))]),
         (
-            Workload::Paying(Paying { orders: 100_000, hot: false, close_rate: 10_000 }),
+            Workload::Paying(Paying { orders: 100_000, hot: false }),
             &[
                 ("statement p99 beside the burst, of idle", AtMost(2.0)),
                 ("statement p99 with close_rate, of idle", AtMost(2.0)),
             ],
         ),
         (
-            Workload::Paying(Paying { orders: 100_000, hot: true, close_rate: 10_000 }),
+            Workload::Paying(Paying { orders: 100_000, hot: true }),
             &[
                 ("statement p99 beside the burst, of idle", AtMost(2.0)),
                 ("statement p99 with close_rate, of idle", AtMost(2.0)),

@@ -58,7 +58,7 @@ pub enum Command {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(i64).range(20..=10_000_000))]
         orders: i64,
     },
-    /// Buyers who pay while many other orders are closed: how long they wait
+    /// Buyers who pay while many other orders are closed, as fast as possible and at close_rate (10000 unless set): how long they wait
     PayDuringBurst {
         /// Orders that are closed meanwhile
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
@@ -66,9 +66,6 @@ pub enum Command {
         /// All of these orders hold the same two products
         #[arg(long)]
         hot: bool,
-        /// Measured once without close_rate, and once with this one
-        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-        close_rate: u32,
     },
     /// All orders overdue at one moment, and every wake lost: how fast the sweep closes them
     Sweep {
@@ -129,8 +126,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         Command::Steady(stream) => vec![(Workload::Steady(stream.into()), NO_GOALS)],
         Command::Depth { waiting, stream } => vec![(Workload::Depth(waiting, stream.into()), NO_GOALS)],
         Command::Place { orders } => vec![(Workload::Place(orders), NO_GOALS)],
-        Command::PayDuringBurst { orders, hot, close_rate } => {
-            vec![(Workload::Paying(Paying { orders, hot, close_rate }), NO_GOALS)]
+        Command::PayDuringBurst { orders, hot } => {
+            vec![(Workload::Paying(Paying { orders, hot }), NO_GOALS)]
         }
         Command::Sweep { orders } => vec![(Workload::Sweep(orders), NO_GOALS)],
         Command::Backlog { rows } => vec![(Workload::Backlog(rows), NO_GOALS)],

@@ -270,3 +270,11 @@ async fn migrate(context: &Context) -> Result<(), CliError> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_flag_of_a_command_has_the_name_of_a_setting_or_of_another() {
+        super::command().debug_assert();
+    }
+}
