@@ -15,7 +15,7 @@ demo: toolchain ## watch orders being placed, paid and closed (KEEP=1 leaves eve
 test: toolchain ## all tests, against a real PostgreSQL and RabbitMQ
 	dev/with-services cargo test --locked --workspace -- --test-threads=6
 
-# Twice, because a pooler is recognized in two ways: it refuses start-up parameters, or is told to drop them.
+# Twice, because a pooler is recognized in two ways: it refuses start-up parameters, or is configured to drop them.
 POOLED := cargo test --locked --test promises -- --test-threads=6 works_through_a_pooler
 poolers: toolchain ## promises through PgBouncer, in transaction and in session mode (installs it)
 	dev/with-services dev/with-pooler transaction $(POOLED) conserves_stock never_closes_a_paid_order one_subscriber_stops_no_other \

@@ -32,10 +32,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     crate::database::fit(&config).await?;
     let grace = args.grace.unwrap_or(config.sweep_grace);
     let closer = Closer::new(&config, pool, Arc::default(), Arc::default())?;
-    closer.rate.share(1 + presence::closing(&closer.pool).await?);
     if args.dry_run {
         return dry_run(context, &closer, grace).await;
     }
+    closer.rate.share(1 + presence::closing(&closer.pool).await?);
     let bar = context.out.progress("sweeping");
     let never = CancellationToken::new();
     let swept = sweep(&closer, grace, Pace::of(&config), None, &never, |so_far| {

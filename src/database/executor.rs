@@ -140,14 +140,14 @@ impl<'c, C: Connected> Executor<'c> for &'c mut Session<C> {
     where
         'c: 'e,
     {
-        Box::pin(async { Err(unprepared()) })
+        unprepared()
     }
 
     fn describe<'e>(self, _: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, Error>>
     where
         'c: 'e,
     {
-        Box::pin(async { Err(unprepared()) })
+        unprepared()
     }
 }
 
@@ -179,8 +179,8 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
     }
 }
 
-pub(super) fn unprepared() -> Error {
-    Error::Protocol(
-        "a statement cannot be prepared ahead: the next one may run in another session".to_owned(),
-    )
+/// The answer to whoever asks to prepare a statement ahead, which nothing here does.
+pub(super) fn unprepared<'e, T: 'e>() -> BoxFuture<'e, Result<T, Error>> {
+    let why = "a statement cannot be prepared ahead: the next one may run in another session";
+    Box::pin(async move { Err(Error::Protocol(why.to_owned())) })
 }

@@ -76,7 +76,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Pings the server. Its answer means that the connection's last statement is finished, and its locks are released if it
 /// failed.
-pub(crate) async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
 }
 

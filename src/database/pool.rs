@@ -133,14 +133,14 @@ impl<'p> Executor<'p> for &'p Database {
     where
         'p: 'e,
     {
-        Box::pin(async { Err(unprepared()) })
+        unprepared()
     }
 
     fn describe<'e>(self, _: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, Error>>
     where
         'p: 'e,
     {
-        Box::pin(async { Err(unprepared()) })
+        unprepared()
     }
 }
 
