@@ -150,9 +150,12 @@ END $body$;
 CREATE OR REPLACE FUNCTION :schema.overdue_give_back(orders bigint[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT AS $body$
 DECLARE
+    looks boolean;
+    item record;
     products bigint[];
     quantities bigint[];
-    given_back bigint;
+    all_products bigint := 0;
+    given_back bigint := 0;
 BEGIN
     -- Items that this transaction's snapshot or a policy hides would be missed, and their stock lost.
     IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
@@ -163,63 +166,76 @@ BEGIN
         RAISE EXCEPTION 'row security hides items from the role %: their stock would not be given back', current_user
             USING ERRCODE = 'OVD01', HINT = 'Give the role BYPASSRLS, or call this as a role that sees all items.';
     END IF;
-    SELECT pg_catalog.array_agg(sums.product_id), pg_catalog.array_agg(sums.quantity) INTO products, quantities
-    FROM (SELECT i.product_id, pg_catalog.sum(i.quantity)::pg_catalog.int8 AS quantity
-          FROM :schema.order_items AS i WHERE i.order_id OPERATOR(pg_catalog.=) ANY (orders)
-          GROUP BY i.product_id ORDER BY i.product_id) AS sums;
-    IF products IS NULL THEN
-        RETURN 0;
-    END IF;
     -- Products are locked in their order, so that two batches with the same ones wait for each other and never deadlock. NO KEY:
     -- an order that is being placed holds a key-share lock on its products, which must neither wait for us nor we for it.
     -- Only a BEFORE trigger keeps the old stock in a row that counts as updated. Where neither the table nor a partition can have
     -- one, other batches do not wait for a look at each row.
-    IF EXISTS (SELECT FROM pg_catalog.pg_trigger
-               WHERE tgrelid OPERATOR(pg_catalog.=) :inventory::pg_catalog.regclass AND NOT tgisinternal)
-       OR EXISTS (SELECT FROM pg_catalog.pg_inherits
-                  WHERE inhparent OPERATOR(pg_catalog.=) :inventory::pg_catalog.regclass) THEN
-        WITH locked AS MATERIALIZED (
-            SELECT inventory.product_id, items.quantity, inventory.stock OPERATOR(pg_catalog.+) items.quantity AS expected
-            FROM :schema.inventory JOIN unnest(products, quantities) AS items (product_id, quantity)
-                 ON inventory.product_id OPERATOR(pg_catalog.=) items.product_id
-            ORDER BY inventory.product_id
-            FOR NO KEY UPDATE OF inventory
-        ), changed AS (
-            UPDATE :schema.inventory
-            SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
-            FROM locked
-            WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id
-            RETURNING inventory.stock OPERATOR(pg_catalog.>=) locked.expected AS has_all
-        )
-        SELECT pg_catalog.count(*) INTO given_back FROM changed WHERE has_all;
-    ELSIF pg_catalog.cardinality(products) OPERATOR(pg_catalog.<=) 8 THEN
-        -- One by one, in their order. Where a shop has some thousand products, the statement below reads all of them, twice.
-        given_back := 0;
-        FOR place IN 1 .. pg_catalog.cardinality(products) LOOP
-            UPDATE :schema.inventory SET stock = stock OPERATOR(pg_catalog.+) quantities[place]
-            WHERE product_id OPERATOR(pg_catalog.=) products[place];
+    looks := EXISTS (SELECT FROM pg_catalog.pg_trigger
+                     WHERE tgrelid OPERATOR(pg_catalog.=) :inventory::pg_catalog.regclass AND NOT tgisinternal)
+             OR EXISTS (SELECT FROM pg_catalog.pg_inherits
+                        WHERE inhparent OPERATOR(pg_catalog.=) :inventory::pg_catalog.regclass);
+    IF pg_catalog.cardinality(orders) OPERATOR(pg_catalog.=) 1 AND pg_catalog.array_ndims(orders) OPERATOR(pg_catalog.=) 1
+       AND NOT looks THEN
+        -- One order, as it is mostly in a steady stream: sums, arrays and ANY took a quarter of the closing statement's time.
+        FOR item IN SELECT i.product_id, i.quantity FROM :schema.order_items AS i
+                    WHERE i.order_id OPERATOR(pg_catalog.=) orders[pg_catalog.array_lower(orders, 1)] ORDER BY i.product_id
+        LOOP
+            UPDATE :schema.inventory SET stock = stock OPERATOR(pg_catalog.+) item.quantity
+            WHERE product_id OPERATOR(pg_catalog.=) item.product_id;
             IF FOUND THEN
                 given_back := given_back OPERATOR(pg_catalog.+) 1;
             END IF;
+            all_products := all_products OPERATOR(pg_catalog.+) 1;
         END LOOP;
     ELSE
-        WITH locked AS MATERIALIZED (
-            SELECT inventory.product_id, items.quantity
-            FROM :schema.inventory JOIN unnest(products, quantities) AS items (product_id, quantity)
-                 ON inventory.product_id OPERATOR(pg_catalog.=) items.product_id
-            ORDER BY inventory.product_id
-            FOR NO KEY UPDATE OF inventory
-        )
-        UPDATE :schema.inventory
-        SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
-        FROM locked
-        WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id;
-        GET DIAGNOSTICS given_back = ROW_COUNT;
+        SELECT pg_catalog.array_agg(sums.product_id), pg_catalog.array_agg(sums.quantity) INTO products, quantities
+        FROM (SELECT i.product_id, pg_catalog.sum(i.quantity)::pg_catalog.int8 AS quantity
+              FROM :schema.order_items AS i WHERE i.order_id OPERATOR(pg_catalog.=) ANY (orders)
+              GROUP BY i.product_id ORDER BY i.product_id) AS sums;
+        all_products := coalesce(pg_catalog.cardinality(products), 0);
+        IF looks THEN
+            WITH locked AS MATERIALIZED (
+                SELECT inventory.product_id, items.quantity, inventory.stock OPERATOR(pg_catalog.+) items.quantity AS expected
+                FROM :schema.inventory JOIN unnest(products, quantities) AS items (product_id, quantity)
+                     ON inventory.product_id OPERATOR(pg_catalog.=) items.product_id
+                ORDER BY inventory.product_id
+                FOR NO KEY UPDATE OF inventory
+            ), changed AS (
+                UPDATE :schema.inventory
+                SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
+                FROM locked
+                WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id
+                RETURNING inventory.stock OPERATOR(pg_catalog.>=) locked.expected AS has_all
+            )
+            SELECT pg_catalog.count(*) INTO given_back FROM changed WHERE has_all;
+        ELSIF all_products OPERATOR(pg_catalog.<=) 8 THEN
+            -- One by one, in their order. Where a shop has some thousand products, the statement below reads all of them, twice.
+            FOR place IN 1 .. all_products LOOP
+                UPDATE :schema.inventory SET stock = stock OPERATOR(pg_catalog.+) quantities[place]
+                WHERE product_id OPERATOR(pg_catalog.=) products[place];
+                IF FOUND THEN
+                    given_back := given_back OPERATOR(pg_catalog.+) 1;
+                END IF;
+            END LOOP;
+        ELSE
+            WITH locked AS MATERIALIZED (
+                SELECT inventory.product_id, items.quantity
+                FROM :schema.inventory JOIN unnest(products, quantities) AS items (product_id, quantity)
+                     ON inventory.product_id OPERATOR(pg_catalog.=) items.product_id
+                ORDER BY inventory.product_id
+                FOR NO KEY UPDATE OF inventory
+            )
+            UPDATE :schema.inventory
+            SET stock = stock OPERATOR(pg_catalog.+) locked.quantity
+            FROM locked
+            WHERE inventory.product_id OPERATOR(pg_catalog.=) locked.product_id;
+            GET DIAGNOSTICS given_back = ROW_COUNT;
+        END IF;
     END IF;
     -- A trigger that returns NULL or keeps the old stock, or a policy that hides rows: a close without its stock must not stand.
-    IF given_back OPERATOR(pg_catalog.<>) pg_catalog.cardinality(products) THEN
+    IF given_back OPERATOR(pg_catalog.<>) all_products THEN
         RAISE EXCEPTION 'the stock of % products would be given back, not of all %: a trigger or a policy on inventory keeps the rest',
-            given_back, pg_catalog.cardinality(products) USING ERRCODE = 'OVD01';
+            given_back, all_products USING ERRCODE = 'OVD01';
     END IF;
     RETURN given_back;
 END $body$;

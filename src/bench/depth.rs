@@ -34,7 +34,7 @@ pub async fn depth(
 ) -> Result<Outcome, BenchError> {
     Sandbox::with(raw, log, async |sandbox| {
         let pod = sandbox.pod().await?;
-        let alone = measure(sandbox, stream, &say).await?.lateness;
+        let alone = measure(sandbox, stream, || [f64::NAN; 3], &say).await?.lateness;
         let (pod, restart_alone) = restart(sandbox, pod).await?;
         sandbox.empty().await?;
         let before = held_by_broker(sandbox).await?;
@@ -51,7 +51,7 @@ pub async fn depth(
         let per_order = |after: f64, before: f64| (after - before) / waiting as f64;
 
         let (pod, restart_beside) = restart(sandbox, pod).await?;
-        let beside = measure(sandbox, stream, &say).await?.lateness;
+        let beside = measure(sandbox, stream, || [f64::NAN; 3], &say).await?.lateness;
         let footprint = pod.footprint();
         let sizes = sizes(sandbox).await?;
         pod.stop().await?;

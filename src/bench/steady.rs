@@ -34,7 +34,7 @@ const TICKS: u32 = 20;
 /// For how many seconds orders are placed without a pod.
 const ALONE: u32 = 20;
 
-/// Pod, PostgreSQL and RabbitMQ together, without what placing the orders costs.
+/// Pod, PostgreSQL and RabbitMQ together, without what placing the orders costs, while the stream is steady.
 pub(super) const CLOSING_CPU: &str = "CPU of all three per 1,000 orders closed, without placing";
 
 /// Places orders at a steady rate with windows spread to the millisecond, and waits for the last to be closed.
@@ -54,14 +54,18 @@ pub async fn steady(
         let before = spent();
         let placed_alone = place_alone(sandbox, stream).await?;
         let placing = since(spent(), before).map(|seconds| seconds / placed_alone as f64);
-        let before = spent();
         let pod = sandbox.pod().await?;
-        let run = measure(sandbox, stream, &say).await?;
+        let of_all = || {
+            let [postgres, broker] = spent();
+            [postgres, broker, pod.footprint().cpu_seconds]
+        };
+        let run = measure(sandbox, stream, of_all, &say).await?;
         let footprint = pod.footprint();
-        let all = since(spent(), before);
-        let [postgres, broker] =
-            [0, 1].map(|server| (all[server] - placing[server] * run.placed as f64) / run.closed as f64);
-        let of_the_pod = footprint.cpu_seconds / run.closed as f64;
+        let [postgres, broker, of_the_pod] = run.steadily.map_or([f64::NAN; 3], |steadily| {
+            let placing = placing.map(|seconds| seconds * steadily.placed);
+            let [postgres, broker, pod] = steadily.spent;
+            [postgres - placing[0], broker - placing[1], pod].map(|seconds| seconds / steadily.closed)
+        });
         let counted = pod.stop().await?;
         let seen = counted.lateness.map_or([f64::NAN; 2], |late| [late.p50_ms, late.p99_ms]);
         let figures = vec![
@@ -78,8 +82,9 @@ pub async fn steady(
             (CLOSING_CPU, (postgres + broker + of_the_pod) * 1e3, "s"),
             ("PostgreSQL's part of it", postgres * 1e3, "s"),
             ("RabbitMQ's part of it", broker * 1e3, "s"),
+            ("the pod's part of it", of_the_pod * 1e3, "s"),
             ("placing: CPU of both per 1,000 orders", placing.iter().sum::<f64>() * 1e3, "s"),
-            ("pod's CPU per 1,000 orders closed", of_the_pod * 1e6, "ms"),
+            ("pod's CPU per 1,000 orders closed", footprint.cpu_seconds / run.closed as f64 * 1e6, "ms"),
             ("pod's peak memory", footprint.peak_memory_mib, "MiB"),
         ];
         let Steady { rate, seconds, .. } = stream;
@@ -92,8 +97,8 @@ pub async fn steady(
     .await
 }
 
-fn since(now: [f64; 2], before: [f64; 2]) -> [f64; 2] {
-    [now[0] - before[0], now[1] - before[1]]
+fn since<const N: usize>(now: [f64; N], before: [f64; N]) -> [f64; N] {
+    std::array::from_fn(|n| now[n] - before[n])
 }
 
 /// Makes the products, and a list of the orders to be paid.
@@ -114,7 +119,7 @@ async fn place_alone(sandbox: &Sandbox, stream: Steady) -> Result<i64, BenchErro
         let count = stream.rate * (tick + 1) / TICKS - stream.rate * tick / TICKS;
         insert(sandbox, stream, count).await?;
     }
-    let placed = sandbox.number("counting orders", "SELECT count(*) FROM orders WHERE user_id < 0").await?;
+    let placed = sandbox.number("counting orders", PLACED).await?;
     sandbox.run("removing the list", "DROP TABLE bench_paid").await?;
     sandbox.empty().await?;
     Ok(placed)
@@ -127,6 +132,25 @@ pub(super) struct Run {
     paid: i64,
     closed: i64,
     paid_and_closed: i64,
+    /// `None` of a stream that is too short.
+    steadily: Option<Steadily>,
+}
+
+/// The time in which orders are placed and closed at the same rate: from the longest window's end until the last order is placed.
+#[derive(Clone, Copy, Debug)]
+struct Steadily {
+    placed: f64,
+    closed: f64,
+    /// Processor seconds of PostgreSQL, RabbitMQ and the pod.
+    spent: [f64; 3],
+}
+
+const PLACED: &str = "SELECT count(*) FROM orders WHERE user_id < 0";
+const CLOSED: &str = "SELECT count(*) FROM orders WHERE user_id < 0 AND status = 'CLOSED'";
+
+async fn placed_and_closed(sandbox: &Sandbox) -> Result<[f64; 2], BenchError> {
+    let count = async |query| sandbox.number("counting orders", query).await;
+    Ok([count(PLACED).await? as f64, count(CLOSED).await? as f64])
 }
 
 /// Selects the orders of the stream; other orders may wait beside them.
@@ -135,17 +159,24 @@ pub(super) const OURS: &str = "user_id < 0";
 pub(super) async fn measure(
     sandbox: &Sandbox,
     stream: Steady,
+    spent: impl Fn() -> [f64; 3],
     say: &impl Fn(String),
 ) -> Result<Run, BenchError> {
     say(format!("placing {} orders/s for {} s", stream.rate, stream.seconds));
     prepare(sandbox).await?;
     let mut ticks = interval(Duration::from_secs(1) / TICKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let steady_from = (stream.last_ms / 1_000 + 1) * TICKS;
+    let mut begun = None;
     for tick in 0..stream.seconds * TICKS {
         ticks.tick().await;
+        if tick == steady_from {
+            begun = Some((placed_and_closed(sandbox).await?, spent()));
+        }
         let count = stream.rate * (tick + 1) / TICKS - stream.rate * tick / TICKS;
         insert(sandbox, stream, count).await?;
     }
+    let (ended, spent) = (placed_and_closed(sandbox).await?, spent());
     say("waiting for the last deadline".to_owned());
     let last = Instant::now() + Duration::from_millis(u64::from(stream.last_ms));
     while Instant::now() < last {
@@ -156,10 +187,15 @@ pub(super) async fn measure(
     let done = async || Ok(sandbox.number("counting open orders", open).await? == 0);
     wait_until(sandbox, LOOK, Duration::from_secs(30), done).await?;
     let count = async |query| sandbox.number("counting orders", query).await;
+    let steadily = begun.map(|(begun, before)| {
+        let [placed, closed] = since(ended, begun);
+        Steadily { placed, closed, spent: since(spent, before) }
+    });
     let run = Run {
+        steadily,
         lateness: sandbox.lateness(OURS).await?,
-        placed: count("SELECT count(*) FROM orders WHERE user_id < 0").await?,
-        closed: count("SELECT count(*) FROM orders WHERE user_id < 0 AND status = 'CLOSED'").await?,
+        placed: count(PLACED).await?,
+        closed: count(CLOSED).await?,
         paid: count("SELECT count(*) FROM bench_paid WHERE paid").await?,
         paid_and_closed: count(
             "SELECT count(*) FROM bench_paid JOIN orders USING (order_id) WHERE paid AND status <> 'PAID'",

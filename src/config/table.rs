@@ -71,7 +71,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "database_pooler", env: "OVERDUE_DATABASE_POOLER", default: Some("auto"),
         help: "`auto`: a pooler such as PgBouncer is recognized by refusing or dropping start-up parameters; `always`: one that passes them on" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),
-        help: "how often the relay looks for new outbox rows when it has caught up" },
+        help: "how often the relay looks for new wakes when it has caught up; it looks for events a fourth as often" },
     Setting { name: "relay_batch", env: "OVERDUE_RELAY_BATCH", default: Some("500"),
         help: "maximum outbox rows that the relay publishes before it deletes them (1 to 10000)" },
     Setting { name: "sweep_every", env: "OVERDUE_SWEEP_EVERY", default: Some("1s"),

@@ -54,7 +54,7 @@ pub enum Hop {
 /// The longest lane: RabbitMQ keeps an expiration in 32 bits of milliseconds.
 const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// The longest time that a pod holds a wake in memory: held wakes take room that due ones need.
+/// The longest time that a pod without room holds a wake in memory: held wakes take room that due ones need.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(5);
 
 /// A lane list that cannot work, and why.

@@ -4,3 +4,4 @@ pub mod lane;
 pub mod schedule;
 
 pub use lane::{Hop, LONGEST_HOLD, Lane, LaneError, Lanes};
+pub use schedule::GATHER;

@@ -10,6 +10,9 @@ use crate::wire::keys::KEY_PROCESS;
 use crate::wire::outgoing::Outgoing;
 use crate::wire::wake::{self, WAKE_TYPE, Wake};
 
+/// Wakes that come back early from their lane wait for others for this long, because all that take a lane together share a message.
+pub const GATHER: Duration = Duration::from_millis(500);
+
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     lanes: Lanes,
@@ -38,8 +41,8 @@ impl Scheduler {
         self.lanes.hop(wake.due, now) == Hop::Hold
     }
 
-    /// Whether a wake may wait for others before it goes into a lane: it would come back early, and so loses nothing by going a little
-    /// later. One that takes its last lane now, or soon, goes at once.
+    /// Whether a wake may wait for others, for up to [`GATHER`], before it goes into a lane: it would come back early, and so loses
+    /// nothing by going a little later. One that takes its last lane now, or soon, goes at once.
     #[must_use]
     pub fn may_gather(&self, due: DbTime, now: DbTime) -> bool {
         due.since(now) > LONGEST_HOLD && matches!(self.lanes.hop(due, now), Hop::Stage { .. })

@@ -23,6 +23,10 @@ use crate::stats::Count;
 /// Orders whose events are published in one round.
 const MOST: i64 = 2_000;
 
+/// Events are looked for once while wakes are looked for this many times: a round costs as much for one event as for many, and a subscriber
+/// has more time than a deadline.
+const SELDOMER: u32 = 4;
+
 /// Events give way to closing for this long at most. Publishing them costs as much as closing their orders, and on a single
 /// machine both use the same processors. An event may be published a moment later if orders are closed sooner for it.
 const GIVE_WAY: Duration = Duration::from_secs(5);
@@ -53,7 +57,7 @@ async fn relay(mut events: Events<'_>, stop: &CancellationToken) -> Result<(), R
     while !stop.is_cancelled() {
         if !events.round().await? {
             tokio::select! {
-                () = sleep(events.mark.rest(events.shared.config.relay_poll, events.looked_for)) => {}
+                () = sleep(events.mark.rest(events.shared.config.relay_poll * SELDOMER, events.looked_for)) => {}
                 () = stop.cancelled() => {}
             }
         }

@@ -10,15 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Sparingly, complain};
 use crate::broker::publisher::Publisher;
 use crate::database::{Session, bounded};
+use crate::lanes::GATHER;
 use crate::outbox::{self, Kind, Mark, Most, Row};
 use crate::roles::RoleError;
 use crate::roles::shared::{Shared, after_stop};
 use crate::stats::Count;
 use crate::wire::wake::Wake;
 
-/// Wakes that come back early from their lane wait for others for this long, because all that take a lane together share a message.
-const GATHER: Duration = Duration::from_millis(500);
-/// They wait no longer once they are this many rows: fewer than a look reads, so that a look from the beginning sees past them.
+/// Wakes that wait for others wait no longer once they are this many rows: fewer than a look reads, so that a look from the beginning sees past them.
 const GATHERED: usize = 200;
 
 /// Orders published in one round. Publishing more would take so long that their expirations would be out of date.

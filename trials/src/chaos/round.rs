@@ -78,12 +78,12 @@ impl Script {
         Self { seed, lives, strikes, pods, sweep, crimes: &[], patience: SETTLE }
     }
 
-    /// A steady load, one fault in the middle of it, and no sweep that would make good for what is lost.
+    /// A steady load and one fault in the middle of it, with all that a shop has: the sweep, too.
     pub fn incident(seed: u64, load: Duration, strike: Option<Strike>) -> Self {
         let mut random = seeded(seed);
         let lives = script::draw(&mut random, load, ORDERS_PER_SECOND, LONGEST_WINDOW);
         let strikes = strike.into_iter().collect();
-        Self { seed, lives, strikes, pods: 3, sweep: false, crimes: &[], patience: SETTLE }
+        Self { seed, lives, strikes, pods: 3, sweep: true, crimes: &[], patience: SETTLE }
     }
 
     /// A peaceful load, and nothing else. The sweep is there, and should have nothing to do.
@@ -91,12 +91,12 @@ impl Script {
         Self { sweep: true, ..Self::crimes(seed, &[]) }
     }
 
-    /// A peaceful load and crimes in the middle of it. Nothing is slow, so the patience is short.
+    /// A peaceful load and crimes in the middle of it. Nothing is slow, so the patience is short. No sweep makes good for what is lost.
     pub fn crimes(seed: u64, crimes: &'static [Crime]) -> Self {
         let needed = crimes.iter().any(|crime| crime.needs_rubbish());
         let rubbish = needed.then_some((Duration::from_millis(500), Fault::RubbishSent));
         let script = Self::incident(seed, Duration::from_secs(3), rubbish);
-        Self { crimes, patience: Duration::from_secs(8), ..script }
+        Self { crimes, sweep: false, patience: Duration::from_secs(8), ..script }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::drain::{Drain, Step};
 use super::in_flight::{Held, InFlight, Tag};
 use crate::clock::DbTime;
+use crate::lanes::GATHER;
 use crate::closing::next_step::RetryPolicy;
 use crate::lanes::schedule::Scheduler;
 use crate::wire::malformed::Malformed;
@@ -22,9 +23,8 @@ use crate::wire::wake::Wake;
 
 pub(super) use event::{Arrival, Effect, Event, Limits, NextMoments, Now, Publication, Report};
 
-/// Wakes to be rescheduled are gathered for this long, so that those for one lane share messages. Only wakes with seconds
-/// left are rescheduled.
-const GATHER: Duration = Duration::from_millis(100);
+/// Wakes to be rescheduled that may not wait for [`GATHER`] wait for others for this long.
+const GATHER_BRIEFLY: Duration = Duration::from_millis(100);
 /// Publish early once this many are waiting.
 const GATHERED: usize = 500;
 
@@ -233,14 +233,22 @@ impl WakeConsumer {
         effects.push(Effect::Publish(Publication { wakes, parked, tags }));
     }
 
+    /// Reschedules a wake, soon: others may take the same message.
+    fn reschedule(&mut self, wake: Wake, tag: Tag, now: Now) {
+        let wait = if self.scheduler.may_gather(wake.due, now.time) { GATHER } else { GATHER_BRIEFLY };
+        let until = now.instant + wait;
+        self.gather_until = Some(self.gather_until.map_or(until, |earlier| earlier.min(until)));
+        self.to_reschedule.push((wake, tag));
+    }
+
     /// Whether wakes to be rescheduled still wait for others.
-    fn gathers(&mut self, now: Instant) -> bool {
+    fn gathers(&self, now: Instant) -> bool {
         let many = self.to_reschedule.len() >= GATHERED
             || 4 * self.in_flight.unacknowledged() >= 3 * self.limits.messages;
         if many || self.drain.is_stopping() || !self.to_park.is_empty() {
             return false;
         }
-        now < *self.gather_until.get_or_insert(now + GATHER)
+        self.gather_until.is_some_and(|until| now < until)
     }
 
     fn start_recording_probes(&mut self, effects: &mut Vec<Effect>) {

@@ -1,16 +1,20 @@
 //! Applies deliveries and verdicts to the state: each wake is held, rescheduled, parked, or done.
 
+use std::time::Duration;
+
 use super::WakeConsumer;
 use super::event::{Arrival, Effect, Now, Report};
 use crate::clock::DbTime;
 use crate::closing::Verdict;
 use crate::closing::next_step::{NextStep, next_step};
-use crate::lanes::LONGEST_HOLD;
 use crate::roles::close::in_flight::{Held, Tag};
 use crate::wire::keys::KEY_PROCESS;
 use crate::wire::outgoing::Outgoing;
 use crate::wire::parked::parked;
 use crate::wire::wake::{self, Wake};
+
+/// A pod with room holds wakes with up to this much time left. Each further lane would cost messages, which carry fewer orders each.
+const HOLD_WITH_ROOM: Duration = Duration::from_secs(20);
 
 impl WakeConsumer {
     pub(super) fn take(&mut self, arrivals: Vec<Arrival>, now: Now) {
@@ -19,7 +23,7 @@ impl WakeConsumer {
                 Arrival::Wakes(tag, wakes) => {
                     self.in_flight.take(tag, wakes.len());
                     for wake in wakes {
-                        self.hold_or_reschedule(wake, tag, now.time);
+                        self.hold_or_reschedule(wake, tag, now);
                     }
                 }
                 Arrival::Probe(tag, token) => {
@@ -40,12 +44,12 @@ impl WakeConsumer {
     }
 
     /// Holds a wake, or reschedules it if much time remains or nothing may wait in this pod.
-    fn hold_or_reschedule(&mut self, wake: Wake, tag: Tag, now: DbTime) {
-        let near = wake.due.since(now) <= LONGEST_HOLD && self.has_leisure();
-        if (near || self.scheduler.holds(&wake, now)) && self.drain.may_wait() {
+    fn hold_or_reschedule(&mut self, wake: Wake, tag: Tag, now: Now) {
+        let near = wake.due.since(now.time) <= HOLD_WITH_ROOM && self.has_leisure();
+        if (near || self.scheduler.holds(&wake, now.time)) && self.drain.may_wait() {
             self.in_flight.hold(Held { wake, tag, deferrals: 0 });
         } else {
-            self.to_reschedule.push((wake, tag));
+            self.reschedule(wake, tag, now);
         }
     }
 
@@ -69,11 +73,11 @@ impl WakeConsumer {
             unknown_failed += usize::from(unknown && wake.announced);
             match next_step(wake, &verdict, deferrals, self.drain.may_wait(), self.retry, now.time) {
                 NextStep::Done => self.in_flight.done(tag),
-                NextStep::Reschedule(wake) => self.hold_or_reschedule(wake, tag, now.time),
+                NextStep::Reschedule(wake) => self.hold_or_reschedule(wake, tag, now),
                 NextStep::RetryShortly(wake) => {
                     self.in_flight.hold(Held { wake, tag, deferrals: deferrals + 1 });
                 }
-                NextStep::ToLane(wake) => self.to_reschedule.push((wake, tag)),
+                NextStep::ToLane(wake) => self.reschedule(wake, tag, now),
                 NextStep::Alone => self.slow.push_back(held),
                 NextStep::Park { wake, .. } if unknown => unknown_orders.push((wake, tag)),
                 NextStep::Park { wake, reason } => {
