@@ -74,7 +74,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "how often the relay looks for new wakes when it has caught up; it looks for events a fourth as often" },
     Setting { name: "relay_batch", env: "OVERDUE_RELAY_BATCH", default: Some("500"),
         help: "maximum outbox rows that the relay publishes before it deletes them (1 to 10000)" },
-    Setting { name: "sweep_every", env: "OVERDUE_SWEEP_EVERY", default: Some("1s"),
+    Setting { name: "sweep_every", env: "OVERDUE_SWEEP_EVERY", default: Some("400ms"),
         help: "how often each pod looks for orders that no wake closed; more often while wakes are missing" },
     Setting { name: "sweep_grace", env: "OVERDUE_SWEEP_GRACE", default: Some("500ms"),
         help: "how long after its deadline an order is left to its wake before the sweep takes it" },

@@ -140,3 +140,28 @@ async fn a_deadlock_with_the_shop_delays_the_close_and_is_nobodys_fault() {
     })
     .await;
 }
+
+/// The closing statement names one order or many, from 1; a shop may name them in any array.
+#[tokio::test]
+async fn an_orders_stock_comes_back_whatever_the_shape_of_the_array_that_names_it() {
+    World::with(async |world| {
+        world.stock(2, 100).await;
+        let order = world.place(3_600 * SECOND, &[(1, 2), (2, 3)]).await;
+        let stock = "SELECT array_agg(stock ORDER BY product_id) FROM inventory";
+        let before: Vec<i64> = sqlx::query_scalar(stock).fetch_one(&world.pool).await.expect("stock");
+        for shape in ["{#}", "[0:0]={#}", "[7:7]={#}", "{{#}}", "{#,NULL}", "{NULL,#}", "{#,#}", "{#,0}"] {
+            let mut transaction = world.pool.begin().await.expect("a transaction");
+            let give_back = sqlx::query_scalar("SELECT overdue_give_back($1::text::bigint[])");
+            let give_back = give_back.bind(shape.replace('#', &order.to_string()));
+            let products: i64 = give_back.fetch_one(&mut *transaction).await.expect("given back");
+            let after: Vec<i64> = sqlx::query_scalar(stock).fetch_one(&mut *transaction).await.expect("stock");
+            assert_eq!((products, after), (2, vec![before[0] + 2, before[1] + 3]), "{shape}");
+        }
+        for shape in ["{}", "{NULL}", "{0}"] {
+            let give_back = sqlx::query_scalar("SELECT overdue_give_back($1::text::bigint[])").bind(shape);
+            let products: i64 = give_back.fetch_one(&world.pool).await.expect("nothing to give back");
+            assert_eq!(products, 0, "{shape}");
+        }
+    })
+    .await;
+}

@@ -23,12 +23,19 @@ use crate::stats::Count;
 /// Orders whose events are published in one round.
 const MOST: i64 = 2_000;
 
+/// At a rate, rounds are smaller, though large enough to keep up: a thousand events keep a machine busy for longer than a buyer should
+/// wait.
+fn most(close_rate: u32) -> i64 {
+    if close_rate == 0 { MOST } else { i64::from(close_rate / 100).clamp(100, MOST) }
+}
+
 /// Events are looked for once while wakes are looked for this many times: a round costs as much for one event as for many, and a subscriber
 /// has more time than a deadline.
 const SELDOMER: u32 = 4;
 
 /// Events give way to closing for this long at most. Publishing them costs as much as closing their orders, and on a single
-/// machine both use the same processors. An event may be published a moment later if orders are closed sooner for it.
+/// machine both use the same processors. An event may be published a moment later if orders are closed sooner for it. Closing at a rate
+/// leaves room by itself.
 const GIVE_WAY: Duration = Duration::from_secs(5);
 
 pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
@@ -83,7 +90,8 @@ impl Events<'_> {
     /// Publishes the oldest events, unless they give way to closing. Returns whether there are probably more.
     async fn round(&mut self) -> Result<bool, RoleError> {
         let waited = self.behind_since.is_some_and(|since| since.elapsed() > GIVE_WAY);
-        let this_pod_behind = self.shared.behind.load(Ordering::Relaxed);
+        let gives_way = !self.shared.closer.rate.is_limited();
+        let this_pod_behind = gives_way && self.shared.behind.load(Ordering::Relaxed);
         if this_pod_behind && !waited {
             self.behind_since.get_or_insert_with(Instant::now);
             return Ok(false);
@@ -93,7 +101,7 @@ impl Events<'_> {
         complain(&look, &mut self.reported);
         let burst = look.rows.iter().any(|row| row.orders.len() >= LARGE_BATCH);
         let behind = this_pod_behind
-            || (burst && outbox::large_batch_at_work(&mut *self.database.lock().await).await?);
+            || (gives_way && burst && outbox::large_batch_at_work(&mut *self.database.lock().await).await?);
         self.behind_since = behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
         if behind && !waited {
             return Ok(false);
@@ -108,7 +116,7 @@ impl Events<'_> {
     }
 
     async fn look(&mut self) -> Result<Look, RoleError> {
-        let most = Most { rows: self.shared.config.relay_batch, orders: MOST };
+        let most = Most { rows: self.shared.config.relay_batch, orders: most(self.shared.config.close_rate) };
         let mut connection = self.database.lock().await;
         Ok(outbox::look(&mut *connection, Kind::Events, &mut self.mark, most, &self.shared.clock).await?)
     }

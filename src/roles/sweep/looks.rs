@@ -17,7 +17,7 @@ const SHARE: u32 = 50;
 const BUSY: Duration = Duration::from_millis(50);
 /// Each look of this many is a full one. The others begin at the low-water mark: a full one may walk over a million index
 /// entries of closed orders that an open snapshot keeps.
-const FULL: u32 = 30;
+const FULL: u32 = 75;
 
 #[derive(Debug)]
 pub(super) struct Looks {
@@ -120,6 +120,6 @@ mod tests {
         assert!(!looks.begin(now + SECOND, true));
         assert_eq!(looks.next(), now + SECOND + BUSY);
         assert!(looks.begin(now + SECOND, false));
-        assert!(looks.begin(now + 30 * SECOND, true) && looks.from().is_none());
+        assert!(looks.begin(now + 75 * SECOND, true) && looks.from().is_none());
     }
 }

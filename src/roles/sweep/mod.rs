@@ -1,4 +1,4 @@
-//! The sweep: closes what no wake closed. Each pod looks about once a second, unless due orders of its own are waiting, and more
+//! The sweep: closes what no wake closed. Each pod looks every 0.4 s or so, unless due orders of its own are waiting, and more
 //! often while wakes are known to be missing.
 
 mod cause;
