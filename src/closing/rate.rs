@@ -62,10 +62,16 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// A rate of 1,000 orders a second, and the moment from which it counts.
+    fn thousand() -> (Rate, Instant) {
+        let rate = Rate::new(1_000);
+        let start = *rate.next.lock().expect("the rate");
+        (rate, start)
+    }
+
     #[test]
     fn batches_follow_one_another_at_the_rate_and_the_first_after_a_rest_begins_at_once() {
-        let rate = Rate::new(1_000);
-        let start = Instant::now();
+        let (rate, start) = thousand();
         let begins: Vec<_> = [50, 50, 100, 1].map(|orders| rate.turn(orders, start) - start).to_vec();
         assert_eq!(begins, [Duration::ZERO, 50 * MS, 100 * MS, 200 * MS]);
         let later = start + 500 * MS;
@@ -75,8 +81,7 @@ mod tests {
 
     #[test]
     fn batches_that_begin_late_are_made_up_for() {
-        let rate = Rate::new(1_000);
-        let start = Instant::now();
+        let (rate, start) = thousand();
         // Each is asked for 3 ms after it might have begun.
         let last = (0..100).fold(start, |now, _| rate.turn(10, now + 3 * MS).max(now + 3 * MS));
         let took = last - start;
@@ -85,8 +90,7 @@ mod tests {
 
     #[test]
     fn pods_share_the_rate() {
-        let rate = Rate::new(1_000);
-        let start = Instant::now();
+        let (rate, start) = thousand();
         rate.share(4);
         rate.turn(50, start);
         assert_eq!(rate.turn(50, start) - start, 200 * MS);

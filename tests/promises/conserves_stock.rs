@@ -154,7 +154,8 @@ async fn an_orders_stock_comes_back_whatever_the_shape_of_the_array_that_names_i
             let give_back = sqlx::query_scalar("SELECT overdue_give_back($1::text::bigint[])");
             let give_back = give_back.bind(shape.replace('#', &order.to_string()));
             let products: i64 = give_back.fetch_one(&mut *transaction).await.expect("given back");
-            let after: Vec<i64> = sqlx::query_scalar(stock).fetch_one(&mut *transaction).await.expect("stock");
+            let after: Vec<i64> =
+                sqlx::query_scalar(stock).fetch_one(&mut *transaction).await.expect("stock");
             assert_eq!((products, after), (2, vec![before[0] + 2, before[1] + 3]), "{shape}");
         }
         for shape in ["{}", "{NULL}", "{0}"] {

@@ -63,8 +63,9 @@ pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> R
 async fn relay(mut events: Events<'_>, stop: &CancellationToken) -> Result<(), RoleError> {
     while !stop.is_cancelled() {
         if !events.round().await? {
+            let poll = events.shared.config.relay_poll.saturating_mul(SELDOMER);
             tokio::select! {
-                () = sleep(events.mark.rest(events.shared.config.relay_poll * SELDOMER, events.looked_for)) => {}
+                () = sleep(events.mark.rest(poll, events.looked_for)) => {}
                 () = stop.cancelled() => {}
             }
         }

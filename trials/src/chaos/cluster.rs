@@ -36,7 +36,10 @@ pub async fn run(args: &Args) -> Result<()> {
         servers.version,
         round::ORDERS_PER_SECOND
     );
-    println!("{:<34} {:>7} {:>7} {:>8} {:>8} {:>8} {:>9}", "", "closed", "swept", "p50", "p99", "max", "settled");
+    println!(
+        "{:<34} {:>7} {:>7} {:>8} {:>8} {:>8} {:>9}",
+        "", "closed", "swept", "p50", "p99", "max", "settled"
+    );
     let (mut seed, mut goals_missed) = (0, Vec::new());
     for nth in 0..args.times {
         let node = usize::try_from(nth % 3)?;
