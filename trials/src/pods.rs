@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use overdue_testkit::breaker::{Breaker, Line};
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::pod::Pod;
@@ -16,6 +16,20 @@ pub fn binary() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("overdue")));
     let chosen = std::env::var_os("OVERDUE_BINARY").map(PathBuf::from).or(beside);
     chosen.unwrap_or_else(|| project().join("target/release/overdue"))
+}
+
+/// Checks that there is another build, and that it is another one: a build that is compared with itself is always as good.
+pub fn differs_from_this(other: &Path) -> Result<()> {
+    let read =
+        |path: &Path| std::fs::read(path).with_context(|| format!("there is no build at {}", path.display()));
+    let this = binary();
+    ensure!(
+        read(other)? != read(&this)?,
+        "{} and {} are the same build: build this checkout again, or name another commit",
+        other.display(),
+        this.display()
+    );
+    Ok(())
 }
 
 /// A pod behind breakers.

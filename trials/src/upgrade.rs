@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::arena::{Arena, Plan};
-use crate::pods::binary;
+use crate::pods::{binary, differs_from_this};
 use crate::servers::{Servers, workshop};
 use crate::shop::script;
 use crate::verdict::conclude;
@@ -32,7 +32,7 @@ const STEP: Duration = Duration::from_secs(2);
 
 /// Upgrades, and goes back by one pod: a roll-back in the middle must be harmless too.
 pub async fn run(args: &Args) -> Result<()> {
-    ensure!(args.previous.exists(), "there is no previous build at {}", args.previous.display());
+    differs_from_this(&args.previous)?;
     let servers = Servers::start(workshop(&format!("upgrade-{}", std::process::id()))?, 1).await?;
     let plan = Plan {
         name: "upgrade".into(),

@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use overdue_testkit::deployment::Deployment;
 
 use crate::measure::{largest, median, print, quantile};
-use crate::pods::binary;
+use crate::pods::{binary, differs_from_this};
 use crate::servers::{Servers, workshop};
 use workload::{Figures, WORKLOADS, Workload};
 
@@ -35,7 +35,7 @@ pub struct Args {
 
 /// Compares, prints the median ratios, and fails when one misses its goal.
 pub async fn run(args: &Args) -> Result<()> {
-    ensure!(args.with.exists(), "there is no build at {}", args.with.display());
+    differs_from_this(&args.with)?;
     let known = |name: &String| WORKLOADS.iter().any(|workload| workload.name == name);
     ensure!(args.only.iter().all(known), "there is no such workload: {}", args.only.join(", "));
     let servers = Servers::start(workshop(&format!("compare-{}", std::process::id()))?, 1).await?;
