@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::random::seeded;
 use tokio::task::JoinSet;
