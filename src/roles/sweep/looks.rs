@@ -15,9 +15,9 @@ const HURRY_FOR: Duration = Duration::from_secs(10);
 const SHARE: u32 = 50;
 /// A pod whose own orders are waiting asks again after this time whether they still are.
 const BUSY: Duration = Duration::from_millis(50);
-/// Each look of this many is a full one. The others begin at the low-water mark: a full one may walk over a million index
+/// Interval between two full looks. The others begin at the low-water mark: a full one may walk over a million index
 /// entries of closed orders that an open snapshot keeps.
-const FULL: u32 = 75;
+const FULL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Looks {
@@ -62,7 +62,7 @@ impl Looks {
     pub fn done(&mut self, now: Instant, took: Duration, low_water: DbTime, found: bool, away: bool) {
         self.low_water = Some(low_water);
         if self.full {
-            self.full_at = now + self.every * FULL;
+            self.full_at = now + FULL;
         }
         if found || away {
             self.hurry_until = Some(now + HURRY_FOR);
@@ -120,6 +120,6 @@ mod tests {
         assert!(!looks.begin(now + SECOND, true));
         assert_eq!(looks.next(), now + SECOND + BUSY);
         assert!(looks.begin(now + SECOND, false));
-        assert!(looks.begin(now + 75 * SECOND, true) && looks.from().is_none());
+        assert!(looks.begin(now + 30 * SECOND, true) && looks.from().is_none());
     }
 }
