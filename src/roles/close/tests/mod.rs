@@ -11,8 +11,8 @@ use super::in_flight::{Ack, Held, Tag};
 use crate::clock::DbTime;
 use crate::closing::Verdict;
 use crate::closing::next_step::RetryPolicy;
-use crate::lanes::Lanes;
 use crate::lanes::schedule::Scheduler;
+use crate::lanes::{GATHER, Lanes};
 use crate::wire::wake::Wake;
 
 const START: DbTime = DbTime(1_767_225_600_000_000);
@@ -125,6 +125,22 @@ fn with_a_pace_orders_are_closed_together_at_the_end_of_the_step_in_which_they_a
         .collect();
     assert_eq!(ids, [vec![1, 2], vec![3]], "in batches, and what is due in the next step waits");
     assert_eq!(desk.consumer.next_moments().due, None, "both slots are taken");
+}
+
+#[test]
+fn a_wake_is_held_for_up_to_twenty_seconds_while_half_of_the_room_is_left_and_gathers_otherwise() {
+    for (held_before, left, is_held) in
+        [(0, 20_000, true), (0, 20_001, false), (3, 20_000, true), (4, 20_000, false)]
+    {
+        let mut desk = Desk::new(LIMITS);
+        let before = (1..=held_before).map(|tag| message(tag, &[(i64::try_from(tag).expect("small"), 900)]));
+        assert_eq!(desk.on(Event::Arrived(before.collect())), []);
+        assert_eq!(desk.on(Event::Arrived(vec![message(99, &[(99, left)])])), []);
+        assert_eq!(desk.after(GATHER.saturating_sub(ms(1)), Event::Moment), [], "more of them may come");
+        let effects = desk.after(ms(1), Event::Moment);
+        let published = matches!(&effects[..], [Effect::Publish(_)]);
+        assert!(if is_held { effects.is_empty() } else { published }, "{held_before}, {left}: {effects:?}");
+    }
 }
 
 #[test]
