@@ -12,19 +12,23 @@ use super::BenchError;
 use super::burst::{LOOK, wait_until_closed};
 use super::load::{Orders, place_orders};
 use super::outcome::Outcome;
+use super::place::Quantiles;
 use super::sandbox::{Sandbox, failed};
+use crate::closing::sweep::overdue;
 use crate::config::settings::Raw;
 
 /// How long the draining of a backlog is measured.
 const WATCHED: Duration = Duration::from_secs(60);
 /// How long the relay may take to begin.
 const BEGIN: Duration = Duration::from_secs(60);
-/// How long the processor time of an idle pod is measured: the sweep runs every 30 s, and a full look at the outbox, which
+/// How long the processor time of an idle pod is measured: a full look of the sweep comes every 30 s, and one at the outbox, which
 /// takes half a second beside 2,000,000 dead rows, every 50 s.
 const IDLE: Duration = Duration::from_secs(60);
 /// Orders placed beside the dead rows, to measure their lateness.
 const BESIDE: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The sweep's looks that are timed.
+const LOOKS: usize = 200;
 
 /// Measures how fast the relay drains a hundredth of the rows, then all of them. Half of the rows are wakes, half events.
 ///
@@ -128,6 +132,7 @@ pub async fn snapshot(
         );
         sandbox.run("paying orders", &orders).await?;
         let beside = idle(sandbox, &say).await?;
+        let swept = look_as_the_sweep(sandbox, &say).await?;
 
         say("closing orders beside them".to_owned());
         let pod = sandbox.pod().await?;
@@ -145,12 +150,28 @@ pub async fn snapshot(
             ("of a core, for looking beside dead rows", beside - alone, ""),
             ("of a core, an idle pod's database sessions beside dead rows", beside, ""),
             ("of a core, the same without", alone, ""),
+            ("a look of the sweep beside dead rows p50", swept.p50, "ms"),
+            ("a look of the sweep beside dead rows p99", swept.p99, "ms"),
             ("lateness p50 beside dead rows", lateness.p50_ms, "ms"),
             ("lateness p99 beside dead rows", lateness.p99_ms, "ms"),
         ];
         Ok(Outcome::new(format!("open snapshot with {rows} dead rows"), figures))
     })
     .await
+}
+
+/// How long the sweep's looks take: those that begin at its low-water mark, as all but one in thirty seconds do.
+async fn look_as_the_sweep(sandbox: &Sandbox, say: &impl Fn(String)) -> Result<Quantiles, BenchError> {
+    say("looking for overdue orders".to_owned());
+    let (grace, page) = (sandbox.config.sweep_grace, sandbox.config.close_batch);
+    let mut took = Vec::new();
+    for _ in 0..LOOKS {
+        let low_water = sandbox.now().await?.minus(grace);
+        let began = Instant::now();
+        overdue(&sandbox.pool, grace, Some((low_water, 0)), page).await?;
+        took.push(began.elapsed());
+    }
+    Ok(Quantiles::of(took))
 }
 
 /// The share of a core that the database sessions of an idle pod take, from Linux's /proc. NaN, shown as unknown, where

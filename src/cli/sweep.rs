@@ -57,7 +57,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 async fn dry_run(context: &Context, closer: &Closer, grace: Duration) -> Result<(), CliError> {
     let (mut shown, mut count, mut after) = (Vec::new(), 0, None);
     loop {
-        let page = overdue(closer, grace, after, PAGE).await?;
+        let page = overdue(&closer.pool, grace, after, PAGE).await?;
         count += page.len();
         after = page.last().map(|last| (last.payment_deadline, last.order_id));
         let room = SHOWN - shown.len();

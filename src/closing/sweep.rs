@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Closer, Verdict, tidy};
 use crate::clock::DbTime;
 use crate::config::Config;
-use crate::database::{DatabaseError, bounded};
+use crate::database::{Database, DatabaseError, bounded};
 use crate::stats::Count;
 
 /// The result of one sweep.
@@ -107,7 +107,7 @@ pub async fn sweep(
             if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
                 let most = pace.batch * READ_TOGETHER;
                 let began = Instant::now();
-                let read = overdue(closer, grace, after, most).await?;
+                let read = overdue(&closer.pool, grace, after, most).await?;
                 took = began.elapsed();
                 more = read.len() == most;
                 // The next page begins past this one, closed or not: an order that cannot be closed must not block the others.
@@ -196,25 +196,20 @@ fn take(orders: &mut VecDeque<i64>, most: usize) -> Vec<i64> {
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn overdue(
-    closer: &Closer,
+    pool: &Database,
     grace: Duration,
     after: Option<(DbTime, i64)>,
     most: usize,
 ) -> Result<Vec<Overdue>, DatabaseError> {
     let (after_deadline, after_id) = after.unwrap_or((DbTime(0), 0));
-    let rows = sqlx::query!(
-        r#"SELECT order_id, payment_deadline, pg_catalog.now() AS "now!", failure.order_id IS NOT NULL AS "failed!"
-           FROM orders LEFT JOIN closing_failures AS failure USING (order_id)
-           WHERE status = 'PENDING' AND payment_deadline <= pg_catalog.now() - pg_catalog.make_interval(secs => $1)
-             AND (payment_deadline, order_id) > ($2, $3)
-             AND (failure.next_try_at IS NULL OR failure.next_try_at <= pg_catalog.now())
-           ORDER BY payment_deadline, order_id LIMIT $4"#,
+    let rows = sqlx::query_file!(
+        "src/closing/overdue.sql",
         grace.as_secs_f64(),
         time::OffsetDateTime::from(after_deadline),
         after_id,
         i64::try_from(most).unwrap_or(i64::MAX)
     );
-    let rows = bounded("looking for overdue orders", rows.fetch_all(&closer.pool)).await?;
+    let rows = bounded("looking for overdue orders", rows.fetch_all(pool)).await?;
     Ok(rows
         .into_iter()
         .map(|row| {

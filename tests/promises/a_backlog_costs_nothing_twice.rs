@@ -1,5 +1,6 @@
 //! The outbox is a queue that is a table: what has been relayed costs nothing more, however much of it an open snapshot keeps, and
-//! nothing that a slow transaction leaves behind is overlooked. Counted in pages that looks read, not in time.
+//! nothing that a slow transaction leaves behind is overlooked. The same holds for closed orders and the sweep. Counted in pages that
+//! looks read, not in time.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sqlx::{Executor, Row};
 use crate::harness::{World, eventually};
 
 const LOOK: &str = include_str!("../../src/outbox/look.sql");
+const OVERDUE: &str = include_str!("../../src/closing/overdue.sql");
 const MOST: Most = Most { rows: 500, orders: 10_000 };
 
 /// Records as many wakes as events, a row each, and returns the last id.
@@ -24,15 +26,22 @@ async fn record(connection: &mut Session<impl Connected>, rows: i32) -> i64 {
     sqlx::query_scalar("SELECT max(id) FROM outbox").fetch_one(connection).await.expect("an id")
 }
 
-/// Pages that a look for this kind past this id reads, by the plan that pods use.
+/// Pages that the relay's look for this kind past this id reads.
 async fn pages(connection: &mut Session<impl Connected>, wakes: bool, id: i64) -> i64 {
+    let arguments = format!("{wakes}, {}, {}, {id}, '{{}}', '{{}}', false", MOST.rows, MOST.orders);
+    pages_of(connection, LOOK, &arguments).await
+}
+
+/// Pages that the sweep's look past this deadline reads.
+async fn pages_swept(connection: &mut Session<impl Connected>, past: &str) -> i64 {
+    pages_of(connection, OVERDUE, &format!("0.5, {past}, 0, 500")).await
+}
+
+/// Pages that a look reads, by the plan that pods use.
+async fn pages_of(connection: &mut Session<impl Connected>, look: &str, arguments: &str) -> i64 {
     connection.execute("SET plan_cache_mode = force_generic_plan").await.expect("as pods do");
-    let prepare = format!("PREPARE look AS {LOOK}");
-    connection.execute(sqlx::AssertSqlSafe(prepare)).await.expect("prepared");
-    let explain = format!(
-        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look ({wakes}, {}, {}, {id}, '{{}}', '{{}}', false)",
-        MOST.rows, MOST.orders
-    );
+    connection.execute(sqlx::AssertSqlSafe(format!("PREPARE look AS {look}"))).await.expect("prepared");
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look ({arguments})");
     let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_one(&mut *connection).await.expect("a plan");
     connection.execute("DEALLOCATE look").await.expect("forgotten");
     let plan: serde_json::Value = plan.get(0);
@@ -87,6 +96,30 @@ async fn a_look_past_the_mark_reads_a_few_pages_beside_a_backlog_and_beside_dead
                 assert!(past <= 10, "past the mark: {past} pages");
                 assert!(all > 20 * past, "without a mark: {all} pages; this shows nothing");
             }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sweep_reads_a_few_pages_past_its_low_water_mark_beside_closed_orders_under_an_open_snapshot() {
+    World::with(async |world| {
+        let mut snapshot = world.pool.begin().await.expect("a transaction");
+        snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.expect("one snapshot");
+        snapshot.execute("SELECT FROM orders").await.expect("taken");
+        let mut connection = world.database().acquire().await.expect("a connection");
+        for statement in [
+            "INSERT INTO orders (user_id, payment_deadline) SELECT n, now() - interval '1 h' FROM generate_series(1, 20000) AS n",
+            "UPDATE orders SET status = 'PAID'",
+        ] {
+            connection.execute(statement).await.expect("overdue, and no more");
+        }
+        for statistics in ["SELECT", "ANALYZE orders"] {
+            connection.execute(statistics).await.expect("gathered, or not");
+            let past = pages_swept(&mut connection, "now() - interval '1 s'").await;
+            let all = pages_swept(&mut connection, "'epoch'").await;
+            assert!(past <= 10, "past the mark: {past} pages");
+            assert!(all > 20 * past, "without a mark: {all} pages; this shows nothing");
         }
     })
     .await;
