@@ -83,7 +83,7 @@ upgrade: toolchain ## pods of the previous build (the commit in migrations/basel
 	@$(MAKE) --no-print-directory trials
 	target/debug/trials upgrade --previous target/commits/overdue-previous
 
-compare: toolchain ## this build and that of another COMMIT do the same work in turns: ratios (PAIRS=7 ONLY=burst,steady,place,pods,paying,items)
+compare: toolchain ## this build and that of another COMMIT do the same work in turns: ratios (PAIRS=7 ONLY=burst,steady,place,pods,depth,paying,items)
 	dev/build-commit $(or $(COMMIT),$$(cat migrations/baseline)) target/commits/overdue-release --release
 	@$(MAKE) --no-print-directory trials-release
 	OVERDUE_BINARY=target/release/overdue target/debug/trials compare --with target/commits/overdue-release \

@@ -17,6 +17,15 @@ use crate::servers::Servers;
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::process::Process;
 
+/// A burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// How many pods close it.
+    pub pods: usize,
+    /// Orders that are due much later, placed before.
+    pub waiting: i64,
+}
+
 /// Orders with two items each.
 const ORDERS: i64 = 100_000;
 /// From the last order to the deadline: every wake is in its lane by then.
@@ -28,29 +37,33 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLOSED: &str = "closed per second";
 pub const P99: &str = "lateness p99, ms";
 
-/// One burst by so many pods of one build.
-pub async fn close(servers: &Servers, build: &Deployment, pods: usize) -> Result<HashMap<String, f64>> {
+/// One burst by the pods of one build.
+pub async fn close(servers: &Servers, build: &Deployment, burst: Burst) -> Result<HashMap<String, f64>> {
     let database = Database::new(build).await?;
-    let figures = measure(servers, &database.deployment, pods).await;
+    let figures = measure(servers, &database.deployment, burst).await;
     database.remove().await?;
     figures
 }
 
-async fn measure(servers: &Servers, deployment: &Deployment, pods: usize) -> Result<HashMap<String, f64>> {
+async fn measure(servers: &Servers, deployment: &Deployment, burst: Burst) -> Result<HashMap<String, f64>> {
     deployment.overdue(&["topology", "declare"]).await?;
     let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&deployment.database_url)?;
     let log = servers.folder.join("burst.log");
     let start = |_| Process::start("a pod", &mut deployment.command(&["run"]), &log);
-    let mut pods: Vec<_> = (0..pods).map(start).collect::<Result<_>>()?;
+    let mut pods: Vec<_> = (0..burst.pods).map(start).collect::<Result<_>>()?;
+    let number = async |query| anyhow::Ok(sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await?);
+    let in_lanes = async || {
+        let left = async || number("SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one").await;
+        until("every wake is in its lane", PATIENCE, || async { Ok(left().await? == 0) }).await
+    };
+    stock(&pool).await?;
+    place_waiting(&pool, burst.waiting).await?;
+    in_lanes().await?;
     place_orders(&pool).await?;
     let due: f64 = sqlx::query_scalar("SELECT extract(epoch FROM min(payment_deadline))::float8 FROM orders")
         .fetch_one(&pool)
         .await?;
-    let number = async |query| anyhow::Ok(sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await?);
-    until("every wake is in its lane", PATIENCE, || async {
-        Ok(number("SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one").await? == 0)
-    })
-    .await?;
+    in_lanes().await?;
     let cpu = async || {
         let mut seconds = servers.processor_seconds().await?;
         for pod in &pods {
@@ -65,7 +78,8 @@ async fn measure(servers: &Servers, deployment: &Deployment, pods: usize) -> Res
     })
     .await?;
     until("all are closed and told", PATIENCE, || async {
-        let left = "SELECT (EXISTS (SELECT FROM outbox) OR EXISTS (SELECT FROM orders WHERE status = 'PENDING'))::int::bigint";
+        let left = "SELECT (EXISTS (SELECT FROM outbox)
+             OR EXISTS (SELECT FROM orders WHERE status = 'PENDING' AND payment_deadline < now()))::int::bigint";
         Ok(number(left).await? == 0)
     })
     .await?;
@@ -86,9 +100,21 @@ async fn measure(servers: &Servers, deployment: &Deployment, pods: usize) -> Res
     Ok([(CLOSED, rate), (P99, p99), (CPU, spent)].map(|(name, value)| (name.to_owned(), value)).into())
 }
 
+async fn stock(pool: &PgPool) -> Result<()> {
+    let stock = "INSERT INTO inventory SELECT product, 1000000 FROM generate_series(1, 1000) AS product";
+    pool.execute(stock).await?;
+    Ok(())
+}
+
+/// Between two hours and a day from now, each at a moment of its own.
+async fn place_waiting(pool: &PgPool, orders: i64) -> Result<()> {
+    let place = "INSERT INTO orders (user_id, payment_deadline)
+                 SELECT n, now() + interval '2 h' + interval '22 h' * n / $1 FROM generate_series(1, $1::bigint) AS n";
+    sqlx::query(place).bind(orders).execute(pool).await?;
+    Ok(())
+}
+
 async fn place_orders(pool: &PgPool) -> Result<()> {
-    pool.execute("INSERT INTO inventory SELECT product, 1000000 FROM generate_series(1, 1000) AS product")
-        .await?;
     let place = format!(
         "WITH placed AS (
              INSERT INTO orders (user_id, payment_deadline)

@@ -28,7 +28,7 @@ pub struct Args {
     /// How many pairs
     #[arg(long, default_value_t = 7)]
     pairs: usize,
-    /// Only these workloads: burst, steady, place, pods, paying, items
+    /// Only these workloads: burst, steady, place, pods, depth, paying, items
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{CPU, burst, items};
+use super::burst::{self, Burst};
+use super::{CPU, items};
 use crate::servers::Servers;
 use overdue_testkit::deployment::Deployment;
 use overdue_testkit::process::run;
@@ -20,8 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(10);
 enum Kind {
     /// `overdue bench` with these arguments.
     Bench(&'static [&'static str]),
-    /// A burst that so many pods close; see [`burst`].
-    Burst(usize),
+    /// See [`burst`].
+    Burst(Burst),
     /// See [`items`].
     Items,
 }
@@ -45,17 +46,13 @@ pub enum Goal {
     AtMost(f64),
 }
 
+/// Of every burst.
+const OF_BURSTS: &[(&str, Goal)] =
+    &[(burst::CLOSED, Goal::AtLeast(0.95)), (burst::P99, Goal::AtMost(1.3)), (CPU, Goal::AtMost(1.05))];
+
 /// All workloads.
 pub const WORKLOADS: &[Workload] = &[
-    Workload {
-        name: "burst",
-        kind: Kind::Burst(1),
-        goals: &[
-            (burst::CLOSED, Goal::AtLeast(0.95)),
-            (burst::P99, Goal::AtMost(1.3)),
-            (CPU, Goal::AtMost(1.05)),
-        ],
-    },
+    Workload { name: "burst", kind: Kind::Burst(Burst { pods: 1, waiting: 0 }), goals: OF_BURSTS },
     Workload {
         name: "steady",
         kind: Kind::Bench(&["steady", "--seconds", "20", "--first-ms", "2000", "--last-ms", "8000"]),
@@ -76,15 +73,8 @@ pub const WORKLOADS: &[Workload] = &[
             (CPU, Goal::AtMost(1.05)),
         ],
     },
-    Workload {
-        name: "pods",
-        kind: Kind::Burst(2),
-        goals: &[
-            (burst::CLOSED, Goal::AtLeast(0.95)),
-            (burst::P99, Goal::AtMost(1.3)),
-            (CPU, Goal::AtMost(1.05)),
-        ],
-    },
+    Workload { name: "pods", kind: Kind::Burst(Burst { pods: 2, waiting: 0 }), goals: OF_BURSTS },
+    Workload { name: "depth", kind: Kind::Burst(Burst { pods: 1, waiting: 500_000 }), goals: OF_BURSTS },
     Workload {
         name: "paying",
         kind: Kind::Bench(&["pay-during-burst"]),
@@ -111,7 +101,7 @@ impl Workload {
     /// One run by one build.
     pub async fn run(&self, servers: &Servers, build: &Deployment) -> Result<Figures> {
         let arguments = match self.kind {
-            Kind::Burst(pods) => return Ok(Figures(burst::close(servers, build, pods).await?)),
+            Kind::Burst(burst) => return Ok(Figures(burst::close(servers, build, burst).await?)),
             Kind::Items => {
                 return Ok(Figures([(items::TOOK.to_owned(), items::insert(build).await?)].into()));
             }
