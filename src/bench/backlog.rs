@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const BESIDE: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The sweep's looks that are timed.
-const LOOKS: usize = 200;
+const LOOKS: usize = 1_000;
 
 /// Measures how fast the relay drains a hundredth of the rows, then all of them. Half of the rows are wakes, half events.
 ///
