@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{counted, table};
 use super::{CliError, Context};
 use crate::closing::Closer;
-use crate::closing::sweep::{Pace, overdue, sweep};
+use crate::closing::sweep::{Look, Pace, overdue, sweep};
 use crate::database::presence;
 
 #[derive(clap::Args, Debug)]
@@ -38,7 +38,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     closer.rate.share(1 + presence::closing(&closer.pool).await?);
     let bar = context.out.progress("sweeping");
     let never = CancellationToken::new();
-    let swept = sweep(&closer, grace, Pace::of(&config), None, &never, |so_far| {
+    let swept = sweep(&closer, grace, Pace::of(&config), Look::default(), &never, |so_far| {
         bar.set_position((so_far.closed + so_far.left) as u64);
     });
     let swept = swept.await?;

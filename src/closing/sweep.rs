@@ -3,6 +3,7 @@
 //! It needs no broker. Every order that it closes means that a wake was lost or late, which operators should know.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -24,14 +25,30 @@ pub struct Swept {
     pub first_closed: Vec<i64>,
     /// Overdue orders that it could not close now: locked by another transaction, or failing.
     pub left: usize,
-    /// The earliest deadline of those that are locked.
+    /// Those that are locked, with their deadlines.
     #[serde(skip)]
-    pub first_left: Option<DbTime>,
+    pub locked: HashMap<i64, DbTime>,
+    /// Of the closed ones, those that were locked before, or had failed: their wakes were not lost.
+    #[serde(skip)]
+    pub held_up: usize,
+    /// The deadline up to which orders were read; `None` when all were.
+    #[serde(skip)]
+    pub reached: Option<DbTime>,
+    /// How long the first page took to read.
+    #[serde(skip)]
+    pub looked_for: Duration,
 }
 
 impl Swept {
     /// Maximum number of orders named in a log line.
     pub const MOST_NAMED: usize = 20;
+
+    fn closes(&mut self, closed: &mut [i64]) {
+        closed.sort_unstable();
+        self.closed += closed.len();
+        let room = Self::MOST_NAMED - self.first_closed.len();
+        self.first_closed.extend(closed.iter().take(room));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +58,17 @@ pub struct Overdue {
     pub overdue_for: Duration,
     /// Whether closing it has failed before.
     pub failed: bool,
+}
+
+/// Where a sweep looks.
+#[derive(Debug, Default)]
+pub struct Look<'a> {
+    /// Begins at this deadline, or at the earliest.
+    pub from: Option<DbTime>,
+    /// Reads no second page while this is set: due orders of the pod's own wait.
+    pub behind: Option<&'a AtomicBool>,
+    /// Orders that the look before found locked.
+    pub locked: HashMap<i64, DbTime>,
 }
 
 /// How fast a sweep closes: as fast as wakes do, and no faster, so that it leaves room for them.
@@ -68,8 +96,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// These lookups take at most a fiftieth of the time: an open snapshot may make each of them slow.
 const LOOK_SHARE: u32 = 50;
 
-/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left or `stop` is cancelled. Begins at
-/// the deadline `from`, or at the earliest. `progress` is called after each batch.
+/// Closes every order whose deadline passed more than `grace` ago, in batches, until none is left, the pod is behind
+/// or `stop` is cancelled. `progress` is called after each batch.
 ///
 /// Orders are read in pages, however many are overdue. Only the ids of orders that are locked or failing are kept for
 /// longer.
@@ -80,35 +108,35 @@ pub async fn sweep(
     closer: &Closer,
     grace: Duration,
     pace: Pace,
-    from: Option<DbTime>,
+    look: Look<'_>,
     stop: &CancellationToken,
     mut progress: impl FnMut(&Swept),
 ) -> Result<Swept, DatabaseError> {
     let mut swept = Swept::default();
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-    let from = from.map(|deadline| (deadline, 0));
-    let (mut after, mut more, mut took) = (from, true, Duration::ZERO);
+    let from = look.from.map(|deadline| (deadline, 0));
+    let (mut after, mut more, mut took) = (from, true, None);
     // In hand: waiting here or being closed. Locked: retried by this sweep. Failing: not retried by this sweep.
-    let (mut in_hand, mut locked, mut failing) = (HashMap::new(), HashMap::new(), HashSet::new());
+    let (mut in_hand, mut failing) = (HashMap::new(), HashSet::new());
+    let mut held_up: HashSet<i64> = look.locked.into_keys().collect();
     let (mut closing, mut closing_apart) = (JoinSet::new(), JoinSet::new());
     let may_look = |closing: &JoinSet<_>, apart: &JoinSet<_>| {
         closing.len() < pace.at_once && closing.len() + apart.len() > 0 && !stop.is_cancelled()
     };
-    // An operator's open transaction on a row of closing_failures must not keep the sweep from closing.
-    if from.is_none()
-        && let Err(error) = tidy(&closer.pool).await
-    {
-        tracing::warn!(event = "failures_not_forgotten", %error, "old rows of closing_failures could not be deleted");
+    let is_behind = || look.behind.is_some_and(|behind| behind.load(Ordering::Relaxed));
+    if look.from.is_none() {
+        forget(closer).await;
     }
     loop {
         // The next page is read while the last batches of the previous one are being closed.
         while closing.len() < pace.at_once && !stop.is_cancelled() {
             // Orders that have failed before are closed apart, and their number bounds how far ahead pages are read.
-            if page.is_empty() && more && failed.len() < pace.batch * READ_TOGETHER {
+            let may_read = more && !(took.is_some() && is_behind());
+            if page.is_empty() && may_read && failed.len() < pace.batch * READ_TOGETHER {
                 let most = pace.batch * READ_TOGETHER;
                 let began = Instant::now();
                 let read = overdue(&closer.pool, grace, after, most).await?;
-                took = began.elapsed();
+                swept.looked_for = *took.get_or_insert(began.elapsed());
                 more = read.len() == most;
                 // The next page begins past this one, closed or not: an order that cannot be closed must not block the others.
                 after = read.last().map(|last| (last.payment_deadline, last.order_id));
@@ -117,6 +145,7 @@ pub async fn sweep(
                         continue;
                     }
                     if has_failed {
+                        held_up.insert(order_id);
                         failed.push_back(order_id);
                     } else {
                         page.push_back(order_id);
@@ -146,11 +175,14 @@ pub async fn sweep(
             Some(verdicts) = closing.join_next() => verdicts,
             Some(verdicts) = closing_apart.join_next() => verdicts,
             // A batch with a slow order takes seconds. Orders that were locked or have become due need not wait for it.
-            () = sleep(LOOK_AGAIN.max(took * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
+            () = sleep(LOOK_AGAIN.max(swept.looked_for * LOOK_SHARE)), if may_look(&closing, &closing_apart) => {
                 (after, more) = (from, true);
                 continue;
             }
-            else => return Ok(swept),
+            else => {
+                swept.reached = more.then(|| after.map_or(DbTime(0), |(deadline, _)| deadline));
+                return Ok(swept);
+            }
         };
         // A panic is a defect of Overdue: it is passed on to the sweep's own task, which is supervised.
         let verdicts =
@@ -158,15 +190,19 @@ pub async fn sweep(
         let mut closed = Vec::new();
         for (order, verdict) in &verdicts {
             let deadline = in_hand.remove(order).unwrap_or(DbTime(0));
-            locked.remove(order);
+            swept.locked.remove(order);
             match verdict {
-                Verdict::Closed => closed.push(*order),
+                Verdict::Closed => {
+                    swept.held_up += usize::from(held_up.contains(order));
+                    closed.push(*order);
+                }
                 Verdict::Slow => {
                     in_hand.insert(*order, deadline);
                     slow.push_back(*order);
                 }
                 Verdict::Locked => {
-                    locked.insert(*order, deadline);
+                    held_up.insert(*order);
+                    swept.locked.insert(*order, deadline);
                 }
                 Verdict::Failed { .. } | Verdict::Blocked { .. } => {
                     failing.insert(*order);
@@ -175,14 +211,17 @@ pub async fn sweep(
                 Verdict::NotPending | Verdict::NotDue { .. } | Verdict::Unknown => {}
             }
         }
-        swept.left = locked.len() + failing.len();
-        swept.first_left = locked.values().min().copied();
-        closed.sort_unstable();
-        swept.closed += closed.len();
-        let room = Swept::MOST_NAMED - swept.first_closed.len();
-        swept.first_closed.extend(closed.iter().take(room));
+        swept.left = swept.locked.len() + failing.len();
+        swept.closes(&mut closed);
         closer.stats.add(Count::Swept, closed.len());
         progress(&swept);
+    }
+}
+
+/// An operator's open transaction on a row of closing_failures must not keep the sweep from closing.
+async fn forget(closer: &Closer) {
+    if let Err(error) = tidy(&closer.pool).await {
+        tracing::warn!(event = "failures_not_forgotten", %error, "old rows of closing_failures could not be deleted");
     }
 }
 

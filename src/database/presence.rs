@@ -9,7 +9,7 @@ use crate::clock::DbTime;
 pub const PRESENT: Duration = Duration::from_secs(1);
 
 /// How long after a pod was seen last it still counts as there, such as for its share of `close_rate`.
-const THERE: Duration = Duration::from_secs(5);
+pub const THERE: Duration = Duration::from_secs(5);
 
 /// Records that this pod is there, what its roles are, and whether due orders have waited in it since the last time. Returns how
 /// many other pods close orders.
@@ -69,15 +69,15 @@ const RECENTLY: Duration = Duration::from_secs(60);
 /// Due orders that waited this long before a moment still waited then: pods say so once a second.
 const JUST_NOW: Duration = Duration::from_secs(2);
 
-/// Whether a pod was silent or busy at this moment: not seen since then, though shortly before; or with due orders waiting. Ask
-/// a few seconds later, when every pod that is well has been seen again.
+/// Whether a pod was silent or busy at this moment: not seen since then, though shortly before, and for two seconds at least; or with
+/// due orders waiting. Ask a few seconds later, when every pod that is well has been seen again.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn any_silent_or_busy(pool: &Database, at: DbTime) -> Result<bool, DatabaseError> {
     let moment = time::OffsetDateTime::from;
     let any = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM pods WHERE (seen_at BETWEEN $1 AND $2) OR busy_at >= $3) AS "any!""#,
+        r#"SELECT EXISTS (SELECT FROM pods WHERE (seen_at BETWEEN $1 AND LEAST($2, pg_catalog.clock_timestamp() - interval '2 s')) OR busy_at >= $3) AS "any!""#,
         moment(at.minus(RECENTLY)),
         moment(at),
         moment(at.minus(JUST_NOW))

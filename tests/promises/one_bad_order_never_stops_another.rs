@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use overdue::closing::sweep::{Pace, sweep};
+use overdue::closing::sweep::{Look, Pace, sweep};
 use overdue::closing::{Closer, Verdict};
 use overdue::stats::Count;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ async fn one_mix(what: String, mix: BTreeMap<usize, i64>) {
         // Again and again, as the role does: a batch that meets a lock is left to the next sweep.
         let sweeping = async {
             loop {
-                let swept = sweep(&closer, Duration::ZERO, pace, None, &done, |_| {}).await;
+                let swept = sweep(&closer, Duration::ZERO, pace, Look::default(), &done, |_| {}).await;
                 swept.expect("the sweep was not ended by any order");
                 if done.is_cancelled() {
                     return;
@@ -255,7 +255,7 @@ async fn the_sweep_looks_again_at_what_was_locked_while_a_batch_of_slow_orders_t
         };
         tokio::select! {
             () = looking => {}
-            swept = sweep(&closer, Duration::ZERO, Pace::of(&config), None, &stop, |_| {}) => panic!("{swept:?}"),
+            swept = sweep(&closer, Duration::ZERO, Pace::of(&config), Look::default(), &stop, |_| {}) => panic!("{swept:?}"),
         }
         closer.disconnect().await;
     })

@@ -1,11 +1,16 @@
 //! Invariant 4, second half: an order whose wake was lost is closed by the sweep, with or without a broker, and counted.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lapin::options::QueuePurgeOptions;
+use overdue::closing::Closer;
+use overdue::closing::sweep::{Look, Pace, Swept, sweep};
 use overdue::roles::Role;
 use overdue::stats::Count;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Signal, TestPod, World, eventually};
 
@@ -181,6 +186,60 @@ async fn a_dry_run_names_what_would_be_closed_and_changes_nothing() {
         );
         assert_eq!(world.statuses().await["CLOSED"], 3);
         world.assert_stock_conserved(100).await;
+    })
+    .await;
+}
+
+/// One sweep without a pod, ten orders to a page.
+async fn sweep_once(closer: &Closer, look: Look<'_>) -> Swept {
+    let pace = Pace { batch: 1, at_once: 1 };
+    sweep(closer, Duration::ZERO, pace, look, &CancellationToken::new(), |_| {}).await.expect("swept")
+}
+
+async fn overdue_orders(world: &World, orders: usize) -> Closer {
+    world.stock(1, 1_000).await;
+    world.place_many(orders, Duration::ZERO, Duration::ZERO, &[(1, 1)]).await;
+    let deadlines = "UPDATE orders SET payment_deadline = now() - interval '1 h' + interval '1 s' * order_id";
+    world.sql(deadlines).await;
+    let config = world.config(&[]);
+    Closer::new(&config, world.database(), Arc::default(), Arc::default()).expect("a closer")
+}
+
+#[tokio::test]
+async fn a_pod_whose_own_orders_wait_sweeps_one_page_and_the_next_look_goes_on_there() {
+    World::with(async |world| {
+        let closer = overdue_orders(world, 25).await;
+        let behind = AtomicBool::new(true);
+        let first = sweep_once(&closer, Look { behind: Some(&behind), ..Look::default() }).await;
+        assert_eq!(first.closed, 10);
+        assert!(first.reached.is_some(), "fifteen were not read");
+        let rest = sweep_once(&closer, Look { from: first.reached, ..Look::default() }).await;
+        assert_eq!((rest.closed, rest.reached), (15, None));
+        closer.disconnect().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_was_locked_or_had_failed_is_no_missed_one() {
+    World::with(async |world| {
+        let closer = overdue_orders(world, 5).await;
+        let ids: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders ORDER BY order_id")
+            .fetch_all(&world.pool)
+            .await
+            .expect("orders");
+        let failed = "INSERT INTO closing_failures (order_id, attempts, code, reason, next_try_at) VALUES ($1, 1, 'P0001', 'once', now())";
+        sqlx::query(failed).bind(ids[0]).execute(&world.pool).await.expect("remembered");
+        let mut shop = world.pool.begin().await.expect("a transaction");
+        let lock = sqlx::query("SELECT FROM orders WHERE order_id = $1 FOR UPDATE").bind(ids[1]);
+        lock.execute(&mut *shop).await.expect("locked");
+        let first = sweep_once(&closer, Look::default()).await;
+        assert_eq!((first.closed, first.held_up), (4, 1), "three whose wakes were lost, and the one that had failed");
+        assert_eq!(first.locked.keys().collect::<Vec<_>>(), [&ids[1]]);
+        shop.rollback().await.expect("released");
+        let second = sweep_once(&closer, Look { locked: first.locked, ..Look::default() }).await;
+        assert_eq!((second.closed, second.held_up), (1, 1));
+        closer.disconnect().await;
     })
     .await;
 }

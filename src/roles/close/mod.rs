@@ -95,7 +95,7 @@ async fn consume(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), R
     }
 }
 
-/// Due orders that have waited for longer than this show that a pod is busy.
+/// Due orders that have waited for longer than this show that a pod is busy, as do orders that are locked: their wakes wait in the pod.
 const MOMENT: Duration = Duration::from_millis(250);
 
 /// A batch of wakes, each with the verdict on its order.
@@ -123,9 +123,11 @@ impl Session {
         while !self.state.is_done() {
             let event = self.wait(stop).await?;
             let now = Now { time: self.shared.clock.now(), instant: Instant::now() };
+            let locked = |verdict: &Verdict| *verdict == Verdict::Locked;
+            let held_up = matches!(&event, Event::Closed { verdicts, .. } if verdicts.iter().any(|(_, verdict)| locked(verdict)));
             self.state.decide(event, now, &mut effects);
             self.shared.behind.store(self.state.is_behind(now.time), Ordering::Relaxed);
-            if self.state.is_behind(now.time.minus(MOMENT)) {
+            if held_up || self.state.is_behind(now.time.minus(MOMENT)) {
                 self.shared.busy.store(true, Ordering::Relaxed);
             }
             for effect in effects.drain(..) {

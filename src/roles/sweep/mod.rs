@@ -4,6 +4,7 @@
 mod cause;
 mod looks;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::RoleError;
 use super::shared::Shared;
-use crate::closing::sweep::{Pace, Swept, sweep};
+use crate::closing::sweep::{Look, Pace, Swept, sweep};
 use crate::database;
+use crate::stats::Count;
 use cause::Found;
-use looks::Looks;
+use looks::{Looks, Seen};
 
 /// Interval between two log lines about swept orders.
 const REPORT: Duration = Duration::from_secs(10);
@@ -29,10 +31,28 @@ const REPORT: Duration = Duration::from_secs(10);
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     database::probe(&shared.closer.pool, &shared.clock).await?;
     tracing::info!(event = "sweeping", "sweeping");
+    let mut finding_causes = JoinSet::new();
+    let (found, outcome) = look_until(shared, stop, &mut finding_causes).await;
+    if outcome.is_err() {
+        // The next session need not wait for the causes; they are counted all the same.
+        finding_causes.spawn(found.count(Arc::clone(shared), stop.clone()));
+        finding_causes.detach_all();
+        return outcome;
+    }
+    found.count(Arc::clone(shared), stop.clone()).await;
+    while finding_causes.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Looks until `stop`, or until an error; returns what was found and is not being counted yet.
+async fn look_until(
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+    finding_causes: &mut JoinSet<()>,
+) -> (Found, Result<(), RoleError>) {
     let (grace, pace) = (shared.config.sweep_grace, Pace::of(&shared.config));
     let mut looks = Looks::new(shared.config.sweep_every, Instant::now());
-    let mut report = Report::default();
-    let (mut found, mut finding_causes) = (Found::default(), JoinSet::new());
+    let (mut report, mut found, mut locked) = (Report::default(), Found::default(), HashMap::new());
     while !stop.is_cancelled() {
         tokio::select! {
             () = sleep_until(looks.next()) => {}
@@ -42,29 +62,40 @@ pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(
         if finding_causes.is_empty() && !found.is_nothing() {
             finding_causes.spawn(std::mem::take(&mut found).count(Arc::clone(shared), stop.clone()));
         }
-        let now = Instant::now();
-        if now < looks.next() || !looks.begin(now, shared.behind.load(Ordering::Relaxed)) {
+        if Instant::now() < looks.next()
+            || !looks.begin(Instant::now(), shared.behind.load(Ordering::Relaxed))
+        {
             continue;
         }
         let at = shared.clock.now();
-        let swept = sweep(&shared.closer, grace, pace, looks.from(), stop, |_| {}).await?;
-        // An order that is locked is looked at again, so the next look begins no later than at its deadline.
-        let low_water = swept.first_left.map_or(at.minus(grace), |left| left.min(at.minus(grace)));
-        looks.done(
-            Instant::now(),
-            now.elapsed(),
-            low_water,
-            swept.closed > 0,
-            shared.consuming.has_lost_broker(),
-        );
-        found.add(at, swept.closed);
+        let look =
+            Look { from: looks.from(), behind: Some(&shared.behind), locked: std::mem::take(&mut locked) };
+        let swept = match sweep(&shared.closer, grace, pace, look, stop, |_| {}).await {
+            Ok(swept) => swept,
+            Err(error) => {
+                report.log(true);
+                return (found, Err(error.into()));
+            }
+        };
+        // The next look begins no later than at the first order that is locked, and where this one stopped reading.
+        let first = swept.locked.values().copied().chain(swept.reached).min();
+        let seen = Seen {
+            took: swept.looked_for,
+            low_water: first.map_or(at.minus(grace), |first| first.min(at.minus(grace))),
+            found: swept.closed > 0,
+            failing: swept.left > swept.locked.len(),
+            away: shared.consuming.has_lost_broker(),
+        };
+        looks.done(Instant::now(), seen);
+        // The wake of an order that was locked, or had failed, waits for its next attempt.
+        shared.stats.add(Count::SweptWaiting, swept.held_up);
+        found.add(at, swept.closed - swept.held_up);
         report.add(&swept);
         report.log(false);
+        locked = swept.locked;
     }
     report.log(true);
-    found.count(Arc::clone(shared), stop.clone()).await;
-    while finding_causes.join_next().await.is_some() {}
-    Ok(())
+    (found, Ok(()))
 }
 
 /// What was swept since the last log line.
