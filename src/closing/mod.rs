@@ -157,7 +157,19 @@ impl Closer {
     ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         order_ids.sort_unstable();
         order_ids.dedup();
-        self.rate.wait(order_ids.len()).await;
+        let orders = order_ids.len();
+        self.rate.wait(orders).await;
+        let verdicts = self.close_now(order_ids, alone).await?;
+        let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
+        self.rate.give_back(orders - closed);
+        Ok(verdicts)
+    }
+
+    async fn close_now(
+        &self,
+        order_ids: Vec<i64>,
+        alone: Option<&'static str>,
+    ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         let closes_before = self.suspicion().closes();
         let verdicts = HashMap::with_capacity(order_ids.len());
         let parts = VecDeque::from([order_ids]);

@@ -33,6 +33,11 @@ impl Rate {
         self.pods.store(pods.max(1), Ordering::Relaxed);
     }
 
+    /// How many pods share the rate.
+    pub fn pods(&self) -> u32 {
+        self.pods.load(Ordering::Relaxed)
+    }
+
     /// Whether there is a rate.
     pub fn is_limited(&self) -> bool {
         self.of_all > 0
@@ -46,13 +51,24 @@ impl Rate {
         }
     }
 
+    /// Gives back the time of orders that a batch did not close: paid meanwhile, named twice, or locked.
+    pub fn give_back(&self, orders: usize) {
+        if self.is_limited() && orders > 0 {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            *next = next.checked_sub(self.time_of(orders)).unwrap_or(*next);
+        }
+    }
+
     /// When this batch may begin. The next one may when this one's orders have had their time.
     fn turn(&self, orders: usize, now: Instant) -> Instant {
-        let of_this_pod = f64::from(self.of_all) / f64::from(self.pods.load(Ordering::Relaxed));
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let due = now.checked_sub(MADE_UP).map_or(*next, |earliest| earliest.max(*next));
-        *next = due + Duration::from_secs_f64(orders as f64 / of_this_pod);
+        *next = due + self.time_of(orders);
         due.max(now)
+    }
+
+    fn time_of(&self, orders: usize) -> Duration {
+        Duration::from_secs_f64(orders as f64 * f64::from(self.pods()) / f64::from(self.of_all))
     }
 }
 
@@ -86,6 +102,19 @@ mod tests {
         let last = (0..100).fold(start, |now, _| rate.turn(10, now + 3 * MS).max(now + 3 * MS));
         let took = last - start;
         assert!(took < 1_010 * MS, "99 batches of 10 ms began within {took:?}");
+    }
+
+    #[test]
+    fn only_orders_that_are_closed_take_their_time() {
+        let (rate, start) = thousand();
+        // Two batches are at work at one time; of each, nine of ten orders were paid.
+        let mut begins: Vec<_> = [100, 100].map(|orders| rate.turn(orders, start)).to_vec();
+        for batch in 0..20 {
+            rate.give_back(90);
+            begins.push(rate.turn(100, begins[batch]));
+        }
+        let took = begins[21] - start;
+        assert!(took < 350 * MS, "22 batches, 220 closed orders, began within {took:?}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Config {
             "" => ("", "database_url"),
             value => (value, "schema"),
         };
-        let config = Self {
+        let mut config = Self {
             schema: schema(schema_value, from_url.get_options())
                 .map_err(|problem| raw.wrong(source, problem))?,
             database_url,
@@ -106,6 +106,10 @@ impl Config {
             drain_timeout: raw.parse("drain_timeout", duration)?,
             declare_topology: raw.parse("declare_topology", truth)?,
         };
+        // At a low rate, a whole batch would be closed at once, and the next one seconds later.
+        if config.close_rate > 0 {
+            config.close_batch = config.close_batch.min((config.close_rate as usize / 10).max(1));
+        }
         // The sweep would take orders that wait for their step.
         if 2 * config.pace > config.sweep_grace {
             let problem = format!("must be at most half of sweep_grace ({:?})", config.sweep_grace);

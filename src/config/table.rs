@@ -59,7 +59,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "max_in_flight_orders", env: "OVERDUE_MAX_IN_FLIGHT_ORDERS", default: Some("20000"),
         help: "maximum orders that a pod holds; beyond it the pod takes no more messages" },
     Setting { name: "close_batch", env: "OVERDUE_CLOSE_BATCH", default: Some("75"),
-        help: "maximum orders closed in one transaction (1 to 10000)" },
+        help: "maximum orders closed in one transaction (1 to 10000); with close_rate, at most a tenth of it" },
     Setting { name: "close_concurrency", env: "OVERDUE_CLOSE_CONCURRENCY", default: Some("2"),
         help: "maximum concurrent closing transactions of a pod (1 to 64); for batches of 50 orders and more, of all pods together" },
     Setting { name: "close_rate", env: "OVERDUE_CLOSE_RATE", default: Some("0"),

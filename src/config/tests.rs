@@ -65,6 +65,13 @@ fn every_wrong_value_is_refused_with_the_name_of_its_setting() {
 }
 
 #[test]
+fn a_batch_is_at_most_a_tenth_of_a_seconds_orders() {
+    for (rate, batch) in [("0", 75), ("5", 1), ("100", 10), ("749", 74), ("10000", 75)] {
+        assert_eq!(config(&[("close_rate", rate)]).expect("a configuration").close_batch, batch, "{rate}");
+    }
+}
+
+#[test]
 fn fewer_messages_are_taken_ahead_where_each_may_name_many_orders() {
     for (prefetch, orders_per_wake, ahead) in
         [("1000", "100", 250), ("100", "100", 100), ("1000", "20", 1_000), ("1000", "40", 500)]

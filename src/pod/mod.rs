@@ -108,10 +108,17 @@ impl Pod {
     /// Says once a second that this pod is there. An outage is noticed and reported by the sessions.
     async fn be_present(&self, roles: &[String]) {
         let closer = &self.shared.closer;
+        let (mut seen, mut back) = (Instant::now(), Instant::now());
         loop {
             let busy = self.shared.busy.swap(false, Ordering::Relaxed);
             if let Ok(others) = presence::present(&closer.pool, &self.shared.holder, roles, busy).await {
-                closer.rate.share(1 + others);
+                if seen.elapsed() > presence::THERE {
+                    back = Instant::now();
+                }
+                seen = Instant::now();
+                // After an outage other pods have not been seen again yet, either: the share does not grow at once.
+                let least = if back.elapsed() < presence::THERE { closer.rate.pods() } else { 1 };
+                closer.rate.share(least.max(1 + others));
             }
             sleep(presence::PRESENT).await;
         }
