@@ -106,5 +106,5 @@ fn split(input: &[u8]) -> (Envelope<'_>, &[u8]) {
 
 /// A number as a number, as most client libraries send it.
 fn header(value: &str) -> Header<'_> {
-    value.parse().map_or(Header::Text(value), Header::Whole)
+    value.parse().map_or(Header::Text(value), Header::Number)
 }

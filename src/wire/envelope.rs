@@ -20,12 +20,12 @@ pub struct Envelope<'a> {
     pub unreadable: Option<&'a str>,
 }
 
-/// A header that should be a whole number.
+/// A header that should be a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header<'a> {
-    Whole(i64),
+    Number(i64),
     Text(&'a str),
-    /// Neither a whole number nor text.
+    /// Neither a number that counts something nor text.
     Other,
 }
 
@@ -41,7 +41,7 @@ pub fn envelope(properties: &lapin::BasicProperties) -> Envelope<'_> {
         content_encoding: short(properties.content_encoding()),
         compression: header(COMPRESSION).and_then(text),
         expiration: short(properties.expiration()),
-        x_delay: header(X_DELAY).map(whole),
+        x_delay: header(X_DELAY).map(number),
         kind: short(properties.kind()),
         unreadable: header(UNREADABLE)
             .and_then(AMQPValue::as_long_string)
@@ -59,15 +59,20 @@ fn text(value: &AMQPValue) -> Option<&str> {
 }
 
 /// Each client library has its own idea of the smallest type that holds a number.
-fn whole(value: &AMQPValue) -> Header<'_> {
+fn number(value: &AMQPValue) -> Header<'_> {
+    // What an infinite number looks like cannot be parsed.
+    let cut = |number: f64| number.trunc().to_string().parse().map_or(Header::Other, Header::Number);
     match value {
-        AMQPValue::ShortShortInt(number) => Header::Whole((*number).into()),
-        AMQPValue::ShortShortUInt(number) => Header::Whole((*number).into()),
-        AMQPValue::ShortInt(number) => Header::Whole((*number).into()),
-        AMQPValue::ShortUInt(number) => Header::Whole((*number).into()),
-        AMQPValue::LongInt(number) => Header::Whole((*number).into()),
-        AMQPValue::LongUInt(number) => Header::Whole((*number).into()),
-        AMQPValue::LongLongInt(number) => Header::Whole(*number),
+        AMQPValue::ShortShortInt(number) => Header::Number((*number).into()),
+        AMQPValue::ShortShortUInt(number) => Header::Number((*number).into()),
+        AMQPValue::ShortInt(number) => Header::Number((*number).into()),
+        AMQPValue::ShortUInt(number) => Header::Number((*number).into()),
+        AMQPValue::LongInt(number) => Header::Number((*number).into()),
+        AMQPValue::LongUInt(number) => Header::Number((*number).into()),
+        AMQPValue::LongLongInt(number) => Header::Number(*number),
+        // A duration of .NET in milliseconds. The plugin cuts off the fraction, too.
+        AMQPValue::Double(number) => cut(*number),
+        AMQPValue::Float(number) => cut((*number).into()),
         other => text(other).map_or(Header::Other, Header::Text),
     }
 }

@@ -1,5 +1,7 @@
 //! Why a message cannot be understood, in words that tell its sender what to change.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::wake::MAX_ORDERS_PER_WAKE;
@@ -58,14 +60,26 @@ pub enum Malformed {
     )]
     NoDeadline,
     /// A deadline or delay that no shop can mean.
-    #[error("`{field}` lies {days} days ahead; at most {max} days are allowed (setting max_window)")]
-    TooFar { field: &'static str, days: u64, max: u64 },
+    #[error("`{field}` lies {ahead} {unit} ahead; at most {most} {unit} are allowed (setting max_window)")]
+    TooFar { field: &'static str, ahead: u128, most: u128, unit: &'static str },
     /// A service used the form of Overdue's own wakes.
     #[error("`wake` is the form of Overdue's own messages; send an object with `order_id`")]
     OwnForm,
     /// A wake with too many orders, or none.
     #[error("`wake` names {0} orders; 1 to {MAX_ORDERS_PER_WAKE} are allowed")]
     WakeSize(usize),
+}
+
+impl Malformed {
+    /// In the largest unit in which the limit is whole, and the other one shows to be more.
+    pub(super) fn too_far(field: &'static str, ahead: Duration, most: Duration) -> Self {
+        const UNITS: [(u128, &str); 4] =
+            [(86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1_000, "seconds")];
+        let (ahead, most) = (ahead.as_millis(), most.as_millis());
+        let shows = |(millis, _): &(u128, &str)| most % millis == 0 && ahead / millis > most / millis;
+        let (millis, unit) = UNITS.into_iter().find(shows).unwrap_or((1, "milliseconds"));
+        Self::TooFar { field, ahead: ahead / millis, most: most / millis, unit }
+    }
 }
 
 pub(super) fn wrong(field: &'static str, expected: &'static str, value: &Value) -> Malformed {

@@ -54,6 +54,7 @@ pub fn read(body: &[u8], envelope: Envelope<'_>, reading: Reading) -> Result<Vec
     }
     let value = if java::is_java(body) { java::value(body)? } else { json::value(body)? };
     match value {
+        Value::Object(object) if object.contains_key("order_id") => read_order(&object, envelope, reading),
         Value::Object(object) if object.contains_key("wake") => read_wake(body, reading),
         Value::Object(object) if object.contains_key("specversion") => {
             read_cloud_event(&object, envelope, reading)
@@ -142,6 +143,11 @@ fn read_order(
     };
     let order_id = ids::order_id(order_id)?;
     let due = match order.get("payment_deadline") {
+        // Some libraries write every field that is empty.
+        Some(Value::Null) => match due_by_delay(envelope, reading) {
+            Err(Malformed::NoDeadline) => times::deadline(&Value::Null)?,
+            due => due?,
+        },
         Some(deadline) => {
             let due = times::deadline(deadline)?;
             within("payment_deadline", due.since(reading.now), reading)?;
@@ -166,12 +172,11 @@ fn due_by_delay(envelope: Envelope<'_>, reading: Reading) -> Result<DbTime, Malf
 }
 
 fn within(field: &'static str, ahead: Duration, reading: Reading) -> Result<Duration, Malformed> {
-    const DAY: u64 = 86_400;
     if ahead > reading.max_window {
-        let (days, max) = (ahead.as_secs() / DAY, reading.max_window.as_secs() / DAY);
-        return Err(Malformed::TooFar { field, days, max });
+        Err(Malformed::too_far(field, ahead, reading.max_window))
+    } else {
+        Ok(ahead)
     }
-    Ok(ahead)
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ pub fn expiration(envelope: Envelope<'_>) -> Result<Option<Duration>, Malformed>
 /// The header `x-delay`. A negative one has been waited for: the plugin turns the sign round when it delivers a message.
 ///
 /// # Errors
-/// When it is neither a whole number nor one written as text.
+/// When it is neither a number nor a whole one written as text.
 pub fn x_delay(envelope: Envelope<'_>) -> Result<Option<Duration>, Malformed> {
     const FIELD: &str = "x-delay";
     let Some(delay) = envelope.x_delay else { return Ok(None) };
     let millis = match delay {
-        Header::Whole(millis) => Duration::from_millis(u64::try_from(millis).unwrap_or(0)),
+        Header::Number(millis) => Duration::from_millis(u64::try_from(millis).unwrap_or(0)),
         Header::Text(text) => whole(FIELD, text)?,
         Header::Other => {
             let got = "neither a number nor text".to_owned();
@@ -60,8 +60,10 @@ mod tests {
         assert_eq!(delayed(AMQPValue::ShortInt(5_000)), five);
         assert_eq!(delayed(AMQPValue::LongString("5000".into())), five);
         assert_eq!(delayed(AMQPValue::LongLongInt(-5_000)), Ok(Some(Duration::ZERO)), "waited for already");
-        for wrong in [AMQPValue::Boolean(true), AMQPValue::LongString("soon".into()), AMQPValue::Double(0.5)]
-        {
+        assert_eq!(delayed(AMQPValue::Double(5_000.0)), five);
+        assert_eq!(delayed(AMQPValue::Float(5_000.5)), five, "as the plugin does");
+        let infinite = AMQPValue::Double(f64::INFINITY);
+        for wrong in [AMQPValue::Boolean(true), AMQPValue::LongString("soon".into()), infinite] {
             assert!(delayed(wrong).expect_err("refused").to_string().contains("`x-delay` is"));
         }
     }

@@ -63,5 +63,11 @@ mod tests {
             prop_assert_eq!(order_id(&json!(id.to_string())), Ok(id));
             prop_assert_eq!(order_id(&json!(f64::from(small))), Ok(i64::from(small)));
         }
+
+        #[test]
+        fn a_fraction_of_zeros_changes_no_number(id in 1_i64..1 << 53, zeros in "0{1,6}") {
+            let value = serde_json::from_str(&format!("{id}.{zeros}")).expect("JSON");
+            prop_assert_eq!(order_id(&value), Ok(id));
+        }
     }
 }

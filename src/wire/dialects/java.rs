@@ -37,9 +37,33 @@ pub fn value(body: &[u8]) -> Result<Value, Malformed> {
     if let Some((length, text)) = body.strip_prefix(STRING).and_then(|string| string.split_first_chunk())
         && usize::from(u16::from_be_bytes(*length)) == text.len()
     {
-        return json::value(text);
+        return json::value(&standard(text));
     }
     Err(Malformed::Java(class(body).map_or_else(|| "unknown".to_owned(), shorten)))
+}
+
+/// Java writes U+0000 as two bytes, and a character beyond U+FFFF as two halves of three bytes each.
+fn standard(mut text: &[u8]) -> Vec<u8> {
+    let mut standard = Vec::with_capacity(text.len());
+    while let [first, rest @ ..] = text {
+        text = match text {
+            [0xc0, 0x80, rest @ ..] => {
+                standard.push(0);
+                rest
+            }
+            [0xed, high @ 0xa0..=0xaf, high_end, 0xed, low @ 0xb0..=0xbf, low_end, rest @ ..] => {
+                let half = |begin: u8, end: u8| u32::from(begin & 0x0f) << 6 | u32::from(end & 0x3f);
+                let code = 0x10000 + (half(*high, *high_end) << 10) + (half(*low, *low_end) & 0x3ff);
+                standard.extend(char::from_u32(code).unwrap_or('\u{fffd}').to_string().as_bytes());
+                rest
+            }
+            _ => {
+                standard.push(*first);
+                rest
+            }
+        };
+    }
+    standard
 }
 
 /// The class of an object, an array or an enum.
@@ -72,6 +96,9 @@ mod tests {
         }
         assert!(matches!(value(&string("soon")), Err(Malformed::NotJson(_))));
         assert_eq!(value(&string(r#"{"order_id":7}"#)), Ok(json!({"order_id": 7})));
+        // `ObjectOutputStream` writes an emoji as two halves of three bytes each.
+        let halves = [&STRING[..], b"\0\x08\"\xed\xa0\xbd\xed\xb8\x80\""].concat();
+        assert_eq!(value(&halves), Ok(json!("\u{1f600}")));
     }
 
     proptest! {

@@ -39,7 +39,16 @@ fn not_json(text: &[u8], error: &serde_json::Error) -> Malformed {
 /// A charset with several bytes for each letter, by its byte-order mark or its zero bytes.
 fn charset(text: &[u8]) -> Option<&'static str> {
     match text {
-        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, 1..=255, ..] | [1..=255, 0, 0, 0, ..] => {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
+        // A binary number or length has zero bytes, too.
+        [0, 0, 0, letter, ..]
+            if begins_json(*letter) && in_fours(text, |four| matches!(four, [0, 0, 0, _])) =>
+        {
+            Some("UTF-32")
+        }
+        [letter, 0, 0, 0, ..]
+            if begins_json(*letter) && in_fours(text, |four| matches!(four, [_, 0, 0, 0])) =>
+        {
             Some("UTF-32")
         }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255, ..] | [1..=255, 0, 1..=255, 0, ..] => {
@@ -47,6 +56,16 @@ fn charset(text: &[u8]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn begins_json(letter: u8) -> bool {
+    matches!(letter, b' ' | b'\t' | b'\r' | b'\n' | b'{' | b'[' | b'"' | b'-' | b'0'..=b'9')
+}
+
+/// Whether the bytes are letters of four bytes each, of which the first two have this form.
+fn in_fours(text: &[u8], form: impl Fn(&[u8; 4]) -> bool) -> bool {
+    let (fours, rest) = text.as_chunks::<4>();
+    rest.is_empty() && fours.iter().take(2).all(form)
 }
 
 /// A compression, by the first bytes of its format.
@@ -79,6 +98,11 @@ mod tests {
             (b"\xff\xfe7\0", "UTF-16"),
             (b"\x007\x008", "UTF-16"),
             (b"7\08\0", "UTF-16"),
+            (b"{\0\0\0}\0\0\0", "UTF-32"),
+            (b"\0\0\x007", "UTF-32"),
+            (b"\x07\0\0\0\0\0\0\0", "0x07"),
+            (b"\0\0\0\x0e{\"order_id\":7}", "0x00"),
+            (b"\x20\0\0\0\x10order_id\0\x07\0\0\0", "0x00"),
             (b"\x1f\x8b\x08\0", "compressed (gzip)"),
             (b"\x80\x04\x4b\x07\x2e", "a Python pickle"),
             (b"O:8:\"stdClass\":1:{s:8:\"order_id\";i:7;}", "PHP"),

@@ -32,6 +32,27 @@ fn every_body_form_of_the_contract_is_understood() {
     let event = r#"{"specversion":"1.0","id":"e","source":"/shop","type":"order.created",
         "data":{"order_id":7,"payment_deadline":"2026-01-01T01:15:00+01:00"}}"#;
     assert_eq!(said(event, None), Ok(wake(7, 900)));
+    // Some libraries write every field that is empty, and a service may have fields of its own.
+    assert_eq!(said(r#"{"order_id": 7, "payment_deadline": null}"#, Some("5000")), Ok(wake(7, 5)));
+    assert_eq!(said(r#"{"order_id": 7, "wake": true}"#, Some("5000")), Ok(wake(7, 5)));
+    assert_eq!(said(r#"{"order_id": 7, "specversion": 2}"#, Some("5000")), Ok(wake(7, 5)));
+}
+
+#[test]
+fn a_deadline_that_lies_too_far_ahead_is_compared_in_a_unit_that_shows_it() {
+    let day = 86_400_000;
+    for (most, ahead, expected) in [
+        (366 * day, 366 * day + 3_600_000, "lies 8785 hours ahead; at most 8784 hours"),
+        (day / 2, 20 * 3_600_000, "lies 20 hours ahead; at most 12 hours"),
+        (day + 1, 5 * day, "lies 432000000 milliseconds ahead; at most 86400001 milliseconds"),
+        (60_000, 60_001, "lies 60001 milliseconds ahead; at most 60000 milliseconds"),
+    ] {
+        let reading = Reading { max_window: Duration::from_millis(most), ..READING };
+        let delay = ahead.to_string();
+        let envelope = Envelope { expiration: Some(&delay), ..Envelope::default() };
+        let reason = read(b"7", envelope, reading).expect_err("refused").to_string();
+        assert!(reason.contains(expected), "{reason}");
+    }
 }
 
 #[test]
@@ -121,18 +142,18 @@ fn content_types_and_sizes_are_checked_before_the_body() {
 fn a_message_whose_delay_the_broker_took_away_means_now() {
     let reading = Reading { delay_is_over: true, ..READING };
     assert_eq!(read(b"7", Envelope::default(), reading), Ok(wake(7, 0)));
-    let delayed = Envelope { x_delay: Some(Header::Whole(5_000)), ..Envelope::default() };
+    let delayed = Envelope { x_delay: Some(Header::Number(5_000)), ..Envelope::default() };
     assert_eq!(read(b"7", delayed, reading), Ok(wake(7, 0)), "the header outlives the delay");
 }
 
 #[test]
 fn x_delay_is_the_delay_where_nothing_else_says_it() {
-    let delayed = Envelope { x_delay: Some(Header::Whole(5_000)), ..Envelope::default() };
+    let delayed = Envelope { x_delay: Some(Header::Number(5_000)), ..Envelope::default() };
     assert_eq!(read(b"7", delayed, READING), Ok(wake(7, 5)));
     assert_eq!(read(b"7", Envelope { expiration: Some("9000"), ..delayed }, READING), Ok(wake(7, 9)));
     let deadline = br#"{"order_id": 7, "payment_deadline": "2026-01-01T00:15:00Z"}"#;
     assert_eq!(read(deadline, delayed, READING), Ok(wake(7, 900)));
-    let long = Envelope { x_delay: Some(Header::Whole(i64::MAX)), ..Envelope::default() };
+    let long = Envelope { x_delay: Some(Header::Number(i64::MAX)), ..Envelope::default() };
     assert!(read(b"7", long, READING).expect_err("refused").to_string().contains("`x-delay` lies"));
 }
 
