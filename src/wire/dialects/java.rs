@@ -97,7 +97,7 @@ mod tests {
         assert!(matches!(value(&string("soon")), Err(Malformed::NotJson(_))));
         assert_eq!(value(&string(r#"{"order_id":7}"#)), Ok(json!({"order_id": 7})));
         // `ObjectOutputStream` writes an emoji as two halves of three bytes each.
-        let halves = [&STRING[..], b"\0\x08\"\xed\xa0\xbd\xed\xb8\x80\""].concat();
+        let halves = [STRING, b"\0\x08\"\xed\xa0\xbd\xed\xb8\x80\""].concat();
         assert_eq!(value(&halves), Ok(json!("\u{1f600}")));
     }
 
