@@ -41,7 +41,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let swept = sweep(&closer, grace, Pace::of(&config), Look::default(), &never, |so_far| {
         bar.set_position((so_far.closed + so_far.left) as u64);
     });
-    let swept = swept.await?;
+    let (swept, outcome) = swept.await;
+    outcome?;
     bar.finish_and_clear();
     context.out.done(
         &format!(

@@ -157,11 +157,10 @@ impl Closer {
     ) -> Result<HashMap<i64, Verdict>, DatabaseError> {
         order_ids.sort_unstable();
         order_ids.dedup();
-        let orders = order_ids.len();
-        self.rate.wait(orders).await;
+        let turn = self.rate.wait(order_ids.len()).await;
         let verdicts = self.close_now(order_ids, alone).await?;
         let closed = verdicts.values().filter(|verdict| **verdict == Verdict::Closed).count();
-        self.rate.give_back(orders - closed);
+        turn.used(closed);
         Ok(verdicts)
     }
 

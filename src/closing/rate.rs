@@ -44,15 +44,18 @@ impl Rate {
     }
 
     /// Waits until a batch of so many orders may begin: at once after a quiet time, or when the batch before it has had its time.
-    pub async fn wait(&self, orders: usize) {
+    pub async fn wait(&self, orders: usize) -> Turn<'_> {
+        // Made before the wait, which may be given up, too.
+        let mut turn = Turn { rate: self, left: 0 };
         if self.is_limited() {
             let begin = self.turn(orders, Instant::now());
+            turn.left = orders;
             sleep_until(begin).await;
         }
+        turn
     }
 
-    /// Gives back the time of orders that a batch did not close: paid meanwhile, named twice, or locked.
-    pub fn give_back(&self, orders: usize) {
+    fn give_back(&self, orders: usize) {
         if self.is_limited() && orders > 0 {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
             *next = next.checked_sub(self.time_of(orders)).unwrap_or(*next);
@@ -69,6 +72,27 @@ impl Rate {
 
     fn time_of(&self, orders: usize) -> Duration {
         Duration::from_secs_f64(orders as f64 * f64::from(self.pods()) / f64::from(self.of_all))
+    }
+}
+
+/// The time of a batch. Orders that it did not close give theirs back: paid meanwhile, locked, or given up in an outage.
+#[derive(Debug)]
+#[must_use]
+pub struct Turn<'r> {
+    rate: &'r Rate,
+    left: usize,
+}
+
+impl Turn<'_> {
+    /// So many orders of the batch were closed.
+    pub fn used(mut self, closed: usize) {
+        self.left = self.left.saturating_sub(closed);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.rate.give_back(self.left);
     }
 }
 
@@ -115,6 +139,16 @@ mod tests {
         }
         let took = begins[21] - start;
         assert!(took < 350 * MS, "22 batches, 220 closed orders, began within {took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_given_up_gives_its_time_back() {
+        let (rate, start) = thousand();
+        drop(rate.wait(60_000).await);
+        let turn = rate.wait(1_000).await;
+        assert!(tokio::time::timeout(Duration::ZERO, rate.wait(60_000)).await.is_err(), "a second is taken");
+        turn.used(1_000);
+        assert!(rate.turn(1, Instant::now()) - start < 30_000 * MS);
     }
 
     #[test]

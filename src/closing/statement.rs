@@ -28,7 +28,7 @@ impl Closer {
         // The server reports an error before it releases the failed statement's locks, which would block other parts of the batch.
         let released = match &closed {
             Ok(_) => true,
-            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => connection.answers().await.is_ok(),
+            Err(DatabaseError { source: sqlx::Error::Database(_), .. }) => connection.is_free().await,
             Err(_) => false,
         };
         if released {

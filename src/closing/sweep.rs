@@ -34,6 +34,9 @@ pub struct Swept {
     /// The deadline up to which orders were read; `None` when all were.
     #[serde(skip)]
     pub reached: Option<DbTime>,
+    /// Whether no order could be closed, for a reason that is no order's own.
+    #[serde(skip)]
+    pub blocked: bool,
     /// How long the first page took to read.
     #[serde(skip)]
     pub looked_for: Duration,
@@ -103,16 +106,29 @@ const LOOK_SHARE: u32 = 50;
 /// longer.
 ///
 /// # Errors
-/// When an outage lasts longer than `outage_retry_for`, or a page cannot be read.
+/// When an outage lasts longer than `outage_retry_for`, or a page cannot be read. What was swept by then is returned as well.
 pub async fn sweep(
     closer: &Closer,
     grace: Duration,
     pace: Pace,
     look: Look<'_>,
     stop: &CancellationToken,
-    mut progress: impl FnMut(&Swept),
-) -> Result<Swept, DatabaseError> {
+    progress: impl FnMut(&Swept),
+) -> (Swept, Result<(), DatabaseError>) {
     let mut swept = Swept::default();
+    let outcome = sweep_into(&mut swept, closer, grace, pace, look, stop, progress).await;
+    (swept, outcome)
+}
+
+async fn sweep_into(
+    swept: &mut Swept,
+    closer: &Closer,
+    grace: Duration,
+    pace: Pace,
+    look: Look<'_>,
+    stop: &CancellationToken,
+    mut progress: impl FnMut(&Swept),
+) -> Result<(), DatabaseError> {
     let (mut page, mut failed, mut slow) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let from = look.from.map(|deadline| (deadline, 0));
     let (mut after, mut more, mut took) = (from, true, None);
@@ -181,7 +197,7 @@ pub async fn sweep(
             }
             else => {
                 swept.reached = more.then(|| after.map_or(DbTime(0), |(deadline, _)| deadline));
-                return Ok(swept);
+                return Ok(());
             }
         };
         // A panic is a defect of Overdue: it is passed on to the sweep's own task, which is supervised.
@@ -205,6 +221,7 @@ pub async fn sweep(
                     swept.locked.insert(*order, deadline);
                 }
                 Verdict::Failed { .. } | Verdict::Blocked { .. } => {
+                    swept.blocked |= matches!(verdict, Verdict::Blocked { .. });
                     failing.insert(*order);
                 }
                 // Paid, extended or deleted since the page was read.
@@ -214,7 +231,7 @@ pub async fn sweep(
         swept.left = swept.locked.len() + failing.len();
         swept.closes(&mut closed);
         closer.stats.add(Count::Swept, closed.len());
-        progress(&swept);
+        progress(swept);
     }
 }
 

@@ -67,7 +67,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "pace", env: "OVERDUE_PACE", default: Some("0s"),
         help: "orders are closed in steps of this length, up to that much late, which costs less processor time; 0s: each at its deadline" },
     Setting { name: "database_connections", env: "OVERDUE_DATABASE_CONNECTIONS", default: Some("9"),
-        help: "maximum connections in a pod's pool, at least close_concurrency + 5; a pod uses 2 × close_concurrency + 5 more" },
+        help: "maximum connections in a pod's pool, at least close_concurrency + 5; a pod uses 2 × close_concurrency + 2 more, and two more at times" },
     Setting { name: "database_pooler", env: "OVERDUE_DATABASE_POOLER", default: Some("auto"),
         help: "`auto`: a pooler such as PgBouncer is recognized by refusing or dropping start-up parameters; `always`: one that passes them on" },
     Setting { name: "relay_poll", env: "OVERDUE_RELAY_POLL", default: Some("50ms"),

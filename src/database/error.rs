@@ -106,7 +106,7 @@ fn of_sqlstate(code: &str) -> &'static str {
         "53100" => "; the disk of the database is full: make room there",
         "53300" => {
             "; PostgreSQL gives no more connections to this user or database: raise max_connections or the CONNECTION \
-             LIMIT of the role or database, or lower database_connections or close_concurrency; a pod takes database_connections, twice close_concurrency, and five"
+             LIMIT of the role or database, or lower database_connections or close_concurrency; a pod takes database_connections, twice close_concurrency, and four"
         }
         "53400" => "; a limit that is configured in PostgreSQL was reached",
         "57P01" | "57P02" | "57P03" => "; PostgreSQL is starting or shutting down: a pod retries by itself",

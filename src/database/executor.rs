@@ -15,8 +15,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Either, Error, Execute, Executor, PgConnection, SqlStr};
 
-use super::answers;
 use super::way::{Way, settle};
+use super::{code, is_outside_a_transaction};
 
 /// What a session may own: a connection of the pool or of its own, or a transaction.
 pub trait Connected: DerefMut<Target = PgConnection> + Send {}
@@ -52,16 +52,13 @@ impl<C: Connected> Session<C> {
     pub async fn begin(&mut self, further: &'static str) -> Result<Transaction<'_>, Error> {
         let begin = if self.way.pooled() { self.way.begin.as_str() } else { "BEGIN" };
         let begin = AssertSqlSafe(format!("{begin}; {further}"));
-        let connection = self.connection.begin_with(begin).await?;
+        let connection = self.connection.begin_with(begin).await.map_err(no_primary)?;
         Ok(Session { connection, way: Arc::clone(&self.way), within: true })
     }
 
-    /// Pings the server. Its answer means that the last statement is finished, and its locks are released if it failed.
-    ///
-    /// # Errors
-    /// When the server does not answer.
-    pub async fn answers(&mut self) -> Result<bool, Error> {
-        answers(&mut self.connection).await
+    /// Whether the last statement is finished, its locks are released if it failed, and no transaction is open.
+    pub async fn is_free(&mut self) -> bool {
+        is_outside_a_transaction(&mut self.connection).await.unwrap_or(false)
     }
 
     /// Whether a pooler was seen on the way: each statement is a transaction, and none is prepared by name.
@@ -71,7 +68,16 @@ impl<C: Connected> Session<C> {
     }
 
     async fn begin_alone(&mut self) -> Result<sqlx::Transaction<'_, Postgres>, Error> {
-        self.connection.begin_with(AssertSqlSafe(self.way.begin.as_str())).await
+        self.connection.begin_with(AssertSqlSafe(self.way.begin.as_str())).await.map_err(no_primary)
+    }
+}
+
+/// A standby refuses to begin a transaction that may write as a feature that it does not support (0A000). A pooler has been
+/// pointed to it; nothing is wrong with the orders, which the class of that code would mean.
+fn no_primary(error: Error) -> Error {
+    match code(&error).as_str() {
+        "0A000" => Error::Protocol(error.to_string()),
+        _ => error,
     }
 }
 

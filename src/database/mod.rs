@@ -21,7 +21,7 @@ mod way;
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{DbClock, DbTime};
@@ -78,6 +78,15 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// failed.
 async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     timeout(SIGN_OF_LIFE, connection.ping()).await.unwrap_or_else(|_| Err(silent())).map(|()| true)
+}
+
+/// Asks whether the connection's last statement is finished, and no transaction is open. The driver does not know of a
+/// transaction whose beginning was given up before the answer (transact-rs/sqlx#4385): what the next one to get the connection
+/// does would never be committed. In a transaction, `now()` is its beginning.
+async fn is_outside_a_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let outside = sqlx::raw_sql("SELECT pg_catalog.now() = pg_catalog.statement_timestamp()");
+    let row = timeout(SIGN_OF_LIFE, connection.fetch_one(outside)).await.unwrap_or_else(|_| Err(silent()))?;
+    row.try_get(0)
 }
 
 /// A pool of connections; none is opened yet.

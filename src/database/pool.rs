@@ -12,7 +12,7 @@ use sqlx::{Connection, Error, Execute, Executor, PgConnection, PgPool, SqlStr};
 use super::executor::{Session, Steps, collected, unprepared};
 use super::session::{Settings, plain_options};
 use super::way::Way;
-use super::{DatabaseError, PROBE, answers, within};
+use super::{DatabaseError, PROBE, answers, is_outside_a_transaction, within};
 use crate::config::Config;
 
 /// Longest wait for a connection; short, because callers have retries of their own.
@@ -57,7 +57,7 @@ impl Database {
                 Box::pin(async move { if rested { answers(connection).await } else { Ok(true) } })
             })
             // Without this, the driver would wait forever for the connection of an abandoned statement, and keep its place taken.
-            .after_release(|connection, _| Box::pin(answers(connection)))
+            .after_release(|connection, _| Box::pin(is_outside_a_transaction(connection)))
             .connect_lazy_with(first.clone());
         Ok(Self { pool, options, way })
     }

@@ -51,16 +51,25 @@ pub async fn closing(pool: &Database) -> Result<u32, DatabaseError> {
     Ok(u32::try_from(closing).unwrap_or(u32::MAX))
 }
 
-/// Deletes this pod's row, and those of pods that have been gone for a day.
+/// Deletes this pod's row.
 ///
 /// # Errors
 /// When the database cannot be reached, does not answer in time, or refuses the statement.
 pub async fn gone(pool: &Database, pod: &str) -> Result<(), DatabaseError> {
-    let gone = sqlx::query!(
-        "DELETE FROM pods WHERE pod = $1 OR seen_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)",
-        pod
-    );
+    let gone = sqlx::query!("DELETE FROM pods WHERE pod = $1", pod);
     bounded("saying that this pod is gone", gone.execute(pool)).await?;
+    Ok(())
+}
+
+/// Deletes the rows of pods that have been gone for a day: a pod that is killed leaves its own.
+///
+/// # Errors
+/// When the database cannot be reached, does not answer in time, or refuses the statement.
+pub async fn forget(pool: &Database) -> Result<(), DatabaseError> {
+    let forget = sqlx::query!(
+        "DELETE FROM pods WHERE seen_at < pg_catalog.now() - pg_catalog.make_interval(days => 1)"
+    );
+    bounded("forgetting pods that are gone", forget.execute(pool)).await?;
     Ok(())
 }
 

@@ -79,15 +79,32 @@ pub async fn announce_when_created(created: &Notify, pool: &Database) {
     loop {
         created.notified().await;
         let mut announced = Announced::default();
+        let mut unfinished = Unfinished(true);
         while let Err(error) = announced.the_rest(pool, |_| {}).await {
             tracing::warn!(event = "announce_incomplete", %error, orders = announced.count, "not all waiting orders could be announced yet");
             sleep(AGAIN).await;
         }
+        unfinished.0 = false;
         if announced.count > 0 {
             tracing::warn!(
                 event = "announced",
                 orders = announced.count,
                 "announced all waiting orders again: queues that hold their wakes were missing and have been created"
+            );
+        }
+    }
+}
+
+/// Says on being dropped that announcing was cut short: the queues exist now, so no other pod announces the rest.
+struct Unfinished(bool);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.0 {
+            tracing::warn!(
+                event = "announce_interrupted",
+                "stopped before all waiting orders were announced again: the sweep closes the rest; `overdue announce` gives them \
+                 wakes"
             );
         }
     }

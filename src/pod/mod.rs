@@ -109,10 +109,17 @@ impl Pod {
     async fn be_present(&self, roles: &[String]) {
         let closer = &self.shared.closer;
         let (mut seen, mut back) = (Instant::now(), Instant::now());
+        let mut forgot = None::<Instant>;
         loop {
+            if forgot.is_none_or(|forgot| forgot.elapsed() > FORGET)
+                && presence::forget(&closer.pool).await.is_ok()
+            {
+                forgot = Some(Instant::now());
+            }
             let busy = self.shared.busy.swap(false, Ordering::Relaxed);
             if let Ok(others) = presence::present(&closer.pool, &self.shared.holder, roles, busy).await {
-                if seen.elapsed() > presence::THERE {
+                // The others' rows may be older than ours by an interval.
+                if seen.elapsed() + 2 * presence::PRESENT > presence::THERE {
                     back = Instant::now();
                 }
                 seen = Instant::now();
@@ -190,6 +197,8 @@ impl Pod {
         work: impl Future<Output = Result<(), RoleError>>,
     ) -> Result<(), RoleError> {
         database::probe(&self.shared.closer.pool, &self.shared.clock).await?;
+        // A pod that cannot reach the broker would lead and do nothing.
+        broker::close(&*self.shared.broker.connect(role).await?).await;
         let (pool, holder) = (&self.shared.closer.pool, &self.shared.holder);
         let Some(mut leadership) = Leadership::campaign(pool, role, holder, soft).await? else {
             return Ok(());
@@ -202,6 +211,9 @@ impl Pod {
         outcome
     }
 }
+
+/// Interval between two deletions of the rows of pods that are long gone.
+const FORGET: Duration = Duration::from_secs(3_600);
 
 /// How long a role may take after the drain to requeue what it has and to close its connections.
 const GIVING_BACK: Duration = Duration::from_secs(3);

@@ -50,8 +50,8 @@ async fn one_mix(what: String, mix: BTreeMap<usize, i64>) {
         // Again and again, as the role does: a batch that meets a lock is left to the next sweep.
         let sweeping = async {
             loop {
-                let swept = sweep(&closer, Duration::ZERO, pace, Look::default(), &done, |_| {}).await;
-                swept.expect("the sweep was not ended by any order");
+                let (_, outcome) = sweep(&closer, Duration::ZERO, pace, Look::default(), &done, |_| {}).await;
+                outcome.expect("the sweep was not ended by any order");
                 if done.is_cancelled() {
                     return;
                 }
@@ -180,7 +180,9 @@ async fn where_no_order_can_be_closed_no_attempt_is_counted_and_all_are_closed_a
         world.all_settled().await;
         assert_eq!(world.depth(&world.names.parked()).await, 0);
         world.assert_stock_conserved(1_000).await;
+        let shared = std::sync::Arc::clone(&pod.shared);
         pod.stop().await;
+        assert_eq!(shared.stats.get(Count::SweptMissed), 0, "their wakes waited for the repair");
     })
     .await;
 }

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lapin::options::QueueDeleteOptions;
+use overdue::database::{ErrorClass, error_class};
 use overdue::stats::Count;
+use sqlx::Row;
 
 use crate::harness::{Breaker, Line, TestPod, World, eventually, order_of, stretched};
 
@@ -27,6 +30,45 @@ async fn all_is_well(world: &World, pods: &[&TestPod], events: &mut crate::harne
         assert_eq!(pod.shared.stats.get(Count::Parked), 0);
     }
     assert_eq!(world.depth(&world.names.parked()).await, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_given_up_while_it_begins_is_open_in_no_connection_of_the_pool() {
+    World::with(async |world| {
+        let pool = world.database();
+        for _ in 0..3 {
+            let mut session = pool.acquire().await.expect("a connection");
+            // Polled once: BEGIN is sent, and nobody waits for the answer.
+            let answer = session.begin("SELECT pg_sleep(0.02)").now_or_never().map(|begun| begun.map(|_| ()));
+            assert!(answer.is_none(), "{answer:?}");
+        }
+        // All connections at once, so that none is left out.
+        let mut sessions = Vec::new();
+        for _ in 0..world.config(&[]).database_connections {
+            sessions.push(pool.acquire().await.expect("a connection"));
+        }
+        for mut session in sessions {
+            let row = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&mut session).await;
+            let outside: bool = row.expect("an answer").get(0);
+            assert!(outside, "what is done here would not be committed");
+        }
+        pool.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_support_what_a_transaction_begins_with_is_away() {
+    World::with(async |world| {
+        let pool = world.database();
+        let mut session = pool.acquire().await.expect("a connection");
+        // As a standby behind a pooler refuses a transaction that may write: with 0A000, which says nothing about an order.
+        let refused = session.begin("SELECT DISTINCT order_id FROM orders FOR UPDATE").await;
+        assert_eq!(error_class(&refused.map(|_| ()).expect_err("refused")), ErrorClass::Away);
+        drop(session);
+        pool.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]

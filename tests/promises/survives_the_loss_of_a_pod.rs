@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Process, Signal, Subscriber, World, eventually, order_of, stretched};
+use crate::harness::{Breaker, Line, Process, Signal, Subscriber, World, eventually, order_of, stretched};
 
 const SECOND: Duration = Duration::from_secs(1);
 const BURST: usize = 4_000;
@@ -168,6 +168,53 @@ async fn leadership_moves_within_seconds_when_the_leader_hangs_and_it_steps_down
         follower.stopped().await;
         led_by_another(world, &following).await;
         leader.kill().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leadership_moves_when_the_leader_alone_cannot_reach_the_broker() {
+    World::with(async |world| {
+        let breaker = Breaker::before(&world.amqp_url).await.expect("a breaker");
+        let mut cut_off = world.deployment();
+        cut_off.amqp_urls = vec![breaker.url.clone()];
+        let leader = world.process_of(cut_off, &["run", "--sweep-grace", "1h"]);
+        let leading = led_by_another(world, "").await;
+        let follower = world.process(&NO_SWEEP);
+        world.consumed(&world.names.process(), 2).await;
+        breaker.set(Line::Cut);
+        // The relay notices when it has something to publish. Its lease is good all the time.
+        let order = world.place(SECOND, &[]).await;
+        eventually("another pod relays", async || {
+            world.leader("relay").await.is_some_and(|now| now != leading)
+        })
+        .await;
+        world.outbox_empty().await;
+        world.closed(order).await;
+        breaker.set(Line::Up);
+        leader.stopped().await;
+        follower.stopped().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_row_of_a_pod_that_was_killed_goes_a_day_later() {
+    World::with(async |world| {
+        world
+            .sql(
+                "INSERT INTO pods (pod, version, roles, started_at, seen_at)
+                 VALUES ('killed', '1', '{close}', now() - interval '3 days', now() - interval '25 hours'),
+                        ('silent', '1', '{close}', now() - interval '3 days', now() - interval '23 hours')",
+            )
+            .await;
+        let pod = world.pod(&[]);
+        eventually("the older row is deleted", async || {
+            world.number("SELECT count(*) FROM pods WHERE pod IN ('killed', 'silent')").await == 1
+        })
+        .await;
+        assert_eq!(world.number("SELECT count(*) FROM pods WHERE pod = 'silent'").await, 1);
+        pod.stop().await;
     })
     .await;
 }

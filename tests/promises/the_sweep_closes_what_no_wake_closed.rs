@@ -12,7 +12,7 @@ use overdue::stats::Count;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Signal, TestPod, World, eventually};
+use crate::harness::{Breaker, Line, Signal, TestPod, World, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The causes for which orders were swept: broker away, no consumer, waiting, missed.
@@ -193,7 +193,9 @@ async fn a_dry_run_names_what_would_be_closed_and_changes_nothing() {
 /// One sweep without a pod, ten orders to a page.
 async fn sweep_once(closer: &Closer, look: Look<'_>) -> Swept {
     let pace = Pace { batch: 1, at_once: 1 };
-    sweep(closer, Duration::ZERO, pace, look, &CancellationToken::new(), |_| {}).await.expect("swept")
+    let (swept, outcome) = sweep(closer, Duration::ZERO, pace, look, &CancellationToken::new(), |_| {}).await;
+    outcome.expect("swept");
+    swept
 }
 
 async fn overdue_orders(world: &World, orders: usize) -> Closer {
@@ -203,6 +205,30 @@ async fn overdue_orders(world: &World, orders: usize) -> Closer {
     world.sql(deadlines).await;
     let config = world.config(&[]);
     Closer::new(&config, world.database(), Arc::default(), Arc::default()).expect("a closer")
+}
+
+#[tokio::test]
+async fn what_a_sweep_closed_before_an_error_is_counted_by_its_cause() {
+    World::with(async |world| {
+        let breaker = Breaker::before(&world.database_url).await.expect("a breaker");
+        world.stock(1, 10_000).await;
+        world.place_many(5_000, Duration::ZERO, Duration::ZERO, &[(1, 1)]).await;
+        let pod = world.pod_with_roles(
+            &[Role::Sweep],
+            &[("database_url", &breaker.url), ("close_batch", "5"), ("outage_retry_for", "1s")],
+        );
+        let closed = "SELECT count(*) FROM orders WHERE status = 'CLOSED'";
+        eventually("some are closed", async || world.number(closed).await > 200).await;
+        breaker.set(Line::Cut);
+        eventually("the session broke", async || pod.shared.stats.get(Count::Rebuilt) > 0).await;
+        assert!(world.number(closed).await < 5_000, "all were closed before it broke");
+        breaker.set(Line::Up);
+        world.all_settled().await;
+        let swept = || pod.shared.stats.get(Count::Swept);
+        eventually("each has a cause", async || causes(&pod).iter().sum::<u64>() == swept()).await;
+        pod.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test]

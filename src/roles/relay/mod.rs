@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::publisher::Publisher;
 use crate::database::Session;
 use crate::outbox::Look;
 use crate::roles::RoleError;
@@ -22,11 +23,15 @@ use crate::roles::backoff::{Backoff, STABLE};
 use crate::roles::shared::Shared;
 use crate::stats::Count;
 
-/// One session: connects, and works until `stop` or a permanent error. Transient errors are retried here.
+/// After this time without a connection, another pod should lead: perhaps only this one cannot reach the broker.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// One session: connects, and works until `stop`, a permanent error, or ten seconds without the broker. Other errors are retried
+/// here.
 ///
 /// # Errors
-/// A permanent broker or database error in a loop that has not worked before; the caller builds a new session. Rows that were
-/// not deleted are published again.
+/// A permanent broker or database error in a loop that has not worked before, or the last one of those ten seconds; the caller
+/// builds a new session. Rows that were not deleted are published again.
 pub async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
     tracing::info!(event = "relaying", "relaying the outbox");
     tokio::try_join!(keep(Part::Wakes, shared, stop), keep(Part::Events, shared, stop),)?;
@@ -44,13 +49,24 @@ enum Part {
 
 /// Keeps one of the two loops alive: a session that breaks does not interrupt the other loop.
 async fn keep(part: Part, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
-    let (mut backoff, mut worked) = (Backoff::default(), false);
+    let (mut backoff, mut worked, mut connected_at) = (Backoff::default(), false, Instant::now());
     loop {
         let started = Instant::now();
         let outcome = match part {
             // Boxed, because the futures are large.
-            Part::Wakes => Box::pin(wakes::session(shared, stop)).await,
-            Part::Events => Box::pin(events::session(shared, stop)).await,
+            Part::Wakes => match Publisher::connect(&shared.broker, "relay").await {
+                Ok(publisher) => {
+                    let outcome = Box::pin(wakes::session(shared, publisher, stop)).await;
+                    connected_at = Instant::now();
+                    outcome
+                }
+                Err(error) => Err(error.into()),
+            },
+            Part::Events => {
+                let outcome = Box::pin(events::session(shared, stop)).await;
+                connected_at = Instant::now(); // wakes judge for both: trouble of events alone interrupts no wake
+                outcome
+            }
         };
         let Err(error) = outcome else { return Ok(()) };
         if stop.is_cancelled() {
@@ -58,7 +74,7 @@ async fn keep(part: Part, shared: &Arc<Shared>, stop: &CancellationToken) -> Res
         }
         let lasted = started.elapsed() > STABLE;
         worked |= lasted;
-        if !error.is_transient() && !worked {
+        if (!error.is_transient() && !worked) || connected_at.elapsed() > GIVE_UP {
             return Err(error);
         }
         let wait = backoff.next(lasted);

@@ -23,8 +23,11 @@ const GATHERED: usize = 200;
 /// Orders published in one round. Publishing more would take so long that their expirations would be out of date.
 const MOST: i64 = 10_000;
 
-pub(super) async fn session(shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), RoleError> {
-    let publisher = Publisher::connect(&shared.broker, "relay").await?;
+pub(super) async fn session(
+    shared: &Arc<Shared>,
+    publisher: Publisher,
+    stop: &CancellationToken,
+) -> Result<(), RoleError> {
     // Kept for the whole session: the pool would ping it twice after each of twenty looks a second.
     let connection = bounded("connecting the relay", shared.closer.pool.acquire()).await?;
     let mut wakes = Wakes {

@@ -53,6 +53,7 @@ async fn look_until(
     let (grace, pace) = (shared.config.sweep_grace, Pace::of(&shared.config));
     let mut looks = Looks::new(shared.config.sweep_every, Instant::now());
     let (mut report, mut found, mut locked) = (Report::default(), Found::default(), HashMap::new());
+    let mut blocked = false;
     while !stop.is_cancelled() {
         tokio::select! {
             () = sleep_until(looks.next()) => {}
@@ -70,13 +71,18 @@ async fn look_until(
         let at = shared.clock.now();
         let look =
             Look { from: looks.from(), behind: Some(&shared.behind), locked: std::mem::take(&mut locked) };
-        let swept = match sweep(&shared.closer, grace, pace, look, stop, |_| {}).await {
-            Ok(swept) => swept,
-            Err(error) => {
-                report.log(true);
-                return (found, Err(error.into()));
-            }
-        };
+        let full = look.from.is_none();
+        let (swept, outcome) = sweep(&shared.closer, grace, pace, look, stop, |_| {}).await;
+        // The wake of an order that was locked, had failed or was blocked waits for its next attempt.
+        let held_up = if blocked { swept.closed } else { swept.held_up };
+        blocked = swept.blocked || (blocked && !full);
+        shared.stats.add(Count::SweptWaiting, held_up);
+        found.add(at, swept.closed - held_up);
+        report.add(&swept);
+        if let Err(error) = outcome {
+            report.log(true);
+            return (found, Err(error.into()));
+        }
         // The next look begins no later than at the first order that is locked, and where this one stopped reading.
         let first = swept.locked.values().copied().chain(swept.reached).min();
         let seen = Seen {
@@ -87,10 +93,6 @@ async fn look_until(
             away: shared.consuming.has_lost_broker(),
         };
         looks.done(Instant::now(), seen);
-        // The wake of an order that was locked, or had failed, waits for its next attempt.
-        shared.stats.add(Count::SweptWaiting, swept.held_up);
-        found.add(at, swept.closed - swept.held_up);
-        report.add(&swept);
         report.log(false);
         locked = swept.locked;
     }

@@ -35,7 +35,7 @@ const BROKEN: [&str; 26] = [
     "{\"order_id\":\"01\"}",
     "{\"order_id\":[1]}",
     "{\"order_id\":1e99}",
-    "{\"order_id\":1,\"payment_deadline\":null}",
+    "{\"order_id\":1,\"payment_deadline\":false}",
     "{\"order_id\":1,\"payment_deadline\":\"soon\"}",
     "{\"order_id\":1,\"payment_deadline\":\"9999-12-31T23:59:59Z\"}",
     "{\"specversion\":\"1.0\",\"data\":null}",
